@@ -1,0 +1,209 @@
+"""Artefacts: the manifest is deterministic, damage is found, and a folder is written in one piece."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttc.errors import ArtefactError
+from ttc.runtime.artefact import (
+    CheckpointFacts,
+    KvLayout,
+    Manifest,
+    MeshFacts,
+    WeightFile,
+    file_facts,
+    is_artefact,
+    new_artefact,
+    read_artefact,
+    ttc_version,
+    ttnn_version,
+    write_manifest,
+)
+
+pytestmark = pytest.mark.fast
+
+
+def write_artefact(folder: Path) -> Manifest:
+    (folder / "weights").mkdir(parents=True)
+    (folder / "model.py").write_text("import ttnn\n")
+    (folder / "plan.yaml").write_text("mesh: N150\n")
+    (folder / "weights" / "embed.tensorbin").write_bytes(b"\1" * 40)
+    facts = file_facts(folder / "weights" / "embed.tensorbin")
+    manifest = Manifest(
+        ttc=ttc_version(),
+        ttnn=ttnn_version(),
+        name="tiny",
+        model="org/tiny",
+        mesh=MeshFacts(name="N150", shape=(1, 1)),
+        precision="bf16",
+        batch=2,
+        context=256,
+        kv=KvLayout(block_tokens=32, blocks=16, dtype="bf16"),
+        buckets=(32, 128),
+        trace_region_bytes=4096,
+        plan="0123456789abcdef",
+        eos_ids=(2, 7),
+        files={name: file_facts(folder / name) for name in ("model.py", "plan.yaml")},
+        checkpoint=CheckpointFacts(description="org/tiny", fingerprint="ab"),
+        weights={
+            "embed": WeightFile(
+                file="weights/embed.tensorbin", bytes=facts.bytes, sha256=facts.sha256
+            )
+        },
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_artefact(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def edit(folder: Path, **fields: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    manifest = write_artefact(tmp_path / "tiny")
+    assert read_artefact(tmp_path / "tiny", mesh="N150").manifest == manifest
+
+
+def test_same_inputs_same_bytes(tmp_path: Path) -> None:
+    write_artefact(tmp_path / "one")
+    write_artefact(tmp_path / "two")
+    one, two = ((tmp_path / name / "manifest.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert str(tmp_path).encode() not in one
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ttc": "0.0.9"}, f"was built by ttc 0.0.9, this is {ttc_version()}"),
+        ({"ttnn": "0.70.0"}, f"was built for ttnn 0.70.0, this is {ttnn_version()}"),
+        ({"format": 99}, "has artefact format 99, this is format 1"),
+    ],
+)
+def test_another_version(folder: Path, fields: dict[str, Any], words: str) -> None:
+    edit(folder, **fields)
+    with pytest.raises(ArtefactError, match=words) as caught:
+        read_artefact(folder)
+    assert caught.value.problems[0].help == "run ttc compile again"
+
+
+def test_another_version_may_have_other_fields(folder: Path) -> None:
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "ttc": "9.0.0"}))
+    with pytest.raises(ArtefactError, match="was built by ttc 9.0.0"):
+        read_artefact(folder)
+
+
+def test_another_mesh(folder: Path) -> None:
+    with pytest.raises(ArtefactError, match="built for the mesh N150, not for P150") as caught:
+        read_artefact(folder, mesh="P150")
+    assert "ttc compile tiny --mesh P150" in caught.value.problems[0].help
+
+
+def test_an_edited_file(folder: Path) -> None:
+    (folder / "model.py").write_text("import ttnn  # faster\n")
+    with pytest.raises(ArtefactError, match=r"model\.py was changed after it was built"):
+        read_artefact(folder)
+
+
+def test_missing_files_are_listed_together(folder: Path) -> None:
+    (folder / "model.py").unlink()
+    (folder / "weights" / "embed.tensorbin").unlink()
+    with pytest.raises(ArtefactError) as caught:
+        read_artefact(folder)
+    assert [problem.message.split(":")[0] for problem in caught.value.problems] == [
+        f"{folder}/model.py is missing",
+        "the weight embed is missing",
+    ]
+
+
+def test_a_truncated_weight(folder: Path) -> None:
+    (folder / "weights" / "embed.tensorbin").write_bytes(b"\1" * 39)
+    with pytest.raises(ArtefactError, match="truncated: .* has 39 bytes, expected 40"):
+        read_artefact(folder)
+
+
+def test_without_weights(folder: Path) -> None:
+    edit(folder, weights=None, checkpoint=None)
+    assert read_artefact(folder, need_weights=False).manifest.weights is None
+    with pytest.raises(ArtefactError, match="compiled with --no-weights"):
+        read_artefact(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "is damaged"), ("[]", "not a JSON object")],
+)
+def test_a_damaged_manifest(folder: Path, text: str, words: str) -> None:
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(ArtefactError, match=words):
+        read_artefact(folder)
+
+
+def test_a_manifest_with_a_field_missing_or_unknown(folder: Path) -> None:
+    record = json.loads((folder / "manifest.json").read_text())
+    del record["mesh"]
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(ArtefactError, match="no field 'mesh'"):
+        read_artefact(folder)
+    write_artefact(folder.with_name("other"))
+    edit(folder.with_name("other"), colour="blue")
+    with pytest.raises(ArtefactError, match="colour"):
+        read_artefact(folder.with_name("other"))
+
+
+def test_no_folder_and_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="no artefact at"):
+        read_artefact(tmp_path / "nowhere")
+    with pytest.raises(ArtefactError, match=r"is not an artefact: it has no manifest\.json"):
+        read_artefact(tmp_path)
+
+
+def test_a_new_folder_appears_at_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "build" / "tiny"
+    with new_artefact(out) as building:
+        (building / "manifest.json").write_text('{"format": 1}')
+        assert not out.exists()
+    assert is_artefact(out)
+    assert [path.name for path in out.parent.iterdir()] == ["tiny"]
+
+
+def test_a_failure_leaves_the_old_artefact(folder: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_artefact(folder) as building:
+        (building / "model.py").write_text("half")
+        raise ZeroDivisionError
+    assert read_artefact(folder).manifest.name == "tiny"
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_success_replaces_the_old_artefact(folder: Path) -> None:
+    with new_artefact(folder) as building:
+        (building / "manifest.json").write_text('{"format": 2}')
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_a_folder_that_is_not_an_artefact_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with (
+        pytest.raises(ArtefactError, match="exists and is not an artefact"),
+        new_artefact(tmp_path),
+    ):
+        pass
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_equal_manifests_differ_when_a_field_does(tmp_path: Path) -> None:
+    manifest = write_artefact(tmp_path / "tiny")
+    before = (tmp_path / "tiny" / "manifest.json").read_bytes()
+    write_manifest(tmp_path / "tiny", replace(manifest, batch=3))
+    assert (tmp_path / "tiny" / "manifest.json").read_bytes() != before

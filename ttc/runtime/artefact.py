@@ -1,0 +1,298 @@
+"""The artefact folder: its manifest, what makes it valid, and how it is written in one piece."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from ttc.errors import ArtefactError, Problem
+
+FORMAT = 1
+"""Version of the folder's layout and of the manifest's fields."""
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """Size and content of one file of the artefact."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFile:
+    """One converted weight: `file` is relative to the artefact folder."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshFacts:
+    """The mesh the program was planned for, as [rows, columns]."""
+
+    name: str
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvLayout:
+    """The paged KV cache: each layer's keys and values are [blocks, kv_heads, block_tokens, ...]."""
+
+    block_tokens: int
+    blocks: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFacts:
+    """Where the weights came from; `fingerprint` identifies the tensors, not their place."""
+
+    description: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything about an artefact that its program and weights do not say themselves.
+
+    weights is None when the artefact was compiled without a checkpoint.
+    """
+
+    ttc: str
+    ttnn: str
+    name: str
+    model: str
+    mesh: MeshFacts
+    precision: str
+    batch: int
+    context: int
+    kv: KvLayout
+    buckets: tuple[int, ...]
+    trace_region_bytes: int
+    plan: str
+    eos_ids: tuple[int, ...]
+    files: Mapping[str, FileFacts]
+    checkpoint: CheckpointFacts | None = None
+    weights: Mapping[str, WeightFile] | None = None
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """A compiled model on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def program(self) -> Path:
+        return self.folder / "model.py"
+
+
+def ttc_version() -> str:
+    return version("ttc")
+
+
+def ttnn_version() -> str:
+    return version("ttnn")
+
+
+def file_facts(path: Path) -> FileFacts:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(bytes=path.stat().st_size, sha256=digest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json: sorted keys and nothing that differs between two equal builds."""
+    text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
+    (folder / MANIFEST).write_text(text + "\n")
+
+
+def read_artefact(folder: Path, *, mesh: str = "", need_weights: bool = True) -> Artefact:
+    """The artefact in `folder`, checked: versions, mesh, files against checksums, weight sizes.
+
+    mesh          refuse an artefact that was built for another one; "" takes any
+    need_weights  refuse an artefact that was compiled without weights
+    """
+    record = _read_record(folder)
+    _check_versions(folder, record)
+    manifest = _parse(folder, record)
+    problems = _check_files(folder, manifest)
+    if mesh and mesh != manifest.mesh.name:
+        problems.append(
+            Problem(
+                message=f"{folder} was built for the mesh {manifest.mesh.name}, not for {mesh}",
+                help=f"run it with --mesh {manifest.mesh.name}, or compile again: "
+                f"ttc compile {manifest.name} --mesh {mesh}",
+            )
+        )
+    if manifest.weights is not None:
+        problems += _check_weights(folder, manifest.weights)
+    elif need_weights:
+        problems.append(
+            Problem(
+                message=f"{folder} holds no weights: it was compiled with --no-weights",
+                help=f"compile it with weights: ttc compile {manifest.name} "
+                f"--mesh {manifest.mesh.name} --precision {manifest.precision} -o {folder}",
+            )
+        )
+    if problems:
+        raise ArtefactError(problems)
+    return Artefact(folder=folder, manifest=manifest)
+
+
+def is_artefact(folder: Path) -> bool:
+    """Whether `folder` was written by ttc, in whatever version and state."""
+    try:
+        return "format" in _read_record(folder)
+    except ArtefactError:
+        return False
+
+
+@contextmanager
+def new_artefact(out: Path) -> Generator[Path]:
+    """A folder to build in; it becomes `out` when the block ends without an exception.
+
+    An artefact that is there already is replaced only then. A folder that holds anything else is
+    refused, because replacing it would destroy what ttc did not write.
+    """
+    if out.exists() and not (is_artefact(out) or (out.is_dir() and not any(out.iterdir()))):
+        raise ArtefactError(
+            Problem(
+                message=f"{out} exists and is not an artefact",
+                help="choose another folder with -o, or remove that one",
+            )
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = out.parent / f".{out.name}.building-{os.getpid()}"
+    replaced = out.parent / f".{out.name}.replaced-{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        yield building
+        if out.exists():
+            out.rename(replaced)
+        building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise ArtefactError(
+            Problem(message=f"no artefact at {folder}", help="build one with ttc compile")
+        )
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtefactError(
+            Problem(
+                message=f"{folder} is not an artefact: it has no {MANIFEST}",
+                help="name a folder that ttc compile wrote",
+            )
+        ) from None
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(record, dict):
+        raise _damaged(path, "it is not a JSON object")
+    return cast(dict[str, Any], record)
+
+
+def _damaged(path: Path, why: str) -> ArtefactError:
+    return ArtefactError(
+        Problem(
+            message=f"{path} is damaged: {why}",
+            help="restore it, or build the artefact again with ttc compile",
+        )
+    )
+
+
+def _check_versions(folder: Path, record: Mapping[str, Any]) -> None:
+    """Before anything else is read: another version may have other fields."""
+    found = record.get("format")
+    built, this = record.get("ttc"), ttc_version()
+    if found != FORMAT:
+        what = f"has artefact format {found}, this is format {FORMAT}"
+    elif built != this:
+        what = f"was built by ttc {built}, this is {this}"
+    elif record.get("ttnn") != ttnn_version():
+        what = f"was built for ttnn {record.get('ttnn')}, this is {ttnn_version()}"
+    else:
+        return
+    raise ArtefactError(Problem(message=f"{folder} {what}", help="run ttc compile again"))
+
+
+def _parse(folder: Path, record: dict[str, Any]) -> Manifest:
+    try:
+        fields = dict(record)
+        checkpoint, weights = fields["checkpoint"], fields["weights"]
+        fields |= {
+            "mesh": MeshFacts(name=record["mesh"]["name"], shape=tuple(record["mesh"]["shape"])),
+            "kv": KvLayout(**record["kv"]),
+            "buckets": tuple(record["buckets"]),
+            "eos_ids": tuple(record["eos_ids"]),
+            "files": {name: FileFacts(**facts) for name, facts in record["files"].items()},
+            "checkpoint": None if checkpoint is None else CheckpointFacts(**checkpoint),
+            "weights": None
+            if weights is None
+            else {name: WeightFile(**facts) for name, facts in weights.items()},
+        }
+        return Manifest(**fields)
+    except KeyError as error:
+        raise _damaged(folder / MANIFEST, f"it has no field {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise _damaged(folder / MANIFEST, str(error)) from error
+
+
+def _check_files(folder: Path, manifest: Manifest) -> list[Problem]:
+    problems: list[Problem] = []
+    for name, expected in sorted(manifest.files.items()):
+        path = folder / name
+        if not path.is_file():
+            problems.append(Problem(message=f"{path} is missing", help="run ttc compile again"))
+        elif file_facts(path) != expected:
+            problems.append(
+                Problem(
+                    message=f"{path} was changed after it was built",
+                    note="its checksum differs from the manifest",
+                    help="change the spec instead of the artefact, and run ttc compile again",
+                )
+            )
+    return problems
+
+
+def _check_weights(folder: Path, weights: Mapping[str, WeightFile]) -> list[Problem]:
+    """Presence and size only: reading every byte of a large model on each start is too slow."""
+    problems: list[Problem] = []
+    for name, weight in sorted(weights.items()):
+        path = folder / weight.file
+        if not path.is_file():
+            problems.append(
+                Problem(
+                    message=f"the weight {name} is missing: {path}",
+                    help="run ttc compile again; weights that are still cached are not converted "
+                    "twice",
+                )
+            )
+        elif path.stat().st_size != weight.bytes:
+            problems.append(
+                Problem(
+                    message=f"the weight {name} is truncated: {path} has {path.stat().st_size} "
+                    f"bytes, expected {weight.bytes}",
+                    help="run ttc compile again",
+                )
+            )
+    return problems

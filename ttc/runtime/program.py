@@ -1,0 +1,69 @@
+"""Loading an emitted module on the backend of one's choice."""
+
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+from ttc.errors import ArtefactError, Problem
+
+type Tensor = Any
+"""A tensor of whichever backend runs the program."""
+
+type TensorFacts = tuple[tuple[int, ...], Any, Any, Any]
+"""Shape, dtype, layout and memory config of a tensor, in the backend's own types."""
+
+
+class Program(Protocol):
+    """What an emitted module offers. Its docstrings give the shapes of every argument."""
+
+    BATCH: int
+    CONTEXT: int
+    KV_BLOCK: int
+    KV_BLOCKS: int
+    VOCAB: int
+    ROPE_POSITIONS: int
+    PREFILL: Mapping[int, Callable[..., Tensor]]
+    MODEL_WEIGHTS: Mapping[str, TensorFacts]
+    DECODER_WEIGHTS: tuple[Mapping[str, TensorFacts], ...]
+    CACHES: tuple[tuple[TensorFacts, TensorFacts], ...]
+    decode: Callable[..., Tensor]
+    head_prefill: Callable[..., Tensor]
+    greedy: Callable[[Tensor, Tensor], None]
+    advance: Callable[[Tensor, Tensor], None]
+
+
+@contextmanager
+def ttnn_answers_with(backend: ModuleType) -> Generator[None]:
+    """Inside the block, `import ttnn` gives `backend`; afterwards it gives what it gave before."""
+    before = sys.modules.get("ttnn")
+    sys.modules["ttnn"] = backend
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules["ttnn"]
+        else:
+            sys.modules["ttnn"] = before
+
+
+def load_program(path: Path, backend: ModuleType) -> Program:
+    """Execute the emitted module at `path` with its `ttnn` bound to `backend`.
+
+    Every call gives a new copy, so that one file can run on two backends in one process. Nothing
+    is added to `sys.modules` and no bytecode is written beside the file.
+    """
+    try:
+        text = path.read_text()
+        code = compile(text, str(path), "exec")
+    except (OSError, SyntaxError) as error:
+        raise ArtefactError(
+            Problem(message=f"cannot read the program {path}", details=(str(error),))
+        ) from error
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    with ttnn_answers_with(backend):
+        exec(code, module.__dict__)
+    return cast(Program, module)
