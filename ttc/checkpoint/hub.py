@@ -1,0 +1,106 @@
+"""Download a checkpoint from the Hugging Face hub: the files that are needed and no others.
+
+huggingface_hub does the work, with its own environment variables, cache, resume and progress bars.
+"""
+
+import errno
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ttc.checkpoint.safetensors_folder import INDEX_FILE, SINGLE_FILE, read_json
+from ttc.errors import CheckpointError, Problem
+
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    INDEX_FILE,
+)
+
+
+def download_checkpoint(repository: str, revision: str | None) -> Path:
+    """The local snapshot folder of a hub repository, ORG/NAME, at a branch, tag or commit.
+
+    The index is fetched first, and then only the shards it names, so that a second copy of the
+    weights in another format stays on the hub.
+    """
+    folder = _snapshot(repository, revision, SMALL_FILES)
+    shards = (SINGLE_FILE,)
+    if (folder / INDEX_FILE).is_file():
+        named: object = read_json(folder / INDEX_FILE).get("weight_map")
+        if isinstance(named, dict):
+            shards = tuple(sorted({str(shard) for shard in named.values()}))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return _snapshot(repository, revision, shards)
+
+
+def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
+    except (
+        OSError,
+        HFValidationError,
+    ) as error:  # every HTTP error of the hub is an OSError
+        raise CheckpointError(_explain(repository, revision, error)) from error
+
+
+def _explain(repository: str, revision: str | None, error: Exception) -> Problem:
+    page = f"https://huggingface.co/{repository}"
+    status = 0
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        status = error.response.status_code
+    message, note, help = (
+        f"cannot download '{repository}'",
+        _first_line(error),
+        "try again",
+    )
+    match error:
+        case GatedRepoError():
+            message, note = (
+                f"'{repository}' is gated",
+                "the hub asks for an accepted licence",
+            )
+            help = f"accept the terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
+        case RevisionNotFoundError():
+            message, note = f"'{repository}' has no revision '{revision}'", ""
+            help = f"see the branches, tags and commits at {page}/commits"
+        case RepositoryNotFoundError():
+            message = f"no checkpoint '{repository}': not a local folder, not found on the hub"
+            note = "a private repository looks the same to a client that is not logged in"
+            help = "check the spelling, or log in with `hf auth login`"
+        case LocalEntryNotFoundError() | ConnectionError():
+            message = f"'{repository}' is not in the local hub cache and the hub cannot be reached"
+            help = "connect (HF_HUB_OFFLINE unset), or give a local folder or .gguf file"
+        case HFValidationError():
+            message, help = (
+                f"'{repository}' is not a valid hub id",
+                "write it as ORG/NAME",
+            )
+        case OSError(errno=errno.ENOSPC):
+            message = f"the disk is full while downloading '{repository}'"
+            help = "free some space and run again, the download resumes; HF_HOME moves the cache"
+        case _ if status in (401, 403):
+            help = "log in with `hf auth login` or set HF_TOKEN to a token that can read it"
+        case _ if status == 429:
+            help = "the hub limits the rate of requests; wait a minute and run again"
+        case _:
+            help = "check the network and run again, the download resumes"
+    return Problem(message=message, note=note, help=help)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
