@@ -1,0 +1,418 @@
+"""The plan: every choice for one model on one mesh, as data.
+
+`planner.py` makes it, `text.py` writes it to plan.yaml, `lower` reads it and chooses nothing.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ttc.graph.nodes import (
+    Add,
+    Attention,
+    Embedding,
+    Gated,
+    Linear,
+    RmsNorm,
+    RopeQk,
+    SplitQkv,
+)
+from ttc.plan.placement import DType, Layout, Placement, TensorPlan
+from ttc.spec.precision import Fidelity
+from ttc.spec.rope import Rope
+
+RopeForm = Literal["pairs", "halves"]
+
+
+# Weights ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPart:
+    """Rows [start, stop) of a checkpoint matrix [out, in], reordered per head where it says so.
+
+    rows: "halves" is the order of Hugging Face checkpoints (first half of a head, second half),
+    "pairs" the order the rotary operation for pairs reads. `heads` is 0 where nothing rotates.
+    """
+
+    tensor: str
+    rows: RopeForm = "halves"
+    heads: int = 0
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeTable:
+    """A table computed from the spec: cos or sin [rows, head_dim], or transformation tiles."""
+
+    kind: Literal["cos", "sin", "transformation"]
+    rope: Rope
+    head_dim: int
+    rows: int
+    order: RopeForm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPlan:
+    """One stored tensor: what it is made of and how it lies on the device.
+
+    The parts are concatenated along their output dim, transposed to [in, out] if `transpose`, and
+    zero padded to `shape`. Without parts the tensor is the table.
+    """
+
+    name: str
+    decoder: int | None
+    group: str
+    parts: tuple[WeightPart, ...]
+    table: RopeTable | None
+    transpose: bool
+    tensor: TensorPlan
+
+    @property
+    def full_name(self) -> str:
+        """`decoders.3.wqkv`, or the plain name of a weight that the model has once."""
+        return self.name if self.decoder is None else f"decoders.{self.decoder}.{self.name}"
+
+    @property
+    def file(self) -> str:
+        """Path inside an artefact."""
+        return f"weights/{self.full_name}.tensorbin"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Logical shape in ttnn."""
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> DType:
+        """Stored dtype."""
+        return self.tensor.dtype
+
+    @property
+    def layout(self) -> Layout:
+        """Tile or row major."""
+        return self.tensor.layout
+
+    @property
+    def memory(self) -> Placement:
+        """Where it lives on the device."""
+        return self.tensor.placement
+
+
+# Programs -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardedNorm:
+    """A norm over shards in L1: core grid (x, y), tiles of one shard, tiles per subblock."""
+
+    grid: tuple[int, int]
+    block_h: int
+    block_w: int
+    subblock_w: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DramShardedMatmul:
+    """Weights stream from the DRAM banks to cores beside them; x is width sharded in L1.
+
+    Sizes in tiles. The result is width sharded, `per_core_n` tiles on each core.
+    """
+
+    in0_block_w: int
+    per_core_m: int
+    per_core_n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MulticastMatmul:
+    """Rows of x along y and columns of the weights along x of a core grid. Sizes in tiles."""
+
+    grid: tuple[int, int]
+    in0_block_w: int
+    per_core_m: int
+    per_core_n: int
+    out_block_h: int
+    out_block_w: int
+    out_subblock_h: int
+    out_subblock_w: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SdpaProgram:
+    """Core grid (x, y) and chunk sizes in tokens; 0 leaves the chunk to the operation."""
+
+    grid: tuple[int, int]
+    q_chunk_tokens: int
+    k_chunk_tokens: int
+
+
+# Planned operations ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedEmbedding:
+    """Token rows gathered from a row-major table."""
+
+    node: Embedding
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedNorm:
+    """`program` is None where x is interleaved."""
+
+    node: RmsNorm
+    program: ShardedNorm | None
+    compute: Fidelity
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedLinear:
+    """`weights` names the stored tensors; more than one means column splits, concatenated."""
+
+    node: Linear
+    weights: tuple[str, ...]
+    programs: tuple[DramShardedMatmul | MulticastMatmul, ...]
+    compute: Fidelity
+    split_outs: tuple[TensorPlan, ...]
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSplitQkv:
+    """Heads of a decode step are spread over users; `users` rows of the 32 are real.
+
+    `overlap`: q and k of a user share a core, which rules out the fused rotary and cache update.
+    """
+
+    node: SplitQkv
+    decode: bool
+    users: int
+    heads: int
+    kv_heads: int
+    overlap: bool
+    q: TensorPlan
+    k: TensorPlan
+    v: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRope:
+    """`fused`: one operation rotates q and k; `form` says which elements of a head pair up."""
+
+    node: RopeQk
+    decode: bool
+    form: RopeForm
+    fused: bool
+    compute: Fidelity
+    q: TensorPlan
+    k: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAttention:
+    """Cache update, attention, and heads side by side again.
+
+    `cast_kv`: k and v are retyped for the cache first. `heads` is the placement that joins the
+    heads of a decode step; `fused_update`: one operation writes k and v.
+    """
+
+    node: Attention
+    decode: bool
+    scale: float
+    heads: int
+    cast_kv: bool
+    kv_dtype: DType
+    fused_update: bool
+    program: SdpaProgram
+    compute: Fidelity
+    gathered: TensorPlan
+    split: TensorPlan
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedGated:
+    """Activation and product in one operation."""
+
+    node: Gated
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAdd:
+    """Sum, written where the residual stream lives."""
+
+    node: Add
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRows:
+    """The tile row of a prefill that the head reads, moved to where the head wants it."""
+
+    value: str
+    rows: int
+    sliced: TensorPlan
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPositions:
+    """cos and sin of the positions of one step, gathered from the tables.
+
+    `placements` holds one placement for each set of cores that rotates (q's, k's, or both at
+    once); DRAM alone in prefill.
+    """
+
+    decode: bool
+    rows: int
+    head_dim: int
+    placements: tuple[Placement, ...]
+    out: TensorPlan
+
+
+PlannedOp = (
+    PlannedEmbedding
+    | PlannedNorm
+    | PlannedLinear
+    | PlannedSplitQkv
+    | PlannedRope
+    | PlannedAttention
+    | PlannedGated
+    | PlannedAdd
+    | PlannedRows
+    | PlannedPositions
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderPlan:
+    """One distinct decoder: its operations and the layers that use it."""
+
+    name: str
+    layers: tuple[int, ...]
+    ops: tuple[PlannedOp, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasePlan:
+    """Decode (`tokens` is 1) or prefill of one bucket of `tokens`."""
+
+    decode: bool
+    tokens: int
+    rows: int
+    enter: tuple[PlannedOp, ...]
+    decoders: tuple[DecoderPlan, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadPlan:
+    """From the residual stream of 32 rows to logits; `from_prefill` cuts the rows out first."""
+
+    value: str
+    from_prefill: PlannedRows
+    ops: tuple[PlannedOp, ...]
+
+
+# Memory ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Bytes on one chip and on its fullest core, and the limits they must keep."""
+
+    weights_by_group: tuple[tuple[str, int], ...]
+    kv_cache_bytes: int
+    rope_bytes: int
+    activation_bytes: int
+    trace_region_bytes: int
+    dram_limit_bytes: int
+    l1_peak_bytes_per_core: int
+    l1_limit_bytes_per_core: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights as stored, tile and bank padding included."""
+        return sum(size for _, size in self.weights_by_group)
+
+    @property
+    def dram_bytes_per_chip(self) -> int:
+        """What one chip must hold at the fullest moment."""
+        return (
+            self.weight_bytes
+            + self.kv_cache_bytes
+            + self.rope_bytes
+            + self.activation_bytes
+            + self.trace_region_bytes
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether DRAM and L1 hold the plan."""
+        return (
+            self.dram_bytes_per_chip <= self.dram_limit_bytes
+            and self.l1_peak_bytes_per_core <= self.l1_limit_bytes_per_core
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvCachePlan:
+    """The one KV layout that prefill writes and decode reads: paged, one pair per layer."""
+
+    block_tokens: int
+    blocks: int
+    dtypes: tuple[DType, ...]  # per layer
+    tensor: tuple[TensorPlan, ...]  # per layer, for k and for v alike
+    rope_form: RopeForm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A choice between alternatives that were compared: what was taken, and what it cost."""
+
+    name: str
+    taken: str
+    alternatives: tuple[tuple[str, str], ...]  # alternative, what it costs or why it is not legal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Largest:
+    """What would still fit, solved with the same memory plan."""
+
+    context: int
+    batch: int
+    prefill_bucket: int
+    max_tokens_all_users: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that lower, the weight converter and the runtime need to know."""
+
+    spec: str
+    model: str
+    mesh: str
+    arch: str
+    profile: str
+    batch: int
+    slots: int
+    context: int
+    vocab: int
+    rope_positions: int
+    prefill_chunk_tokens: int
+    kv_cache: KvCachePlan
+    decode: PhasePlan
+    prefill: tuple[PhasePlan, ...]
+    head: HeadPlan
+    weights: tuple[WeightPlan, ...]
+    memory: MemoryPlan
+    largest: Largest
+    choices: tuple[Choice, ...] = field(default=())
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Prompt lengths, in tokens, for which a prefill is emitted."""
+        return tuple(phase.tokens for phase in self.prefill)
