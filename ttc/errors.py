@@ -41,11 +41,13 @@ class Problem:
             gutter = " " * len(number)
             lines.append(f"{gutter}--> {self.at}")
             if self.at.text:
-                marker = " " * (self.at.column - 1) + "^" * max(1, self.at.width)
+                before = self.at.text[: self.at.column - 1]
+                indent = "".join("\t" if each == "\t" else " " for each in before)
+                marker = indent + "^" * max(1, self.at.width)
                 lines.append(f"{gutter} |")
                 lines.append(f"{number} | {self.at.text}")
                 lines.append(f"{gutter} | {marker} {self.note}".rstrip())
-        elif self.note:
+        if self.note and (self.at is None or not self.at.text):
             lines.append(f"{gutter} = {self.note}")
         lines += [f"{gutter} = {detail}" for detail in self.details]
         if self.help:
@@ -85,7 +87,8 @@ class UsageError(TtcError):
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A help text that names the nearest valid choice, or all of them when none is near."""
     known = sorted(choices)
-    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    folded = {choice.lower(): choice for choice in known}  # 'n150' is nearer to N150 than to P150
+    near = get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     if near:
-        return f"did you mean '{near[0]}'?"
+        return f"did you mean '{folded[near[0]]}'?"
     return f"valid choices are {', '.join(known)}" if known else ""
