@@ -1,0 +1,148 @@
+"""A program small enough to predict: the next token is the sum of all tokens so far, mod VOCAB."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from ttc.runtime.backends import Backend
+from ttc.runtime.program import load_program
+from ttc.runtime.session import Session, load_weights
+
+SUMMING_PROGRAM = '''
+"""Keeps every token in its paged cache; logits are 1 for the sum of the user's tokens."""
+
+import ttnn
+
+BATCH = 3
+CONTEXT = 96
+KV_BLOCK = 32
+KV_BLOCKS = 10
+VOCAB = 23
+ROPE_POSITIONS = 6
+MODEL_WEIGHTS = {"embed": ((1, 1), None, None, None)}
+DECODER_WEIGHTS = ({"wqkv": ((1, 1), None, None, None)},)
+CACHES = ((((KV_BLOCKS, 1, KV_BLOCK, 1), None, None, None),) * 2,)
+
+
+def decode(tokens, positions, rope_positions, page_table, caches, w):
+    assert w.embed.values == "embed" and w.decoders[0].wqkv.values == "decoders.0.wqkv"
+    assert rope_positions.values[0].tolist() == [max(0, p) for p in positions.values.tolist()] * 2
+    ttnn.decoded.append(positions.values.tolist())
+    logits = ttnn.torch.zeros(1, 1, 32, VOCAB)
+    for user, position in enumerate(positions.values.tolist()):
+        if position >= 0:
+            ttnn.append(caches, page_table, user, position, tokens.values[0, user])
+            logits[0, 0, user] = ttnn.sum_logits(caches, page_table, user, position + 1, VOCAB)
+    return ttnn.Tensor(logits)
+
+
+def greedy(logits, tokens):
+    tokens.values[0] = logits.values[0, 0].argmax(-1)
+
+
+def advance(positions, rope_positions):
+    rope_positions.values += (positions.values >= 0).repeat(2).int()
+    positions.values += (positions.values >= 0).int()
+
+
+def _prefill(tokens, rope_positions, page_table, user, caches, w):
+    assert rope_positions.values[0].tolist() == list(range(tokens.values.shape[1]))
+    ttnn.prefilled.append(tokens.values.shape[1])
+    for position, token in enumerate(tokens.values[0]):
+        ttnn.append(caches, page_table, user, position, token)
+    return ttnn.Tensor((caches, page_table, user))
+
+
+def head_prefill(x, row, w):
+    logits = ttnn.torch.stack(
+        [ttnn.sum_logits(*x.values, row + i + 1, VOCAB) for i in range(32)]
+    )
+    return ttnn.Tensor(logits[None, None])
+
+
+PREFILL = {32: _prefill, 96: _prefill}
+'''
+
+
+class Tensor:
+    """Values that can be freed once."""
+
+    live = 0
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        Tensor.live += 1
+
+
+def small_ttnn() -> ModuleType:
+    """Just what Backend and the summing program use."""
+    ttnn: Any = ModuleType("ttnn")
+    ttnn.torch, ttnn.Tensor = torch, Tensor
+    ttnn.uint32, ttnn.int32 = "uint32", "int32"
+    ttnn.ROW_MAJOR_LAYOUT = ttnn.DRAM_MEMORY_CONFIG = None
+    ttnn.decoded, ttnn.prefilled, ttnn.writes = [], [], []
+
+    def from_torch(values: torch.Tensor, **_: Any) -> Tensor:
+        return Tensor(values.clone())
+
+    def copy_host_to_device_tensor(host: Tensor, tensor: Tensor) -> None:
+        assert host.values.shape == tensor.values.shape
+        ttnn.writes.append(host.values.tolist())
+        tensor.values.copy_(host.values)
+        deallocate(host)
+
+    def deallocate(tensor: Tensor) -> None:
+        assert tensor.values is not None, "freed twice"
+        tensor.values = None
+        Tensor.live -= 1
+
+    def slot(page_table: Tensor, user: int, position: int) -> tuple[int, int, int, int]:
+        return int(page_table.values[user, position // 32]), 0, position % 32, 0
+
+    def append(caches: Any, page_table: Tensor, user: int, position: int, token: Any) -> None:
+        caches[0][0].values[slot(page_table, user, position)] = int(token)
+
+    def sum_logits(caches: Any, page_table: Tensor, user: int, tokens: int, vocab: int) -> Any:
+        total = sum(int(caches[0][0].values[slot(page_table, user, p)]) for p in range(tokens))
+        return torch.nn.functional.one_hot(torch.tensor(total % vocab), vocab).float()
+
+    ttnn.from_torch, ttnn.deallocate = from_torch, deallocate
+    ttnn.copy_host_to_device_tensor = copy_host_to_device_tensor
+    ttnn.to_torch = lambda tensor: tensor.values.clone()
+    ttnn.load_tensor = lambda path, device: Tensor(Path(path).stem)
+    ttnn.zeros = lambda shape, **_: Tensor(torch.zeros(shape))
+    ttnn.append, ttnn.sum_logits = append, sum_logits
+    return ttnn
+
+
+type MakeSession = Callable[..., Session]
+
+
+@pytest.fixture
+def make_session(tmp_path: Path) -> MakeSession:
+    """Sessions of the summing program; `blocks` is the order in which blocks are handed out."""
+    (tmp_path / "model.py").write_text(SUMMING_PROGRAM)
+
+    def make(blocks: list[int] | None = None) -> Session:
+        backend = Backend(ttnn=small_ttnn(), device=None)
+        program = load_program(tmp_path / "model.py", backend.ttnn)
+        weights = load_weights(program, tmp_path / "weights", backend)
+        return Session(program=program, backend=backend, weights=weights, blocks=blocks)
+
+    return make
+
+
+@pytest.fixture
+def session(make_session: MakeSession) -> Session:
+    """A session of the summing program: batch 3, context 96, buckets of 32 and 96 tokens."""
+    return make_session()
+
+
+@pytest.fixture
+def live_tensors() -> Callable[[], int]:
+    """How many tensors are not freed."""
+    return lambda: Tensor.live

@@ -1,0 +1,125 @@
+"""Sessions: buckets, paging, positions and what is written from the host, on a summing program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ttc.errors import UsageError
+from ttc.runtime.session import Session
+
+pytestmark = pytest.mark.emulate
+
+
+def best(logits: Any) -> list[int]:
+    return [int(token) for token in np.argmax(logits, axis=-1)]
+
+
+def test_prefill_gives_the_logits_of_the_last_token(session: Session) -> None:
+    logits = session.prefill([[1, 2, 3], [4] * 40])
+    assert logits.shape == (2, 23)
+    assert logits.dtype == np.float32
+    assert best(logits) == [6, 160 % 23]
+    assert session.lengths == [3, 40, 0]
+
+
+def test_the_smallest_bucket_that_holds_the_prompt(session: Session) -> None:
+    session.prefill([[1] * 32, [1] * 33, [1]])
+    assert session.backend.ttnn.prefilled == [32, 96, 32]
+
+
+def test_prefill_all_gives_the_logits_of_every_token(session: Session) -> None:
+    prompt = [token % 23 for token in range(45)]
+    logits = session.prefill_all(prompt)
+    assert best(logits) == [int(total) % 23 for total in np.cumsum(prompt)]
+
+
+def test_decode_appends_for_each_user(session: Session) -> None:
+    session.prefill([[1, 2], [10]])
+    assert best(session.decode([3, 5])) == [6, 15]
+    assert best(session.decode([1, 1])) == [7, 16]
+    assert session.lengths == [4, 3, 0]
+    assert session.backend.ttnn.decoded == [[2, 1, -1], [3, 2, -1]]
+
+
+def test_decode_and_prefill_agree(session: Session) -> None:
+    prompt = [token * 7 % 23 for token in range(60)]
+    together = session.prefill_all(prompt)[30:]
+    session.prefill([prompt[:30]])
+    one_by_one = [session.decode([token])[0] for token in prompt[30:]]
+    np.testing.assert_array_equal(together, one_by_one)
+
+
+def test_greedy_steps_write_nothing_from_the_host(session: Session) -> None:
+    first = best(session.prefill([[1, 2], [4]]))
+    session.write(first)
+    writes = len(session.backend.ttnn.writes)
+    assert session.step()[:2] == [6, 8]
+    assert session.step()[:2] == [12, 16]
+    assert len(session.backend.ttnn.writes) == writes
+    assert session.lengths == [4, 3, 0]
+
+
+def test_a_released_user_is_idle(session: Session) -> None:
+    session.prefill([[1, 2], [4]])
+    session.release(0)
+    session.decode([0, 4])
+    assert session.backend.ttnn.decoded == [[-1, 1, -1]]
+
+
+@pytest.mark.parametrize("blocks", [list(range(9, -1, -1)), [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]])
+def test_any_order_of_blocks(
+    make_session: Callable[..., Session], session: Session, blocks: list[int]
+) -> None:
+    other = make_session(blocks)
+    prompts = [[1] * 70, [2] * 3, [3] * 31]
+    np.testing.assert_array_equal(other.prefill(prompts), session.prefill(prompts))
+    for _ in range(3):
+        np.testing.assert_array_equal(other.decode([1, 2, 3]), session.decode([1, 2, 3]))
+
+
+@pytest.mark.parametrize("blocks", [[0, 0, 1, 2, 3, 4, 5, 6, 7], list(range(2, 11)), [0, 1]])
+def test_an_order_of_blocks_that_cannot_be(
+    make_session: Callable[..., Session], blocks: list[int]
+) -> None:
+    with pytest.raises(AssertionError, match="block"):
+        make_session(blocks)
+
+
+def test_no_tensor_is_left_behind(session: Session, live_tensors: Callable[[], int]) -> None:
+    before = live_tensors()
+    session.prefill([[1] * 40, [2]])
+    session.decode([1, 2])
+    session.write([1, 2])
+    session.step()
+    assert live_tensors() == before
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ([], "0 prompts for a program of batch 3"),
+        ([[1]] * 4, "4 prompts for a program of batch 3"),
+        ([[1], []], "the prompt has no tokens"),
+        ([[1] * 97], "the prompt has 97 tokens, the largest prefill bucket 96"),
+        ([[1, 23]], "token 23 is not in the vocabulary of 23"),
+        ([[-1]], "token -1 is not in the vocabulary"),
+    ],
+)
+def test_prompts_that_are_refused(session: Session, prompts: list[list[int]], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        session.prefill(prompts)
+
+
+def test_a_full_context_is_not_overrun(session: Session) -> None:
+    session.prefill([[1] * 95])
+    session.decode([1])
+    assert session.is_full(0)
+    with pytest.raises(UsageError, match="the context of user 0 is full: 96 tokens"):
+        session.decode([1])
+
+
+def test_decode_needs_a_prompt(session: Session) -> None:
+    with pytest.raises(UsageError, match="no user has read a prompt"):
+        session.decode([1])

@@ -1,0 +1,140 @@
+"""Where a program runs: the torch emulator or a device. Only the opening differs."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import torch
+
+from ttc.errors import Problem, UsageError, did_you_mean
+from ttc.hardware.hardware import Mesh
+from ttc.runtime.program import Tensor, TensorFacts
+
+type BackendName = Literal["emulate", "mock", "device"]
+
+CHOICES = ("auto", "emulate", "mock", "device")
+
+DEVICE_FILES = Path("/dev/tenstorrent")
+"""The kernel driver makes one file in it per card."""
+
+
+def choose_backend(choice: str, *, simulator: bool = False) -> tuple[BackendName, str]:
+    """The backend that `choice` stands for here, and why. `simulator`: a device is simulated."""
+    if choice not in CHOICES:
+        raise UsageError(
+            Problem(message=f"there is no backend '{choice}'", help=did_you_mean(choice, CHOICES))
+        )
+    if choice != "auto":
+        return choice, "asked for"
+    if simulator:
+        return "device", "a simulated device is set up"
+    if DEVICE_FILES.exists():
+        return "device", f"{DEVICE_FILES} exists"
+    return "emulate", "no Tenstorrent device was found"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """An open mesh and the ttnn that drives it: the real one or the emulated one.
+
+    Host tensors are torch tensors.
+    """
+
+    ttnn: ModuleType
+    device: Any
+
+    def put(self, values: torch.Tensor, dtype: str) -> Tensor:
+        """A row-major tensor in DRAM with these values."""
+        ttnn = cast(Any, self.ttnn)
+        return ttnn.from_torch(
+            values,
+            dtype=getattr(ttnn, dtype),
+            layout=ttnn.ROW_MAJOR_LAYOUT,
+            device=self.device,
+            memory_config=ttnn.DRAM_MEMORY_CONFIG,
+        )
+
+    def write(self, values: torch.Tensor, tensor: Tensor, dtype: str) -> None:
+        """Replace the values of a row-major tensor; its address stays."""
+        ttnn = cast(Any, self.ttnn)
+        host = ttnn.from_torch(values, dtype=getattr(ttnn, dtype), layout=ttnn.ROW_MAJOR_LAYOUT)
+        ttnn.copy_host_to_device_tensor(host, tensor)
+
+    def read(self, tensor: Tensor) -> torch.Tensor:
+        return cast(Any, self.ttnn).to_torch(tensor)
+
+    def free(self, tensor: Tensor) -> None:
+        cast(Any, self.ttnn).deallocate(tensor)
+
+    def load(self, path: Path) -> Tensor:
+        return cast(Any, self.ttnn).load_tensor(str(path), device=self.device)
+
+    def zeros(self, facts: TensorFacts) -> Tensor:
+        """A tensor of zeros. Attention reads whole blocks, and 0 times garbage may be NaN."""
+        shape, dtype, layout, memory_config = facts
+        return cast(Any, self.ttnn).zeros(
+            shape, dtype=dtype, layout=layout, device=self.device, memory_config=memory_config
+        )
+
+    def live_rows(self, rows: int) -> AbstractContextManager[None]:
+        """Within, only the first `rows` rows of tokens matter; the emulator skips the others."""
+        mark = getattr(self.ttnn, "live_rows", None)
+        return nullcontext() if mark is None else cast(AbstractContextManager[None], mark(rows))
+
+
+@contextmanager
+def open_backend(
+    name: BackendName, mesh: Mesh, *, trace_region_bytes: int = 0
+) -> Generator[Backend]:
+    """Open the mesh on a backend; it is closed at the end of the block."""
+    if name == "mock":
+        raise UsageError(
+            Problem(
+                message="the mock backend computes no values",
+                help="check an artefact on it with ttc verify --backend mock; "
+                "run it with --backend emulate",
+            )
+        )
+    if name == "emulate":
+        ttnn = import_module("ttc.emulate.ttnn")
+        device = _open_emulated(ttnn, mesh)
+    else:
+        ttnn = import_module("ttnn")
+        device = _open_device(ttnn, mesh, trace_region_bytes)
+    try:
+        yield Backend(ttnn=ttnn, device=device)
+    finally:
+        cast(Any, ttnn).close_mesh_device(device)
+
+
+def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
+    chip = mesh.chip
+    return ttnn.open_mesh_device(
+        ttnn.MeshShape(mesh.rows, mesh.cols),
+        grid=(chip.grid.x, chip.grid.y),
+        dram_banks=chip.dram_banks,
+    )
+
+
+def _open_device(ttnn: Any, mesh: Mesh, trace_region_bytes: int) -> Any:
+    if mesh.fabric != "none":
+        ttnn.set_fabric_config(getattr(ttnn.FabricConfig, mesh.fabric))
+    device = ttnn.open_mesh_device(
+        ttnn.MeshShape(mesh.rows, mesh.cols), trace_region_size=trace_region_bytes
+    )
+    grid = device.compute_with_storage_grid_size()
+    if (grid.x, grid.y) != (mesh.chip.grid.x, mesh.chip.grid.y):
+        ttnn.close_mesh_device(device)
+        raise UsageError(
+            Problem(
+                message=f"this device has {grid.x}x{grid.y} cores, a {mesh.name} has "
+                f"{mesh.chip.grid}",
+                help="compile for the mesh that this machine has",
+            )
+        )
+    return device
