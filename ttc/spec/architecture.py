@@ -1,0 +1,252 @@
+"""Architectures: the weights of a decoder family and the operations of its blocks."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from ttc.errors import Problem, Source, did_you_mean
+from ttc.located import Located, raise_problems
+from ttc.schema import load_yaml
+from ttc.spec import library
+from ttc.spec.steps import Scope, Step, read_steps
+
+__all__ = ["Architecture", "Step", "WeightSpec", "load_architecture"]
+
+FORMATS = ("hf", "meta", "gguf")
+ONCE = ("embedding", "lm_head")  # groups with exactly one weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSpec:
+    """A weight as checkpoints store it.
+
+    `shape` is [out, in]; each size is a product of names of dims. `hf`, `meta` and `gguf` are
+    tensor names in each format, after the prefix for weights of a decoder, "" where the file does
+    not say. `rotary` names the dim that counts the heads whose rows are in rotary order: hf stores
+    each head as two halves, meta and gguf as pairs; "" for other weights.
+    """
+
+    name: str
+    shape: tuple[tuple[str, ...], ...]
+    hf: str
+    meta: str
+    gguf: str
+    group: str
+    rotary: str
+    at: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A decoder family. `prefixes` has, by format, the prefix of a decoder's tensors with `{i}`.
+
+    The block `decoder` reads x and `model` reads tokens; the last step of each is its result.
+    `file` is the path to write into emitted files: it does not depend on the working directory.
+    """
+
+    name: str
+    hf_classes: tuple[str, ...]
+    dims: tuple[str, ...]
+    weights: tuple[WeightSpec, ...]
+    decoder_weights: tuple[WeightSpec, ...]
+    prefixes: Mapping[str, str]
+    decoder: tuple[Step, ...]
+    model: tuple[Step, ...]
+    file: str
+    at: Source
+
+    def weight(self, name: str) -> WeightSpec:
+        """The weight of that name, of the model or of a decoder."""
+        return next(each for each in self.weights + self.decoder_weights if each.name == name)
+
+
+def load_architecture(wanted: str | Path) -> Architecture:
+    """The architecture in a file, or of that name in architectures/.
+
+    Raises SpecError with every problem of the file, UsageError when there is no such file.
+    """
+    path = library.resolve(library.ARCHITECTURES, wanted)
+    data = load_yaml(path, "architecture", shown=library.shown(path))
+    problems = _check_name(data["architecture"], path)
+    weights = data["weights"].fields()
+    decoder_weights = {
+        name: each for name, each in data["decoder_weights"].fields().items() if name != "prefix"
+    }
+    problems += _check_weights(data, weights, decoder_weights)
+    model, model_problems = read_steps(data["model"], _scope(data, "model", weights))
+    decoder, decoder_problems = read_steps(
+        data["decoder"], _scope(data, "decoder", decoder_weights)
+    )
+    problems += model_problems + decoder_problems
+    problems += _check_used(weights, model, "model") + _check_used(
+        decoder_weights, decoder, "decoder"
+    )
+    raise_problems(problems)
+    rotary = {name: each.text for name, each in _rotary(data).items()}
+    prefixes = {
+        name: each.text for name, each in data["decoder_weights"]["prefix"].fields().items()
+    }
+    return Architecture(
+        name=data["architecture"].text,
+        hf_classes=tuple(each.text for each in data["hf"].elements()),
+        dims=_dims(data),
+        weights=tuple(_weight(name, each, rotary) for name, each in weights.items()),
+        decoder_weights=tuple(
+            _weight(name, each, rotary) for name, each in decoder_weights.items()
+        ),
+        prefixes=MappingProxyType(prefixes),
+        decoder=decoder,
+        model=model,
+        file=library.stable(path),
+        at=data["architecture"].at,
+    )
+
+
+def _dims(data: Located) -> tuple[str, ...]:
+    return tuple(each.text for each in data["dims"].elements())
+
+
+def _rotary(data: Located) -> dict[str, Located]:
+    rows = data.get("rotary_rows")
+    return rows.fields() if rows else {}
+
+
+def _product(text: str) -> tuple[str, ...]:
+    return tuple(text.split(" * "))
+
+
+def _weight(name: str, data: Located, rotary: Mapping[str, str]) -> WeightSpec:
+    def tensor(form: str) -> str:
+        written = data.get(form)
+        return written.text if written else ""
+
+    return WeightSpec(
+        name=name,
+        shape=tuple(_product(each.text) for each in data["shape"].elements()),
+        hf=tensor("hf"),
+        meta=tensor("meta"),
+        gguf=tensor("gguf"),
+        group=data["group"].text,
+        rotary=rotary.get(name, ""),
+        at=data.key_at,
+    )
+
+
+def _scope(data: Located, block: str, weights: Mapping[str, Located]) -> Scope:
+    model = block == "model"
+    return Scope(
+        block=block,
+        input="tokens" if model else "x",
+        weights={name: len(each["shape"].elements()) for name, each in weights.items()},
+        sizes=_dims(data),
+        blocks=("decoder",) if model else (),
+    )
+
+
+def _check_name(name: Located, path: Path) -> list[Problem]:
+    if name.text == path.stem:
+        return []
+    message = f"the architecture '{name.text}' is in a file of another name"
+    note = f"the file is {path.name}"
+    return [Problem(message=message, at=name.at, note=note, help=f"write '{path.stem}'")]
+
+
+def _check_weights(
+    data: Located, weights: Mapping[str, Located], decoder_weights: Mapping[str, Located]
+) -> list[Problem]:
+    every = {**weights, **decoder_weights}
+    prefix = data["decoder_weights"]["prefix"]
+    problems = _check_prefix(prefix)
+    for name, each in decoder_weights.items():
+        if name in weights:
+            message = f"the weight '{name}' is declared twice"
+            details = (f"the first time at {weights[name].key_at}",)
+            problems.append(Problem(message=message, at=each.key_at, details=details))
+    for name, each in every.items():
+        problems += _check_shape(each, _dims(data)) + _check_tensor_names(name, each, prefix)
+    for group in ONCE:
+        members = [each for each in weights.values() if each["group"].text == group]
+        if len(members) != 1:
+            at = members[1]["group"].at if members else data["weights"].key_at
+            message = f"'weights' needs exactly one weight of the group '{group}'"
+            problems.append(Problem(message=message, at=at, note=f"found {len(members)}"))
+    for each in decoder_weights.values():
+        if each["group"].text in ONCE:
+            message = f"a decoder weight cannot be of the group '{each['group'].text}'"
+            problems.append(Problem(message=message, at=each["group"].at))
+    return problems + _check_rotary(data, every)
+
+
+def _check_prefix(prefix: Located) -> list[Problem]:
+    return [
+        Problem(
+            message=f"the prefix of '{form}' must hold {{i}} once",
+            at=each.at,
+            note="{i} stands for the decoder number",
+        )
+        for form, each in prefix.fields().items()
+        if each.text.count("{i}") != 1 or re.search(r"[{}]", each.text.replace("{i}", ""))
+    ]
+
+
+def _check_shape(weight: Located, dims: tuple[str, ...]) -> list[Problem]:
+    return [
+        Problem(message=f"unknown size '{name}'", at=size.part(name), help=did_you_mean(name, dims))
+        for size in weight["shape"].elements()
+        for name in _product(size.text)
+        if name not in dims
+    ]
+
+
+def _check_tensor_names(name: str, weight: Located, prefix: Located) -> list[Problem]:
+    """A weight must have a name in every format the prefix has, and in no other."""
+    problems: list[Problem] = []
+    for form in FORMATS:
+        tensor, expected = weight.get(form), form in prefix.fields()
+        if tensor is None and expected:
+            message = f"the weight '{name}' has no '{form}' name"
+            note = f"the prefix at line {prefix.key_at.line} has one"
+            help_text = f"add '{form}:'"
+            problems.append(Problem(message=message, at=weight.key_at, note=note, help=help_text))
+        elif tensor is not None and not expected:
+            message = f"decoder_weights has no '{form}' prefix"
+            problems.append(Problem(message=message, at=tensor.key_at))
+        elif tensor is not None and re.search(r"[{}]", tensor.text):
+            message = f"'{tensor.text}' cannot hold {{ or }}"
+            note = "{i} belongs into the prefix of decoder_weights"
+            problems.append(Problem(message=message, at=tensor.at, note=note))
+    return problems
+
+
+def _check_rotary(data: Located, weights: Mapping[str, Located]) -> list[Problem]:
+    problems: list[Problem] = []
+    for name, heads in _rotary(data).items():
+        if name not in weights:
+            message, hint = f"unknown weight '{name}'", did_you_mean(name, weights)
+            problems.append(Problem(message=message, at=heads.key_at, help=hint))
+            continue
+        rows = weights[name]["shape"].elements()[0]
+        if sorted(_product(rows.text)) != sorted((heads.text, "head_dim")):
+            message = f"the rows of '{name}' are not {heads.text} * head_dim"
+            details = (f"its shape is declared at {rows.at}",)
+            problems.append(
+                Problem(message=message, at=heads.at, note=f"got {rows.text}", details=details)
+            )
+    return problems
+
+
+def _check_used(
+    weights: Mapping[str, Located], steps: tuple[Step, ...], block: str
+) -> list[Problem]:
+    used = {step.setting("weight") for step in steps}
+    return [
+        Problem(
+            message=f"the weight '{name}' is never used",
+            at=each.key_at,
+            note=f"no step of '{block}' names it",
+        )
+        for name, each in weights.items()
+        if name not in used
+    ]

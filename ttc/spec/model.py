@@ -1,0 +1,173 @@
+"""Model specs: one Hugging Face model of a known architecture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from ttc.errors import Problem, Source, did_you_mean
+from ttc.hardware.hardware import mesh_names
+from ttc.located import Located, raise_problems
+from ttc.schema import load_yaml
+from ttc.spec import library
+from ttc.spec.architecture import Architecture, load_architecture
+from ttc.spec.fidelity import load_fidelities
+from ttc.spec.groups import Settings, check_decoders, read_settings
+from ttc.spec.rope import Rope, read_rope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dims:
+    """The sizes of a model. `hidden` is the residual stream's width, `ffn` the feed-forward's."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+
+    def product(self, names: tuple[str, ...]) -> int:
+        """The value of one size of a weight, such as ("heads", "head_dim")."""
+        size = 1
+        for name in names:
+            size *= int(getattr(self, name))
+        return size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A spec, checked against itself and its architecture.
+
+    `name` is the file's name, `model` the Hugging Face id, `weights` where the checkpoint is when
+    it is not on the hub. `prefill_chunk_tokens` has an entry for each mesh that the spec names,
+    `precision_exceptions` one for each profile it changes. `file` is the path to write into
+    emitted files: it does not depend on the working directory.
+    """
+
+    name: str
+    model: str
+    architecture: Architecture
+    dims: Dims
+    norm_eps: float
+    rope: Rope
+    tie_embeddings: bool
+    max_context_tokens: int
+    prefill_chunk_tokens: Mapping[str, int]
+    weights: str | None
+    precision_exceptions: Mapping[str, Settings]
+    file: str
+    at: Source
+    sources: Mapping[str, Source] = field(compare=False, repr=False)
+
+    def source_of(self, path: str) -> Source:
+        """The place of a field such as `dims.kv_heads`; of the nearest field around it if absent."""
+        while path and path not in self.sources:
+            path = path.rpartition(".")[0]
+        return self.sources.get(path, self.at)
+
+
+def load_model(wanted: str | Path) -> ModelSpec:
+    """The spec in a file, or of that name in specs/, with its architecture.
+
+    Raises SpecError with every problem of the file, UsageError when there is no such file.
+    """
+    path = library.resolve(library.SPECS, wanted)
+    data = load_yaml(path, "model", shown=library.shown(path))
+    dims = Dims(**{name: each.integer for name, each in data["dims"].fields().items()})
+    rope, problems = read_rope(data["rope"])
+    exceptions, precision_problems = _exceptions(data, dims, path)
+    problems += _check_dims(data["dims"], dims) + precision_problems + _check_meshes(data)
+    architecture, architecture_problems = _architecture(data["architecture"], path)
+    raise_problems(problems + architecture_problems)
+    assert architecture is not None, "an architecture that is not found is a problem"
+    raise_problems(_check_tied(data["tie_embeddings"], architecture))
+    chunks, weights = data.get("prefill_chunk_tokens"), data.get("weights")
+    return ModelSpec(
+        name=path.stem,
+        model=data["model"].text,
+        architecture=architecture,
+        dims=dims,
+        norm_eps=data["norm_eps"].number,
+        rope=rope,
+        tie_embeddings=data["tie_embeddings"].flag,
+        max_context_tokens=data["max_context_tokens"].integer,
+        prefill_chunk_tokens=MappingProxyType(
+            {mesh: each.integer for mesh, each in chunks.fields().items()} if chunks else {}
+        ),
+        weights=weights.text if weights else None,
+        precision_exceptions=MappingProxyType(exceptions),
+        file=library.stable(path),
+        at=data["model"].at,
+        sources=MappingProxyType(data.sources()),
+    )
+
+
+def _architecture(name: Located, path: Path) -> tuple[Architecture | None, list[Problem]]:
+    found = library.find(library.ARCHITECTURES, name.text, near=path)
+    if found:
+        return load_architecture(found), []
+    known = library.names(library.ARCHITECTURES, near=path)
+    message, hint = f"unknown architecture '{name.text}'", did_you_mean(name.text, known)
+    return None, [Problem(message=message, at=name.at, help=hint)]
+
+
+def _check_dims(data: Located, dims: Dims) -> list[Problem]:
+    problems: list[Problem] = []
+    if dims.heads % dims.kv_heads:
+        nearest = [n for n in range(1, dims.heads + 1) if dims.heads % n == 0]
+        problems.append(
+            Problem(
+                message=f"{dims.heads} heads cannot share {dims.kv_heads} kv_heads evenly",
+                at=data["kv_heads"].at,
+                note=f"heads is {dims.heads}",
+                help=f"kv_heads must divide heads: {', '.join(map(str, nearest))}",
+            )
+        )
+    if dims.head_dim % 2:
+        message = "'head_dim' must be even"
+        note = "rotary embedding turns pairs of values"
+        problems.append(Problem(message=message, at=data["head_dim"].at, note=note))
+    return problems
+
+
+def _check_meshes(data: Located) -> list[Problem]:
+    chunks = data.get("prefill_chunk_tokens")
+    return [
+        Problem(
+            message=f"unknown mesh '{mesh}'",
+            at=each.key_at,
+            help=did_you_mean(mesh, mesh_names()),
+        )
+        for mesh, each in (chunks.fields().items() if chunks else ())
+        if mesh not in mesh_names()
+    ]
+
+
+def _exceptions(data: Located, dims: Dims, path: Path) -> tuple[dict[str, Settings], list[Problem]]:
+    precision = data.get("precision")
+    known = library.names(library.PROFILES, near=path)
+    exceptions: dict[str, Settings] = {}
+    problems: list[Problem] = []
+    for profile, entry in precision.fields().items() if precision else ():
+        if profile not in known:
+            message, hint = f"unknown precision profile '{profile}'", did_you_mean(profile, known)
+            problems.append(Problem(message=message, at=entry.key_at, help=hint))
+        groups = {name: each for name, each in entry.fields().items() if name != "decoders"}
+        decoders = entry.get("decoders")
+        exceptions[profile], found = read_settings(groups, decoders, load_fidelities())
+        problems += found + check_decoders(decoders, dims.layers, "the model")
+    return exceptions, problems
+
+
+def _check_tied(tied: Located, architecture: Architecture) -> list[Problem]:
+    head, embedding = (
+        next(each for each in architecture.weights if each.group == group)
+        for group in ("lm_head", "embedding")
+    )
+    if not tied.flag or head.shape == embedding.shape:
+        return []
+    message = f"'{head.name}' and '{embedding.name}' cannot be tied: their shapes differ"
+    details = (f"declared at {head.at} and {embedding.at}",)
+    return [Problem(message=message, at=tied.at, details=details)]
