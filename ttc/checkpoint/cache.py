@@ -1,0 +1,206 @@
+"""A content-addressed folder of converted weights, shared by all models, meshes and processes.
+
+`<root>/<first two digits>/<key>.tensorbin` holds a tensor and `<key>.json` beside it its size and
+checksums. The key is a hash of everything the tensor was made from (see index.py), so an entry
+never changes. An entry exists once its JSON file does: the tensor is written under a temporary name,
+flushed to the disk and renamed, then the JSON file in the same way. A crash at any point leaves no
+entry, or a whole one. Whatever fails its check is reported, and converted again.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ttc.errors import CheckpointError, Problem
+
+HEADER_BYTES = 4096  # checked on every use; a foreign or edited file differs early
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEntry:
+    """One converted tensor: its file, and what the file must be."""
+
+    key: str
+    path: Path
+    size_bytes: int
+    sha256: str
+    header_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookUp:
+    """What the cache holds under a key: the entry if it is sound, else what is wrong with it.
+
+    Both are empty if there is nothing.
+    """
+
+    entry: CacheEntry | None = None
+    damage: str = ""
+
+
+class WeightCache:
+    """The cache folder. `verify` compares the sha256 of each whole file, not only of its header."""
+
+    def __init__(self, root: Path, verify: bool = False) -> None:
+        self.root = root
+        self.verify = verify
+
+    def look_up(self, key: str) -> LookUp:
+        """The entry of a key, checked; nothing is repaired here."""
+        try:
+            recorded = json.loads(self._record_path(key).read_text(encoding="utf-8"))
+            entry = CacheEntry(
+                key=key,
+                path=self._tensor_path(key),
+                size_bytes=int(recorded["bytes"]),
+                sha256=str(recorded["sha256"]),
+                header_sha256=str(recorded["header_sha256"]),
+            )
+        except FileNotFoundError:
+            return LookUp()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return LookUp(damage=f"{key}.json is not readable")
+        damage = check_file(entry, whole=self.verify)
+        return LookUp(damage=damage) if damage else LookUp(entry=entry)
+
+    def store(
+        self, key: str, origin: Mapping[str, Any], write: Callable[[Path], None]
+    ) -> CacheEntry:
+        """The entry of a key, made by `write(path)` unless it is there.
+
+        A lock per key lets one of several processes do the work; the others wait and then find it.
+        CheckpointError if the folder cannot be written or the disk is full.
+        """
+        folder = self._tensor_path(key).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f"{key}.lock"):
+                found = self.look_up(key).entry
+                return found or self._write_entry(key, origin, write)
+        except OSError as error:
+            raise _cannot_write(self.root, error) from error
+
+    def _write_entry(
+        self, key: str, origin: Mapping[str, Any], write: Callable[[Path], None]
+    ) -> CacheEntry:
+        target = self._tensor_path(key)
+        temporary = target.with_name(f"{key}.part.tensorbin")  # ttnn insists on the suffix
+        temporary.unlink(missing_ok=True)  # left by a process that was killed; the lock is ours
+        try:
+            write(temporary)
+            _flush(temporary)
+            entry = CacheEntry(
+                key=key,
+                path=target,
+                size_bytes=temporary.stat().st_size,
+                sha256=_sha256(temporary),
+                header_sha256=_sha256(temporary, HEADER_BYTES),
+            )
+            temporary.chmod(0o444)  # artefacts link to it: an edit there would be one here
+            self._record_path(key).unlink(missing_ok=True)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._write_record(entry, origin)
+        return entry
+
+    def _write_record(self, entry: CacheEntry, origin: Mapping[str, Any]) -> None:
+        record = {
+            "bytes": entry.size_bytes,
+            "sha256": entry.sha256,
+            "header_sha256": entry.header_sha256,
+            "origin": origin,
+        }
+        target = self._record_path(entry.key)
+        temporary = target.with_suffix(".part.json")
+        temporary.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+        _flush(temporary)
+        temporary.replace(target)
+        _flush(target.parent)
+
+    def _tensor_path(self, key: str) -> Path:
+        return self.root / key[:2] / f"{key}.tensorbin"
+
+    def _record_path(self, key: str) -> Path:
+        return self.root / key[:2] / f"{key}.json"
+
+
+def entry_key(origin: Mapping[str, Any]) -> str:
+    """sha256 (hex) of everything a tensor is made from, as canonical JSON."""
+    text = json.dumps(origin, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_file(entry: CacheEntry, whole: bool) -> str:
+    """What is wrong with a file that should be `entry`, or an empty string."""
+    try:
+        found = entry.path.stat().st_size
+        if found != entry.size_bytes:
+            return f"{entry.path.name} has {found:,} bytes, expected {entry.size_bytes:,}"
+        if _sha256(entry.path, HEADER_BYTES) != entry.header_sha256:
+            return f"the first {HEADER_BYTES} bytes of {entry.path.name} were changed"
+        if whole and _sha256(entry.path) != entry.sha256:
+            return f"the contents of {entry.path.name} were changed"
+    except OSError as error:
+        return f"{entry.path.name}: {error.strerror}"
+    return ""
+
+
+def link_entry(entry: CacheEntry, target: Path) -> None:
+    """Put an entry into an artefact: a hard link, or a copy on another file system.
+
+    Never a symbolic link: an artefact must stay whole when it is moved or the cache is emptied, and
+    must hold no absolute path.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and target.samefile(entry.path):
+        return
+    temporary = target.with_name(target.name + ".part")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(entry.path, temporary)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(entry.path, temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise _cannot_write(target.parent, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path, limit_bytes: int | None = None) -> str:
+    with path.open("rb") as file:
+        if limit_bytes is not None:
+            return hashlib.sha256(file.read(limit_bytes)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cannot_write(folder: Path, error: OSError) -> CheckpointError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return CheckpointError(
+        Problem(
+            message=f"cannot write converted weights to {folder}",
+            note="the disk is full" if full else error.strerror or str(error),
+            help="free some space and run again; what was converted is kept"
+            if full
+            else "choose a folder that you may write (TTC_CACHE)",
+        )
+    )

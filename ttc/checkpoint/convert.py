@@ -1,0 +1,108 @@
+"""Convert weights for the device, one tensor at a time, into the cache.
+
+ttnn packs on the host and needs no device, but it does need a cluster to be described before it is
+imported; the caller sees to that and hands ttnn in.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ttc.checkpoint.cache import WeightCache
+from ttc.checkpoint.index import PendingWeight, WeightSource, weight_origin
+from ttc.checkpoint.layouts import assemble, reorder_rows, rope_table
+from ttc.plan.placement import Placement
+from ttc.plan.plan import WeightPlan
+
+DTYPES = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b", "fp32": "float32"}
+LAYOUTS = {"tile": "TILE_LAYOUT", "row_major": "ROW_MAJOR_LAYOUT"}
+
+type Progress = Callable[[int, int, str], None]
+
+
+def convert_weights(
+    pending: Sequence[PendingWeight],
+    source: WeightSource,
+    cache: WeightCache,
+    ttnn: Any,
+    progress: Progress | None = None,
+) -> None:
+    """Convert what `find_pending` returned; every finished tensor is in the cache at once.
+
+    Memory: the parts of one stored tensor, their joined copy and ttnn's packed copy.
+    progress(done_bytes, total_bytes, name) is called before each tensor and at the end; bytes are
+    those stored on the device.
+    """
+    total = sum(item.weight.tensor.stored_bytes for item in pending)
+    done = 0
+    for item in pending:
+        if progress:
+            progress(done, total, item.weight.full_name)
+        _convert(item, source, cache, ttnn)
+        done += item.weight.tensor.stored_bytes
+    if progress:
+        progress(done, total, "")
+
+
+def build_weight(weight: WeightPlan, source: WeightSource) -> torch.Tensor:
+    """What the plan says of one weight, as a bf16 or float32 tensor of `weight.shape`."""
+    if weight.table is not None:
+        return rope_table(weight.table, weight.shape)
+    parts: list[torch.Tensor] = []
+    for part in weight.parts:
+        tensor = source.tensor(weight, part)
+        rows = slice(part.start, part.stop) if part.stop else None
+        values = source.checkpoint.read(tensor.name, rows)
+        heads = tensor.heads * values.shape[0] // tensor.shape[0]
+        parts.append(reorder_rows(values, heads, tensor.rows, part.rows))
+    return assemble(parts, weight.transpose, weight.shape)
+
+
+def placement_to_memory_config(ttnn: Any, placement: Placement) -> Any:
+    """The ttnn memory config of a placement, whose grid of DRAM is one of banks."""
+    buffer = ttnn.BufferType.DRAM if placement.buffer == "dram" else ttnn.BufferType.L1
+    layout = getattr(ttnn.TensorMemoryLayout, placement.layout.upper())
+    if not placement.grid:
+        return ttnn.MemoryConfig(layout, buffer)
+    ranges = [
+        ttnn.CoreRange(ttnn.CoreCoord(x0, y0), ttnn.CoreCoord(x1, y1))
+        for x0, y0, x1, y1 in placement.grid
+    ]
+    shard = ttnn.ShardSpec(
+        ttnn.CoreRangeSet(ranges), list(placement.shard), ttnn.ShardOrientation.ROW_MAJOR
+    )
+    return ttnn.MemoryConfig(layout, buffer, shard)
+
+
+def _convert(item: PendingWeight, source: WeightSource, cache: WeightCache, ttnn: Any) -> None:
+    weight = item.weight
+
+    def write(path: Path) -> None:
+        values = build_weight(weight, source)
+        if weight.dtype == "bf16":
+            values = values.to(torch.bfloat16)  # rounds to nearest even, as the emulator does
+        packed = ttnn.from_torch(
+            values,
+            dtype=getattr(ttnn, DTYPES[weight.dtype]),
+            layout=getattr(ttnn, LAYOUTS[weight.layout]),
+            memory_config=placement_to_memory_config(ttnn, weight.memory),
+        )
+        del values
+        _dump(ttnn, path, packed)
+
+    cache.store(item.key, weight_origin(weight, source), write)
+
+
+def _dump(ttnn: Any, path: Path, tensor: Any) -> None:
+    """Write a tensor file; a write that fails is an OSError again, not ttnn's RuntimeError."""
+    try:
+        ttnn.dump_tensor(str(path), tensor)
+    except RuntimeError as error:
+        number = re.search(r"errno=(\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

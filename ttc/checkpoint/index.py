@@ -1,0 +1,140 @@
+"""Which converted weights a plan needs, which of them the cache lacks, and the artefact's index.
+
+Nothing here imports torch or ttnn: with a full cache a compile links files and is done.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache as memoize
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ttc.checkpoint.cache import WeightCache, entry_key, link_entry
+from ttc.checkpoint.files import Checkpoint
+from ttc.checkpoint.names import Binding, BoundTensor
+from ttc.errors import CheckpointError, Problem
+from ttc.plan.plan import WeightPart, WeightPlan
+
+# Raise it whenever layouts.py or convert.py would write other bytes from the same inputs.
+CONVERSION_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSource:
+    """Where weights come from: a checkpoint and the tensors that `bind` found in it."""
+
+    checkpoint: Checkpoint
+    binding: Binding
+
+    def tensor(self, weight: WeightPlan, part: WeightPart) -> BoundTensor:
+        """The checkpoint tensor of one part."""
+        decoder = "" if weight.decoder is None else f"decoders.{weight.decoder}."
+        return self.binding.tensors[decoder + part.tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexEntry:
+    """One weight file of an artefact, as the manifest lists it; `file` is relative to the folder."""
+
+    name: str
+    file: str
+    size_bytes: int
+    sha256: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingWeight:
+    """A weight that must be converted; `damage` says what is wrong with a cached file, if any."""
+
+    weight: WeightPlan
+    key: str
+    damage: str
+
+
+def weight_origin(weight: WeightPlan, source: WeightSource) -> dict[str, Any]:
+    """Everything the stored bytes depend on, as plain values; its hash is the cache key.
+
+    A table depends on no checkpoint, so all models with the same rope share it.
+    """
+    origin: dict[str, Any] = {
+        "conversion": CONVERSION_VERSION,
+        "file_format": f"ttnn {_ttnn_version()} tensorbin",
+        "shape": list(weight.shape),
+        "dtype": weight.dtype,
+        "layout": weight.layout,
+        "memory": {
+            "buffer": weight.memory.buffer,
+            "layout": weight.memory.layout,
+            "grid": [list(cores) for cores in weight.memory.grid],
+            "shard": list(weight.memory.shard),
+        },
+    }
+    if weight.table is not None:
+        rope = weight.table.rope
+        return origin | {
+            "table": asdict(weight.table) | {"rope": {"kind": type(rope).__name__, **asdict(rope)}}
+        }
+    return origin | {
+        "checkpoint": source.checkpoint.fingerprint,
+        "parts": [_part_origin(part, source.tensor(weight, part)) for part in weight.parts],
+        "transpose": weight.transpose,
+    }
+
+
+def find_pending(
+    weights: Iterable[WeightPlan], source: WeightSource, cache: WeightCache
+) -> tuple[PendingWeight, ...]:
+    """The weights that the cache does not hold, in order; reads no tensor of the checkpoint."""
+    pending: list[PendingWeight] = []
+    for weight in weights:
+        key = entry_key(weight_origin(weight, source))
+        found = cache.look_up(key)
+        if found.entry is None:
+            pending.append(PendingWeight(weight=weight, key=key, damage=found.damage))
+    return tuple(pending)
+
+
+def link_weights(
+    weights: Iterable[WeightPlan], source: WeightSource, cache: WeightCache, folder: Path
+) -> tuple[IndexEntry, ...]:
+    """Link every weight into the artefact folder; the entries for its manifest.
+
+    CheckpointError if the cache lacks one, which then was damaged or removed just now.
+    """
+    index: list[IndexEntry] = []
+    for weight in weights:
+        key = entry_key(weight_origin(weight, source))
+        found = cache.look_up(key)
+        if found.entry is None:
+            raise CheckpointError(
+                Problem(
+                    message=f"'{weight.full_name}' is not in the weight cache",
+                    note=found.damage or f"there is no entry {key}",
+                    help="compile again; it will be converted again",
+                )
+            )
+        link_entry(found.entry, folder / weight.file)
+        index.append(
+            IndexEntry(
+                name=weight.full_name,
+                file=weight.file,
+                size_bytes=found.entry.size_bytes,
+                sha256=found.entry.sha256,
+                key=key,
+            )
+        )
+    return tuple(index)
+
+
+def _part_origin(part: WeightPart, tensor: BoundTensor) -> dict[str, Any]:
+    origin: dict[str, Any] = {"tensor": tensor.name, "start": part.start, "stop": part.stop}
+    if tensor.heads:
+        origin |= {"heads": tensor.heads, "stored": tensor.rows, "wanted": part.rows}
+    return origin
+
+
+@memoize
+def _ttnn_version() -> str:
+    return version("ttnn")

@@ -1,0 +1,273 @@
+"""Bind every weight an architecture declares to the tensor of a checkpoint that holds it.
+
+Canonical names are the architecture's: `embed`, and `decoders.3.wq` for a weight of decoder 3. What
+is missing, unexpected or misshapen is an error that lists it; nothing is skipped silently.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from math import prod
+
+from ttc.checkpoint.config_check import check_config, check_rope_factors
+from ttc.checkpoint.files import Checkpoint, RowOrder
+from ttc.checkpoint.gguf_file import ROPE_FACTORS
+from ttc.errors import CheckpointError, Problem
+from ttc.spec.architecture import WeightSpec
+from ttc.spec.model import ModelSpec
+
+LISTED = 10
+COMPARED_ROWS = 64
+EMBEDDING, HEAD = "embedding", "lm_head"  # precision groups, which say what a weight is for
+FORMAT_NAMES = {"hf": "Hugging Face", "meta": "Meta", "gguf": "GGUF"}
+
+# Tensors that a checkpoint may hold beside the architecture's, by format, and why they do no harm.
+HARMLESS: dict[str, tuple[tuple[str, str], ...]] = {
+    "hf": ((r"(.*\.)?rotary_emb\.inv_freq", "RoPE frequencies, which follow from the spec"),),
+    "meta": ((r"rope\.freqs", "RoPE frequencies, which follow from the spec"),),
+    "gguf": ((re.escape(ROPE_FACTORS), "RoPE factors, compared with the spec"),),
+}
+COPY_OF_EMBEDDING = "a copy of the embedding, which the spec ties the head to"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundTensor:
+    """The tensor that holds a canonical weight.
+
+    heads: the number of heads its rows are split into if RoPE turns them, else 0;
+    rows: how each head's rows are stored (of no meaning when heads is 0).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: RowOrder
+    heads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """Tensors by canonical weight name, and the (tensor, reason) pairs that are not used."""
+
+    tensors: Mapping[str, BoundTensor]
+    ignored: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """One weight the architecture declares: its canonical name and its tensor's expected name."""
+
+    canonical: str
+    tensor: str
+    weight: WeightSpec
+
+
+def bind(spec: ModelSpec, checkpoint: Checkpoint) -> Binding:
+    """The checkpoint's tensor for every weight of the architecture.
+
+    CheckpointError if config and spec differ, or if tensors are missing, unexpected, misshapen or
+    of a dtype that cannot be read. With tie_embeddings the head is the embedding.
+    """
+    check_config(spec, checkpoint)
+    wanted = tuple(_wanted(spec, checkpoint))
+    present = frozenset(checkpoint.names())
+    tied = frozenset(w.canonical for w in wanted if spec.tie_embeddings and w.weight.group == HEAD)
+    needed = [want for want in wanted if want.canonical not in tied]
+    found = [want for want in needed if want.tensor in present]
+    ignored = _ignored(checkpoint, [w for w in wanted if w.canonical in tied], present)
+    extra = present - {want.tensor for want in needed} - {name for name, _ in ignored}
+    problems = [
+        *_missing(spec, checkpoint, [want for want in needed if want.tensor not in present]),
+        *_unexpected(spec, checkpoint, sorted(extra)),
+        *_misshapen(spec, checkpoint, found),
+        *_unreadable(checkpoint, found),
+    ]
+    if problems:
+        raise CheckpointError(problems)
+    check_rope_factors(spec, checkpoint)
+    tensors = {want.canonical: _bound(spec, checkpoint, want) for want in found}
+    if tied:
+        embedding = next(want.canonical for want in wanted if want.weight.group == EMBEDDING)
+        tensors |= dict.fromkeys(tied, tensors[embedding])
+        _check_tied_copies(spec, checkpoint, tensors[embedding].name, ignored)
+    return Binding(tensors=tensors, ignored=ignored)
+
+
+def _wanted(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[_Wanted]:
+    """Every weight of the architecture, those of all decoders included."""
+    architecture = spec.architecture
+    for weight in architecture.weights:
+        yield _Wanted(canonical=weight.name, tensor=_tensor_name(weight, checkpoint), weight=weight)
+    prefix = architecture.prefixes.get(checkpoint.format, "")
+    for decoder in range(spec.dims.layers):
+        for weight in architecture.decoder_weights:
+            yield _Wanted(
+                canonical=f"decoders.{decoder}.{weight.name}",
+                tensor=prefix.format(i=decoder) + _tensor_name(weight, checkpoint),
+                weight=weight,
+            )
+
+
+def _tensor_name(weight: WeightSpec, checkpoint: Checkpoint) -> str:
+    name = {"hf": weight.hf, "meta": weight.meta, "gguf": weight.gguf}[checkpoint.format]
+    if not name:
+        raise CheckpointError(
+            Problem(
+                message=f"'{weight.name}' has no {FORMAT_NAMES[checkpoint.format]} name",
+                at=weight.at,
+                note=f"{checkpoint.description} is in that format",
+                help=f"add `{checkpoint.format}:` to the weight, or give another checkpoint",
+            )
+        )
+    return name
+
+
+def _bound(spec: ModelSpec, checkpoint: Checkpoint, want: _Wanted) -> BoundTensor:
+    return BoundTensor(
+        name=want.tensor,
+        shape=checkpoint.shape(want.tensor),
+        rows=checkpoint.rotary_rows,
+        heads=_dim(spec, want.weight.rotary) if want.weight.rotary else 0,
+    )
+
+
+def _ignored(
+    checkpoint: Checkpoint, tied: Sequence[_Wanted], present: Set[str]
+) -> tuple[tuple[str, str], ...]:
+    """The tensors that are present and not needed, each with the reason it does no harm."""
+    ignored = {want.tensor: COPY_OF_EMBEDDING for want in tied if want.tensor in present}
+    for pattern, reason in HARMLESS[checkpoint.format]:
+        ignored |= {name: reason for name in present if re.fullmatch(pattern, name)}
+    return tuple(sorted(ignored.items()))
+
+
+def _check_tied_copies(
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    embedding: str,
+    ignored: Sequence[tuple[str, str]],
+) -> None:
+    """Refuse a stored head that is not the embedding; the first and last rows tell them apart."""
+    for name, reason in ignored:
+        if reason != COPY_OF_EMBEDDING:
+            continue
+        rows = checkpoint.shape(embedding)[0]
+        samples = (slice(0, COMPARED_ROWS), slice(max(0, rows - COMPARED_ROWS), rows))
+        same = checkpoint.shape(name) == checkpoint.shape(embedding) and all(
+            checkpoint.read(name, sample).equal(checkpoint.read(embedding, sample))
+            for sample in samples
+        )
+        if not same:
+            raise CheckpointError(
+                Problem(
+                    message=f"'{name}' is not a copy of '{embedding}'",
+                    at=spec.source_of("tie_embeddings"),
+                    note="says that the head is the embedding",
+                    help="write tie_embeddings: false",
+                )
+            )
+
+
+def _missing(
+    spec: ModelSpec, checkpoint: Checkpoint, missing: Sequence[_Wanted]
+) -> Iterator[Problem]:
+    if not missing:
+        return
+    only_head = all(want.weight.group == HEAD for want in missing)
+    yield Problem(
+        message=f"{_tensors(len(missing))} missing from {checkpoint.description}",
+        at=spec.source_of("tie_embeddings") if only_head else spec.source_of("architecture"),
+        details=_listed([f"{w.canonical}: expected as '{w.tensor}'" for w in missing]),
+        help="if the head is the embedding, write tie_embeddings: true"
+        if only_head
+        else "is this the checkpoint the spec is written for, and is it complete?",
+    )
+
+
+def _unexpected(
+    spec: ModelSpec, checkpoint: Checkpoint, unexpected: Sequence[str]
+) -> Iterator[Problem]:
+    if not unexpected:
+        return
+    lines = [f"'{name}' {list(checkpoint.shape(name))}" for name in unexpected]
+    yield Problem(
+        message=f"{_tensors(len(unexpected))} in {checkpoint.description} "
+        f"unknown to architecture '{spec.architecture.name}'",
+        at=spec.source_of("architecture"),
+        details=_listed(lines),
+        help="choose the architecture that uses them, or add them to its weights",
+    )
+
+
+def _unreadable(checkpoint: Checkpoint, found: Sequence[_Wanted]) -> Iterator[Problem]:
+    lines = [f"'{w.tensor}' {why}" for w in found if (why := checkpoint.unreadable(w.tensor))]
+    if lines:
+        yield Problem(
+            message=f"{_tensors(len(lines))} of {checkpoint.description} in an unknown dtype",
+            details=_listed(lines),
+            help="give a checkpoint in bf16, or convert this one",
+        )
+
+
+def _misshapen(
+    spec: ModelSpec, checkpoint: Checkpoint, found: Sequence[_Wanted]
+) -> Iterator[Problem]:
+    """One problem for each weight and wrong shape, however many decoders repeat it."""
+    wrong: dict[tuple[str, tuple[int, ...]], list[_Wanted]] = {}
+    for want in found:
+        shape = checkpoint.shape(want.tensor)
+        if shape != _shape(spec, want.weight):
+            wrong.setdefault((want.weight.name, shape), []).append(want)
+    for number, ((_, shape), wants) in enumerate(wrong.items()):
+        if number == LISTED:
+            yield Problem(message=f"{len(wrong) - LISTED} more weights have a wrong shape")
+            return
+        yield _misshapen_problem(spec, wants, shape)
+
+
+def _misshapen_problem(spec: ModelSpec, wants: list[_Wanted], found: tuple[int, ...]) -> Problem:
+    weight, expected = wants[0].weight, _shape(spec, wants[0].weight)
+    names = ", ".join(" * ".join(factors) for factors in weight.shape)
+    message = f"{weight.name}: expected {list(expected)} = [{names}], found {list(found)}"
+    more = f" and {len(wants) - 1} more" if len(wants) > 1 else ""
+    details = (f"in '{wants[0].tensor}'{more}",)
+    if len(found) != len(expected):
+        return Problem(
+            message=message,
+            at=weight.at,
+            note=f"has {len(expected)} dims, the checkpoint {len(found)}",
+            details=details,
+            help="correct the shape in the architecture, or give another checkpoint",
+        )
+    axis = next(i for i, size in enumerate(found) if size != expected[i])
+    suspect = weight.shape[axis][0]
+    others = prod(_dim(spec, name) for name in weight.shape[axis][1:])
+    fits = found[axis] % others == 0
+    return Problem(
+        message=message,
+        at=spec.source_of(f"dims.{suspect}"),
+        note=f"does {suspect} fit this checkpoint?",
+        details=details,
+        help=f"{suspect}: {found[axis] // others} would fit it"
+        if fits
+        else "give the checkpoint the spec is written for",
+    )
+
+
+def _shape(spec: ModelSpec, weight: WeightSpec) -> tuple[int, ...]:
+    return tuple(prod(_dim(spec, name) for name in factors) for factors in weight.shape)
+
+
+def _dim(spec: ModelSpec, name: str) -> int:
+    size: object = getattr(spec.dims, name)
+    assert isinstance(size, int), f"{name} is not a dim"
+    return size
+
+
+def _tensors(count: int) -> str:
+    return "1 tensor is" if count == 1 else f"{count} tensors are"
+
+
+def _listed(lines: Sequence[str]) -> tuple[str, ...]:
+    """The first lines of a list, and how many more there are."""
+    more = len(lines) - LISTED
+    return (*lines[:LISTED], *((f"and {more} more",) if more > 0 else ()))

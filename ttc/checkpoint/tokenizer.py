@@ -1,0 +1,157 @@
+"""The tokenizer files of an artefact, in Hugging Face's format, whatever the checkpoint's format.
+
+An artefact has exactly three: tokenizer.json; tokenizer_config.json with the special tokens and the
+chat template; generation_config.json with every id that ends a text.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ttc.checkpoint.files import Checkpoint
+from ttc.checkpoint.gguf_file import GgufFile
+from ttc.checkpoint.safetensors_folder import read_json
+from ttc.errors import CheckpointError, Problem
+
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+SLOW_TOKENIZER = "tokenizer.model"
+# Where the uploader kept the folder, and code that ttc would never run.
+DROPPED = ("name_or_path", "auto_map")
+
+
+def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
+    """Write the three files into the artefact folder; their names.
+
+    tokenizer.json is copied unchanged. The chat template is the one transformers would use, moved
+    into tokenizer_config.json. CheckpointError if the checkpoint has no tokenizer that can be read,
+    or names no token that ends a text.
+    """
+    from tokenizers import Tokenizer  # here, as most uses of this module only read ids
+
+    if isinstance(checkpoint, GgufFile) and checkpoint.companion(TOKENIZER) is None:
+        from ttc.checkpoint import gguf_tokenizer
+
+        text = gguf_tokenizer.build_tokenizer(checkpoint).to_str(pretty=False)
+        config = gguf_tokenizer.tokenizer_config(checkpoint)
+        generation = gguf_tokenizer.generation_config(checkpoint)
+    else:
+        text = _tokenizer_text(checkpoint)
+        config = _tokenizer_config(checkpoint)
+        generation = _generation_config(checkpoint)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the Rust side raises no narrower type
+        raise CheckpointError(
+            Problem(
+                message=f"{TOKENIZER} of {checkpoint.description} cannot be read",
+                note=str(error),
+                help="download the file again",
+            )
+        ) from error
+    ends = [tokenizer.token_to_id(name) for name in (_token_text(config.get("eos_token")),) if name]
+    generation["eos_token_id"] = _end_ids(checkpoint, generation.get("eos_token_id"), ends)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
+    _write_json(folder / TOKENIZER_CONFIG, config)
+    _write_json(folder / GENERATION_CONFIG, generation)
+    return (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG)
+
+
+def eos_token_ids(folder: Path) -> tuple[int, ...]:
+    """Every id that ends a text, from an artefact's generation_config.json."""
+    value: object = read_json(folder / GENERATION_CONFIG).get("eos_token_id")
+    return tuple(_ids(value))
+
+
+def _tokenizer_text(checkpoint: Checkpoint) -> str:
+    path = checkpoint.companion(TOKENIZER)
+    if path is not None:
+        return path.read_text(encoding="utf-8")
+    slow = checkpoint.companion(SLOW_TOKENIZER)
+    if slow is not None:
+        return _convert_slow(slow)
+    raise CheckpointError(
+        Problem(
+            message=f"no tokenizer in {checkpoint.description}",
+            note=f"expected {TOKENIZER} or {SLOW_TOKENIZER}",
+            help=f"add the {TOKENIZER} of the model to the folder",
+        )
+    )
+
+
+def _convert_slow(path: Path) -> str:
+    """tokenizer.json made by transformers from a SentencePiece model; runs no checkpoint code."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(  # pyright: ignore[reportUnknownMemberType]
+            path.parent, use_fast=True, trust_remote_code=False, local_files_only=True
+        )
+        return cast(str, tokenizer.backend_tokenizer.to_str())
+    except Exception as error:  # missing sentencepiece or protobuf, or an unknown tokenizer class
+        raise CheckpointError(
+            Problem(
+                message=f"{path.name} cannot be converted to {TOKENIZER}",
+                note=str(error).strip().splitlines()[0] if str(error).strip() else "",
+                help=f"add the {TOKENIZER} of the model to the folder, "
+                "or install sentencepiece and protobuf",
+            )
+        ) from error
+
+
+def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """tokenizer_config.json with what transformers reads from the files beside it."""
+    config = _optional_json(checkpoint, "special_tokens_map.json")
+    config |= _optional_json(checkpoint, TOKENIZER_CONFIG)
+    jinja = checkpoint.companion("chat_template.jinja")
+    if jinja is not None:
+        config["chat_template"] = jinja.read_text(encoding="utf-8")
+    elif "chat_template" not in config:
+        config |= _optional_json(checkpoint, "chat_template.json")
+    return {name: value for name, value in config.items() if name not in DROPPED}
+
+
+def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """generation_config.json, or the token ids of config.json as older checkpoints have them."""
+    if checkpoint.companion(GENERATION_CONFIG) is not None:
+        return _optional_json(checkpoint, GENERATION_CONFIG)
+    config = checkpoint.config() or {}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
+def _end_ids(checkpoint: Checkpoint, given: object, more: Iterable[int | None]) -> list[int]:
+    ids = list(dict.fromkeys([*_ids(given), *(i for i in more if i is not None)]))
+    if ids:
+        return ids
+    raise CheckpointError(
+        Problem(
+            message=f"{checkpoint.description} names no token that ends a text",
+            note=f"neither eos_token_id in {GENERATION_CONFIG} nor eos_token in {TOKENIZER_CONFIG}",
+            help=f'add "eos_token_id" to {GENERATION_CONFIG}',
+        )
+    )
+
+
+def _ids(value: object) -> list[int]:
+    values = cast(list[object], value) if isinstance(value, list) else [value]
+    return [item for item in values if type(item) is int]
+
+
+def _token_text(token: object) -> str:
+    """The text of a token that is written as text or as {"content": text, ...}."""
+    if isinstance(token, dict):
+        token = cast(Mapping[str, object], token).get("content")
+    return token if isinstance(token, str) else ""
+
+
+def _optional_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    path = checkpoint.companion(name)
+    return {} if path is None else read_json(path)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
