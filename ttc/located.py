@@ -163,7 +163,7 @@ def parse_yaml(text: str, shown: str) -> tuple[Located | None, list[Problem]]:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         at = reader.place(before.count("\n"), error.position - (before.rfind("\n") + 1), 1)
-        note = f"character {error.character!r}"
+        note = f"U+{error.character:04X}"
         return None, [Problem(message="YAML does not allow this character", at=at, note=note)]
     except RecursionError:
         return None, [problem_at_start(shown, "the file is nested too deep to be read")]
@@ -206,7 +206,8 @@ _SYNTAX_HELP = (
         "a text with ': ' in it needs quotes; check the indentation",
     ),
     ("anchors and aliases", "write the value out"),
-    ("single document", "keep one document per file: remove the '---' line"),
+    ("another document", "keep one document in a file: remove the '---' line"),
+    ("expected ',' or", "a ',' is missing, or a bracket before it is not closed"),
     ("could not find expected ':'", "every field is written as 'name: value'"),
     ("<stream end>", "a bracket or quote is not closed"),
     ("end of stream", "a bracket or quote is not closed"),
@@ -240,7 +241,7 @@ class _Reader:
             mark, context = context, None
         assert mark is not None, "PyYAML always marks a syntax error"
         details: tuple[str, ...] = ()
-        if context is not None and error.context:
+        if context is not None and (error.context or "").startswith("while"):
             place = self.place(context.line, context.column, 1)
             details = (f"{error.context} that starts at {place}",)
         hints = [hint for needle, hint in _SYNTAX_HELP if needle in reason]

@@ -36,7 +36,12 @@ def load_yaml(path: Path, schema: str, *, shown: str = "") -> Located:
         help_text = f"expected the fields {', '.join(fields)}" if fields else ""
         problems = problems or [problem_at_start(shown, "the file is empty", help_text)]
     else:
-        problems += check_schema(root, schema)
+        known = {(each.at.line, each.at.column) for each in problems if each.at}
+        problems += [  # a value that YAML could not read needs no second complaint
+            each
+            for each in check_schema(root, schema)
+            if each.at and (each.at.line, each.at.column) not in known
+        ]
     raise_problems(problems)
     assert root is not None, "a file without a value has a problem"
     return root
@@ -96,9 +101,11 @@ def _label(path: list[Any]) -> str:
 
 def _owner(error: ValidationError) -> str:
     """What the mapping of an error is called: its field, or the title of the file's schema."""
-    path = list(error.absolute_path)
-    title = cast(Mapping[str, str], error.schema).get("title", "this file")
-    return _label(path).strip("'") if path else title[0].lower() + title[1:]
+    path = [str(step) for step in error.absolute_path]
+    if not path:
+        title = str(cast(Mapping[str, str], error.schema).get("title", "file")).lower()
+        return f"{'an' if title[0] in 'aeiou' else 'a'} {title}"
+    return path[-1] if path[-1].isidentifier() else " ".join(path[-2:])
 
 
 def _about(schema: Any, name: str) -> tuple[str, ...]:
@@ -119,11 +126,11 @@ def _unknown_fields(error: ValidationError) -> dict[str, tuple[str, list[str]]]:
             continue
         free = [each for each in known if each not in given]
         near = get_close_matches(name, free, n=1) or get_close_matches(name, known, n=1)
-        unknown[name] = (near[0] if near else "", free or known)
+        unknown[name] = (near[0] if near else "", known)
     return unknown
 
 
-def _explain_unknown(error: ValidationError, node: Located, _label: str) -> _Explained:
+def _explain_unknown(error: ValidationError, node: Located, _name: str) -> _Explained:
     for name, (near, choices) in _unknown_fields(error).items():
         yield Problem(
             message=f"unknown field '{name}'",
@@ -133,7 +140,7 @@ def _explain_unknown(error: ValidationError, node: Located, _label: str) -> _Exp
         )
 
 
-def _explain_required(error: ValidationError, node: Located, _label: str) -> _Explained:
+def _explain_required(error: ValidationError, node: Located, _name: str) -> _Explained:
     schema = cast(Mapping[str, Any], error.schema)
     named = re.match(r"'([^']*)' is a required property", error.message)
     assert named, "jsonschema names the missing property first"
@@ -145,7 +152,7 @@ def _explain_required(error: ValidationError, node: Located, _label: str) -> _Ex
         at=node.key_at,
         note=f"{_owner(error)} needs '{name}'",
         details=_about(schema.get("properties", {}).get(name), name),
-        help=f"add '{name}:'",
+        help=f"add '{name}:'{_with(schema.get('properties', {}).get(name, {}))}",
     )
 
 
@@ -158,6 +165,15 @@ _KINDS = {
     "array": "a list",
     "null": "empty",
 }
+
+
+def _with(schema: Mapping[str, Any]) -> str:
+    """What a missing field should hold."""
+    if "enum" in schema:
+        return f" with one of {', '.join(map(str, schema['enum']))}"
+    return f" with {_KINDS[schema['type']]}" if "type" in schema else ""
+
+
 _EXPONENT = re.compile(r"([-+]?)(\d+\.?\d*|\.\d+)[eE]([-+]?)(\d+)")
 
 
@@ -173,7 +189,9 @@ def _type_problem(kinds: list[str], node: Located, label: str) -> Problem:
     written, help_text = node.written, ""
     exponent = _EXPONENT.fullmatch(written)
     if isinstance(node.value, str) and {"number", "integer"} & set(kinds):
-        if exponent:
+        if exponent and float(written).is_integer() and "number" not in kinds:
+            help_text = f"write {int(float(written))}"
+        elif exponent:
             sign, mantissa, exponent_sign, digits = exponent.groups()
             mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
             proper = f"{sign}{mantissa}e{exponent_sign or '+'}{digits}"
@@ -225,6 +243,7 @@ _LIMITS = {
     "multipleOf": "be a multiple of {}",
     "minItems": "have at least {} items",
     "maxItems": "have at most {} items",
+    "maxProperties": "have at most {} field(s)",
     "minProperties": "have at least {} field(s)",
     "minLength": "have at least {} character(s)",
     "maxLength": "have at most {} characters",

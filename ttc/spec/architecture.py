@@ -79,11 +79,10 @@ def load_architecture(wanted: str | Path) -> Architecture:
     decoder, decoder_problems = read_steps(
         data["decoder"], _scope(data, "decoder", decoder_weights)
     )
-    problems += model_problems + decoder_problems
-    problems += _check_used(weights, model, "model") + _check_used(
-        decoder_weights, decoder, "decoder"
+    raise_problems(problems + model_problems + decoder_problems)
+    raise_problems(
+        _check_used(weights, model, "model") + _check_used(decoder_weights, decoder, "decoder")
     )
-    raise_problems(problems)
     rotary = {name: each.text for name, each in _rotary(data).items()}
     prefixes = {
         name: each.text for name, each in data["decoder_weights"]["prefix"].fields().items()
@@ -228,7 +227,8 @@ def _check_rotary(data: Located, weights: Mapping[str, Located]) -> list[Problem
             problems.append(Problem(message=message, at=heads.key_at, help=hint))
             continue
         rows = weights[name]["shape"].elements()[0]
-        if sorted(_product(rows.text)) != sorted((heads.text, "head_dim")):
+        known = set(_product(rows.text)) <= set(_dims(data))
+        if known and sorted(_product(rows.text)) != sorted((heads.text, "head_dim")):
             message = f"the rows of '{name}' are not {heads.text} * head_dim"
             details = (f"its shape is declared at {rows.at}",)
             problems.append(

@@ -33,6 +33,7 @@ OPS = (
     "sdpa_prefill",
     "li_lm_head",
     "norm",
+    "rope",
 )
 ALWAYS_BF16 = ("embedding", "norms")  # ttnn reads these tables by row; no default changes them
 

@@ -80,8 +80,7 @@ def read_steps(data: Located, scope: Scope) -> tuple[tuple[Step, ...], list[Prob
     for item in data.elements():
         ((result, body),) = item.fields().items()
         reader.read(result, body)
-    reader.check_all_used()
-    return tuple(reader.steps), reader.problems
+    return tuple(reader.steps), reader.problems or reader.unused()
 
 
 class _StepReader:
@@ -108,13 +107,14 @@ class _StepReader:
             self.steps.append(step)
         self.places.setdefault(result, body.key_at)
 
-    def check_all_used(self) -> None:
+    def unused(self) -> list[Problem]:
         """Every value but the block's result must be read by a later step."""
-        for step in self.steps[:-1]:
-            if step.result not in self.used:
-                message = f"nothing uses '{step.result}'"
-                note = f"only the last step of '{self.scope.block}' is its result"
-                self.problems.append(Problem(message=message, at=step.at, note=note))
+        note = f"only the last step of '{self.scope.block}' is its result"
+        return [
+            Problem(message=f"nothing uses '{step.result}'", at=step.at, note=note)
+            for step in self.steps[:-1]
+            if step.result not in self.used
+        ]
 
     def _check_result(self, result: str, body: Located) -> None:
         at = body.key_at
@@ -209,7 +209,7 @@ class _StepReader:
             case "size":
                 self._expect(data, "size", self.scope.sizes)
             case OneOf(values=values):
-                self._expect(data, f"value of '{name}'", values)
+                self._expect(data, name, values)
             case WeightOf(rank=rank):
                 has = self.scope.weights.get(data.written)
                 if self._expect(data, "weight", self.scope.weights) and has != rank:
@@ -219,6 +219,9 @@ class _StepReader:
     def _expect(self, data: Located, kind: str, choices: Collection[str]) -> bool:
         if data.written in choices:
             return True
+        if isinstance(data.value, tuple):
+            self.problems.append(Problem(message=f"expected one {kind}, got a list", at=data.at))
+            return False
         self.problems.append(
             Problem(
                 message=f"unknown {kind} '{data.written}'",
