@@ -2,7 +2,7 @@
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +47,7 @@ class Backend:
 
     ttnn: ModuleType
     device: Any
+    emulated: bool
 
     def put(self, values: torch.Tensor, dtype: str) -> Tensor:
         """A row-major tensor in DRAM with these values."""
@@ -75,16 +76,21 @@ class Backend:
         return cast(Any, self.ttnn).load_tensor(str(path), device=self.device)
 
     def zeros(self, facts: TensorFacts) -> Tensor:
-        """A tensor of zeros. Attention reads whole blocks, and 0 times garbage may be NaN."""
+        """A tensor of zeros. Attention reads whole blocks, and 0 times garbage may be NaN.
+
+        The emulator's empty tensors are zeros already, without memory until they are written.
+        """
+        ttnn = cast(Any, self.ttnn)
         shape, dtype, layout, memory_config = facts
-        return cast(Any, self.ttnn).zeros(
+        make = ttnn.empty if self.emulated else ttnn.zeros
+        return make(
             shape, dtype=dtype, layout=layout, device=self.device, memory_config=memory_config
         )
 
-    def live_rows(self, rows: int) -> AbstractContextManager[None]:
-        """Within, only the first `rows` rows of tokens matter; the emulator skips the others."""
-        mark = getattr(self.ttnn, "live_rows", None)
-        return nullcontext() if mark is None else cast(AbstractContextManager[None], mark(rows))
+    def mark_live(self, tokens: Tensor, count: int) -> None:
+        """Only the first `count` entries matter; the emulator then spares itself the others."""
+        if self.emulated:
+            cast(Any, self.ttnn).mark_live_rows(tokens, count)
 
 
 @contextmanager
@@ -107,7 +113,7 @@ def open_backend(
         ttnn = import_module("ttnn")
         device = _open_device(ttnn, mesh, trace_region_bytes)
     try:
-        yield Backend(ttnn=ttnn, device=device)
+        yield Backend(ttnn=ttnn, device=device, emulated=name == "emulate")
     finally:
         cast(Any, ttnn).close_mesh_device(device)
 
@@ -118,6 +124,7 @@ def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
         ttnn.MeshShape(mesh.rows, mesh.cols),
         grid=(chip.grid.x, chip.grid.y),
         dram_banks=chip.dram_banks,
+        arch=ttnn.Arch[chip.arch.upper()],
     )
 
 

@@ -1,7 +1,7 @@
 """From messages to the text a chat model was trained on: its own jinja template, in a sandbox."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ class ChatTemplate:
     text: str
     special_tokens: Mapping[str, str]
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Iterable[Message]) -> str:
         """The prompt that asks for the next assistant message."""
         try:
             return (

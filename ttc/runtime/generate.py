@@ -14,11 +14,15 @@ type FinishReason = Literal["eos", "stop", "length", "context"]
 """An end token, a stop string, max_new_tokens, or no room left in the context."""
 
 
+NEW_TOKENS = 128
+"""How long an answer gets when nobody says."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """When a text ends, besides the model's own end tokens."""
 
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     stop: tuple[str, ...] = ()
 
     def check(self) -> None:

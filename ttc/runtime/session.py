@@ -178,21 +178,20 @@ class Session:
         padded = torch.zeros(1, bucket, dtype=torch.int32)
         padded[0, : len(prompt)] = torch.tensor(prompt, dtype=torch.int32)
         tokens = self.backend.put(padded, "uint32")
-        rope_positions = self.backend.put(
-            torch.arange(bucket, dtype=torch.int32).reshape(1, bucket), "uint32"
+        rope_positions = self.backend.put(torch.arange(bucket, dtype=torch.int32)[None], "uint32")
+        self.backend.mark_live(tokens, len(prompt))
+        self.backend.mark_live(rope_positions, len(prompt))
+        x = self.program.PREFILL[bucket](
+            tokens, rope_positions, self._page_table, user, self._caches, self.weights
         )
-        with self.backend.live_rows(len(prompt)):
-            x = self.program.PREFILL[bucket](
-                tokens, rope_positions, self._page_table, user, self._caches, self.weights
-            )
-            self.backend.free(tokens)
-            self.backend.free(rope_positions)
-            first = (len(prompt) - 1) // TILE_ROWS * TILE_ROWS if last else 0
-            tiles = [
-                self._head(x, row, min(TILE_ROWS, len(prompt) - row))
-                for row in range(first, len(prompt), TILE_ROWS)
-            ]
-            self.backend.free(x)
+        self.backend.free(tokens)
+        self.backend.free(rope_positions)
+        first = (len(prompt) - 1) // TILE_ROWS * TILE_ROWS if last else 0
+        tiles = [
+            self._head(x, row, min(TILE_ROWS, len(prompt) - row))
+            for row in range(first, len(prompt), TILE_ROWS)
+        ]
+        self.backend.free(x)
         self.lengths[user] = len(prompt)
         return tiles[-1][-1:] if last else np.concatenate(tiles)
 
@@ -205,15 +204,15 @@ class Session:
     def _decode(self) -> Tensor:
         self._check_room()
         users = max(user for user, length in enumerate(self.lengths) if length) + 1
-        with self.backend.live_rows(users):
-            return self.program.decode(
-                self._tokens,
-                self._positions,
-                self._rope_positions,
-                self._page_table,
-                self._caches,
-                self.weights,
-            )
+        self.backend.mark_live(self._tokens, users)
+        return self.program.decode(
+            self._tokens,
+            self._positions,
+            self._rope_positions,
+            self._page_table,
+            self._caches,
+            self.weights,
+        )
 
     def _check_room(self) -> None:
         if not any(self.lengths):

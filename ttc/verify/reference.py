@@ -1,0 +1,104 @@
+"""Reference logits: Hugging Face transformers in float32, on the checkpoint's own tensors."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ttc.checkpoint.files import Checkpoint
+from ttc.checkpoint.layouts import reorder_rows
+from ttc.checkpoint.names import Binding, bind
+from ttc.errors import CheckpointError, Problem
+from ttc.spec.model import ModelSpec
+from ttc.spec.rope import Llama3, NoScaling, Rope
+
+TEXT = Path(__file__).parent / "texts" / "tower.txt"
+"""The text that verification scores: a few sentences with names, numbers and commas."""
+
+
+def reference_logits(
+    spec: ModelSpec, checkpoint: Checkpoint, token_ids: Sequence[int], cache: Path
+) -> NDArray[np.float32]:
+    """Logits [tokens, vocab] after each token, from the cache folder if they are there already."""
+    path = cache / f"{_key(checkpoint, token_ids)}.npy"
+    if path.exists():
+        return cast(NDArray[np.float32], np.load(path))
+    model = build_reference(spec, checkpoint)
+    with torch.inference_mode():
+        logits = model(torch.tensor([list(token_ids)])).logits[0].float().numpy()
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.npy")
+    np.save(unfinished, logits)
+    unfinished.rename(path)
+    return logits
+
+
+def build_reference(spec: ModelSpec, checkpoint: Checkpoint) -> Any:
+    """The transformers model of a checkpoint, in float32, ready to be called."""
+    import transformers  # takes seconds, and only the first verification of a checkpoint needs it
+    from transformers.modeling_utils import no_init_weights
+
+    fields = checkpoint.config()
+    if fields is None:
+        raise CheckpointError(
+            Problem(
+                message=f"{checkpoint.description} says nothing about its configuration",
+                help="put the config.json of the model beside the weights",
+            )
+        )
+    name = (fields.get("architectures") or spec.architecture.hf_classes)[0]
+    model_class = getattr(cast(Any, transformers), name)
+    config = model_class.config_class(**{"rope_scaling": _rope_scaling(spec.rope), **fields})
+    with no_init_weights():
+        model = model_class._from_config(config, dtype=torch.float32)
+    state = dict(_tensors_by_hugging_face_name(spec, checkpoint, bind(spec, checkpoint)))
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set[str]()
+    assert not unexpected and set(missing) <= tied, f"{missing} {unexpected}"
+    return model.eval()
+
+
+def _rope_scaling(rope: Rope) -> dict[str, Any] | None:
+    """For files whose metadata does not say it: GGUF stores the factors as a tensor instead."""
+    match rope:
+        case NoScaling():
+            return None
+        case Llama3():
+            return {
+                "rope_type": "llama3",
+                "factor": rope.factor,
+                "low_freq_factor": rope.low_freq_factor,
+                "high_freq_factor": rope.high_freq_factor,
+                "original_max_position_embeddings": rope.original_context_tokens,
+            }
+
+
+def _tensors_by_hugging_face_name(
+    spec: ModelSpec, checkpoint: Checkpoint, binding: Binding
+) -> Iterator[tuple[str, torch.Tensor]]:
+    architecture = spec.architecture
+    weights = [("", weight) for weight in architecture.weights]
+    for layer in range(spec.dims.layers):
+        weights += [(f"decoders.{layer}.", weight) for weight in architecture.decoder_weights]
+    for place, weight in weights:
+        if spec.tie_embeddings and weight.group == "lm_head":
+            continue
+        bound = binding.tensors[place + weight.name]
+        values = checkpoint.read(bound.name).float()
+        layer = place.removeprefix("decoders.").removesuffix(".")
+        prefix = architecture.prefixes["hf"].replace("{i}", layer) if place else ""
+        yield prefix + weight.hf, reorder_rows(values, bound.heads, bound.rows, "halves")
+
+
+def _key(checkpoint: Checkpoint, token_ids: Sequence[int]) -> str:
+    """What the logits depend on."""
+    parts = (checkpoint.fingerprint, version("transformers"), "float32", *map(str, token_ids))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
