@@ -7,6 +7,7 @@ imported; the caller sees to that and hands ttnn in.
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,39 @@ from ttc.plan.plan import WeightPlan
 DTYPES = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b", "fp32": "float32"}
 LAYOUTS = {"tile": "TILE_LAYOUT", "row_major": "ROW_MAJOR_LAYOUT"}
 
-type Progress = Callable[[int, int, str], None]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a conversion is, in bytes as stored on the device, and the weight it is at."""
+
+    done_bytes: int
+    total_bytes: int
+    name: str
 
 
 def convert_weights(
+    ttnn: Any,
+    report: Callable[[Progress], None] | None = None,
+    *,
     pending: Sequence[PendingWeight],
     source: WeightSource,
     cache: WeightCache,
-    ttnn: Any,
-    progress: Progress | None = None,
 ) -> None:
     """Convert what `find_pending` returned; every finished tensor is in the cache at once.
 
-    Memory: the parts of one stored tensor, their joined copy and ttnn's packed copy.
-    progress(done_bytes, total_bytes, name) is called before each tensor and at the end; bytes are
-    those stored on the device.
+    Memory: the parts of one stored tensor, their joined copy and ttnn's packed copy. `report` is
+    called before each tensor and at the end. All arguments can be pickled, so that the call can be
+    a job of another process (the first two are what such a job is given).
     """
     total = sum(item.weight.tensor.stored_bytes for item in pending)
     done = 0
     for item in pending:
-        if progress:
-            progress(done, total, item.weight.full_name)
+        if report:
+            report(Progress(done_bytes=done, total_bytes=total, name=item.weight.full_name))
         _convert(item, source, cache, ttnn)
         done += item.weight.tensor.stored_bytes
-    if progress:
-        progress(done, total, "")
+    if report:
+        report(Progress(done_bytes=done, total_bytes=total, name=""))
 
 
 def build_weight(weight: WeightPlan, source: WeightSource) -> torch.Tensor:

@@ -89,19 +89,29 @@ class GgufFile:
             step = size_bytes // shape[0]
             offset, size_bytes = offset + first * step, (last - first) * step
             shape = (last - first, *shape[1:])
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            data = np.frombuffer(bytearray(file.read(size_bytes)), dtype=np.uint8)
-        if data.size != size_bytes:
+        data = self._bytes(name, offset, size_bytes)
+        values = dequantize(data.reshape(-1, stored.row_bytes), stored.kind)
+        return torch.from_numpy(np.ascontiguousarray(values)).reshape(shape)
+
+    def _bytes(
+        self, name: str, offset: int, size_bytes: int
+    ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                data = bytearray(file.read(size_bytes))
+            found = f"expected {size_bytes:,} bytes, found {len(data):,}"
+        except OSError as error:
+            data, found = bytearray(), error.strerror or str(error)
+        if len(data) != size_bytes:
             raise CheckpointError(
                 Problem(
                     message=f"cannot read tensor '{name}' from {self.path.name}",
-                    note=f"expected {size_bytes:,} bytes, found {data.size:,}",
+                    note=found,
                     help="the file changed after it was opened; run the command again",
                 )
             )
-        values = dequantize(data.reshape(-1, stored.row_bytes), stored.kind)
-        return torch.from_numpy(np.ascontiguousarray(values)).reshape(shape)
+        return np.frombuffer(data, dtype=np.uint8)
 
     def config(self) -> dict[str, Any]:
         """What the metadata says, under the names of a Hugging Face config.json."""

@@ -7,7 +7,6 @@ is missing, unexpected or misshapen is an error that lists it; nothing is skippe
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from math import prod
 
 from ttc.checkpoint.config_check import check_config, check_rope_factors
 from ttc.checkpoint.files import Checkpoint, RowOrder
@@ -54,11 +53,12 @@ class Binding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """One weight the architecture declares: its canonical name and its tensor's expected name."""
+    """One weight the architecture declares, and its tensor's expected name; decoder -1: none."""
 
     canonical: str
     tensor: str
     weight: WeightSpec
+    decoder: int = -1
 
 
 def bind(spec: ModelSpec, checkpoint: Checkpoint) -> Binding:
@@ -104,6 +104,7 @@ def _wanted(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[_Wanted]:
                 canonical=f"decoders.{decoder}.{weight.name}",
                 tensor=prefix.format(i=decoder) + _tensor_name(weight, checkpoint),
                 weight=weight,
+                decoder=decoder,
             )
 
 
@@ -126,7 +127,7 @@ def _bound(spec: ModelSpec, checkpoint: Checkpoint, want: _Wanted) -> BoundTenso
         name=want.tensor,
         shape=checkpoint.shape(want.tensor),
         rows=checkpoint.rotary_rows,
-        heads=_dim(spec, want.weight.rotary) if want.weight.rotary else 0,
+        heads=spec.dims.product((want.weight.rotary,)) if want.weight.rotary else 0,
     )
 
 
@@ -172,15 +173,26 @@ def _missing(
 ) -> Iterator[Problem]:
     if not missing:
         return
-    only_head = all(want.weight.group == HEAD for want in missing)
+    found = _decoders_found(spec, checkpoint)
+    if all(want.weight.group == HEAD for want in missing):
+        at, hint = "tie_embeddings", "if the head is the embedding, write tie_embeddings: true"
+    elif all(want.decoder >= found for want in missing):
+        at, hint = "dims.layers", f"layers: {found} would fit this checkpoint"
+    else:
+        at, hint = "architecture", "is this the checkpoint the spec is written for, all of it?"
     yield Problem(
         message=f"{_tensors(len(missing))} missing from {checkpoint.description}",
-        at=spec.source_of("tie_embeddings") if only_head else spec.source_of("architecture"),
+        at=spec.source_of(at),
         details=_listed([f"{w.canonical}: expected as '{w.tensor}'" for w in missing]),
-        help="if the head is the embedding, write tie_embeddings: true"
-        if only_head
-        else "is this the checkpoint the spec is written for, and is it complete?",
+        help=hint,
     )
+
+
+def _decoders_found(spec: ModelSpec, checkpoint: Checkpoint) -> int:
+    """How many decoders, counted from the first, have a tensor in the checkpoint."""
+    pattern = re.escape(spec.architecture.prefixes[checkpoint.format]).replace(r"\{i\}", r"(\d+)")
+    numbers = {int(m[1]) for name in checkpoint.names() if (m := re.match(pattern, name))}
+    return next(n for n in range(len(numbers) + 1) if n not in numbers)
 
 
 def _unexpected(
@@ -190,9 +202,9 @@ def _unexpected(
         return
     lines = [f"'{name}' {list(checkpoint.shape(name))}" for name in unexpected]
     yield Problem(
-        message=f"{_tensors(len(unexpected))} in {checkpoint.description} "
-        f"unknown to architecture '{spec.architecture.name}'",
+        message=f"{_tensors(len(unexpected))} unknown to architecture '{spec.architecture.name}'",
         at=spec.source_of("architecture"),
+        note=f"does not use them, {checkpoint.description} holds them",
         details=_listed(lines),
         help="choose the architecture that uses them, or add them to its weights",
     )
@@ -202,7 +214,8 @@ def _unreadable(checkpoint: Checkpoint, found: Sequence[_Wanted]) -> Iterator[Pr
     lines = [f"'{w.tensor}' {why}" for w in found if (why := checkpoint.unreadable(w.tensor))]
     if lines:
         yield Problem(
-            message=f"{_tensors(len(lines))} of {checkpoint.description} in an unknown dtype",
+            message=f"{_tensors(len(lines))} of a dtype that ttc cannot read",
+            note=f"in {checkpoint.description}",
             details=_listed(lines),
             help="give a checkpoint in bf16, or convert this one",
         )
@@ -240,7 +253,7 @@ def _misshapen_problem(spec: ModelSpec, wants: list[_Wanted], found: tuple[int, 
         )
     axis = next(i for i, size in enumerate(found) if size != expected[i])
     suspect = weight.shape[axis][0]
-    others = prod(_dim(spec, name) for name in weight.shape[axis][1:])
+    others = spec.dims.product(weight.shape[axis][1:])
     fits = found[axis] % others == 0
     return Problem(
         message=message,
@@ -254,13 +267,7 @@ def _misshapen_problem(spec: ModelSpec, wants: list[_Wanted], found: tuple[int, 
 
 
 def _shape(spec: ModelSpec, weight: WeightSpec) -> tuple[int, ...]:
-    return tuple(prod(_dim(spec, name) for name in factors) for factors in weight.shape)
-
-
-def _dim(spec: ModelSpec, name: str) -> int:
-    size: object = getattr(spec.dims, name)
-    assert isinstance(size, int), f"{name} is not a dim"
-    return size
+    return tuple(spec.dims.product(names) for names in weight.shape)
 
 
 def _tensors(count: int) -> str:
