@@ -48,7 +48,10 @@ def _node(step: Step, spec: ModelSpec) -> Node:
 
 def _embedding(step: Step, spec: ModelSpec) -> Node:
     return Embedding(
-        tokens=step.operands[0], weight=_text(step, "weight"), out=step.result, at=step.at
+        tokens=step.operands[0],
+        weight=_text(step, "weight"),
+        out=step.result,
+        at=step.at,
     )
 
 
@@ -64,7 +67,10 @@ def _rms_norm(step: Step, spec: ModelSpec) -> Node:
 
 def _linear(step: Step, spec: ModelSpec) -> Node:
     return Linear(
-        x=step.operands[0], weights=(_text(step, "weight"),), out=step.result, at=step.at
+        x=step.operands[0],
+        weights=(_text(step, "weight"),),
+        out=step.result,
+        at=step.at,
     )
 
 
@@ -74,13 +80,19 @@ def _rope(step: Step, spec: ModelSpec) -> Node:
 
 def _attention(step: Step, spec: ModelSpec) -> Node:
     q, k, v = step.operands
-    return Attention(q=q, k=k, v=v, mask=_text(step, "mask"), out=step.result, at=step.at)
+    return Attention(
+        q=q, k=k, v=v, mask=_text(step, "mask"), out=step.result, at=step.at
+    )
 
 
 def _gated(step: Step, spec: ModelSpec) -> Node:
     gate, up = step.operands
     return Gated(
-        gate=gate, up=up, activation=_text(step, "activation"), out=step.result, at=step.at
+        gate=gate,
+        up=up,
+        activation=_text(step, "activation"),
+        out=step.result,
+        at=step.at,
     )
 
 
@@ -90,7 +102,9 @@ def _add(step: Step, spec: ModelSpec) -> Node:
 
 
 def _repeat(step: Step, spec: ModelSpec) -> Node:
-    return Repeat(x=_text(step, "input"), times=spec.dims.layers, out=step.result, at=step.at)
+    return Repeat(
+        x=_text(step, "input"), times=spec.dims.layers, out=step.result, at=step.at
+    )
 
 
 def _text(step: Step, name: str) -> str:

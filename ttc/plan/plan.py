@@ -71,7 +71,11 @@ class WeightPlan:
     @property
     def full_name(self) -> str:
         """`decoders.3.wqkv`, or the plain name of a weight that the model has once."""
-        return self.name if self.decoder is None else f"decoders.{self.decoder}.{self.name}"
+        return (
+            self.name
+            if self.decoder is None
+            else f"decoders.{self.decoder}.{self.name}"
+        )
 
     @property
     def file(self) -> str:
@@ -170,11 +174,15 @@ class PlannedNorm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedLinear:
-    """`weights` names the stored tensors; more than one means column splits, concatenated."""
+    """`weights` names the stored tensors; more than one means column splits, concatenated.
+
+    `buffer_bytes`: what each program keeps in L1 on its fullest core while it runs.
+    """
 
     node: Linear
     weights: tuple[str, ...]
     programs: tuple[DramShardedMatmul | MulticastMatmul, ...]
+    buffer_bytes: tuple[int, ...]
     compute: Fidelity
     split_outs: tuple[TensorPlan, ...]
     out: TensorPlan
@@ -350,10 +358,15 @@ class MemoryPlan:
         )
 
     @property
+    def fits_dram(self) -> bool:
+        """Whether the chip's DRAM holds the plan."""
+        return self.dram_bytes_per_chip <= self.dram_limit_bytes
+
+    @property
     def fits(self) -> bool:
         """Whether DRAM and L1 hold the plan."""
         return (
-            self.dram_bytes_per_chip <= self.dram_limit_bytes
+            self.fits_dram
             and self.l1_peak_bytes_per_core <= self.l1_limit_bytes_per_core
         )
 
@@ -375,7 +388,9 @@ class Choice:
 
     name: str
     taken: str
-    alternatives: tuple[tuple[str, str], ...]  # alternative, what it costs or why it is not legal
+    alternatives: tuple[
+        tuple[str, str], ...
+    ]  # alternative, what it costs or why it is not legal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,387 @@
+"""Planning of a decode step: one token for each user, activations sharded in L1.
+
+The residual stream stays in one placement from embedding to head; matmuls stream their weights
+from the DRAM banks and write the shards that their reader wants, so that nothing is moved.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from ttc.errors import PlanError, Problem
+from ttc.graph.graph import Graph
+from ttc.graph.nodes import (
+    Add,
+    Attention,
+    Embedding,
+    Gated,
+    Linear,
+    Node,
+    RmsNorm,
+    RopeQk,
+    SplitQkv,
+)
+from ttc.plan.matmul import plan_dram_sharded
+from ttc.plan.placement import (
+    L1,
+    TILE,
+    Placement,
+    TensorPlan,
+    core_run,
+    largest_divisor,
+    rectangle,
+    row_major_cores,
+    tiles,
+)
+from ttc.plan.plan import (
+    DramShardedMatmul,
+    PlannedAdd,
+    PlannedAttention,
+    PlannedEmbedding,
+    PlannedGated,
+    PlannedLinear,
+    PlannedNorm,
+    PlannedOp,
+    PlannedPositions,
+    PlannedRope,
+    PlannedSplitQkv,
+    RopeForm,
+    SdpaProgram,
+    ShardedNorm,
+)
+from ttc.plan.setting import MATMUL_GROUPS, Setting
+from ttc.plan.weights import column_splits, stored_name
+from ttc.spec.precision import EffectivePrecision
+
+Values = dict[str, TensorPlan]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeStep:
+    """What every operation of a decode step is planned against."""
+
+    setting: Setting
+    graph: Graph
+    precision: EffectivePrecision
+    rope_form: RopeForm
+
+    @property
+    def cores(self) -> int:
+        """Cores that programs may use."""
+        return self.setting.chip.grid.cores
+
+    @property
+    def separate_heads(self) -> bool:
+        """Whether q and k of all users can lie on cores of their own."""
+        return heads_apart(self.setting)
+
+
+def heads_apart(setting: Setting) -> bool:
+    """Whether one decode step can put q and k on different cores.
+
+    nlp_create_qkv_heads_decode then wants shards of one head at most, hence a core per head, and
+    the two sets of users side by side. The fused rotary and cache update need this.
+    """
+    dims, cores = setting.dims, setting.chip.grid.cores
+    return dims.heads + 2 * dims.kv_heads <= cores and 2 * setting.slots <= cores
+
+
+def plan_decode_ops(
+    step: DecodeStep, inputs: Mapping[str, TensorPlan]
+) -> tuple[PlannedOp, ...]:
+    """Plan each node of the step's graph in order; `inputs` are the graph's inputs."""
+    values: Values = dict(inputs)
+    ops: list[PlannedOp] = []
+    for node in step.graph.nodes:
+        op, results = _PLANNERS[type(node)](node, step, values)
+        ops.append(op)
+        values |= results
+    return tuple(ops)
+
+
+def plan_decode_positions(setting: Setting, rope_form: RopeForm) -> PlannedPositions:
+    """cos and sin of the users' positions, on the cores that rotate.
+
+    The fused rotary reads one table over the cores of q and then of k, so positions come twice.
+    """
+    slots, columns = setting.slots, setting.chip.grid.x
+    head_dim = setting.dims.head_dim
+
+    def on(name: str, first: int, count: int) -> Placement:
+        return Placement(
+            name=name,
+            buffer="l1",
+            layout="height_sharded",
+            grid=core_run(first, count, columns),
+            shard=(TILE, head_dim),
+        )
+
+    fused = rope_form == "pairs" and heads_apart(setting)
+    if fused:
+        rows, placements = 2 * slots, (on("ROPE_L1", 0, 2 * slots),)
+    elif heads_apart(setting):
+        rows = slots
+        placements = (on("ROPE_Q_L1", 0, slots), on("ROPE_K_L1", slots, slots))
+    else:
+        rows, placements = slots, (on("ROPE_L1", 0, slots),)
+    out = TensorPlan(
+        shape=(1, rows, 1, head_dim), dtype="bf16", placement=placements[0]
+    )
+    return PlannedPositions(
+        decode=True, rows=rows, head_dim=head_dim, placements=placements, out=out
+    )
+
+
+def _embedding(
+    node: Embedding, step: DecodeStep, values: Values
+) -> tuple[PlannedEmbedding, Values]:
+    out = TensorPlan(
+        shape=(1, 1, TILE, step.setting.dims.hidden),
+        dtype=step.precision.dtype("residual", "decode"),
+        placement=step.setting.residual,
+    )
+    return PlannedEmbedding(node=node, out=out), {node.out: out}
+
+
+def _norm(
+    node: RmsNorm, step: DecodeStep, values: Values
+) -> tuple[PlannedNorm, Values]:
+    x = values[node.x]
+    ((x0, y0, x1, y1),) = x.placement.grid
+    block_w = tiles(x.placement.shard[1])
+    compute = step.precision.fidelity("norm")
+    program = ShardedNorm(
+        grid=(x1 - x0 + 1, y1 - y0 + 1),
+        block_h=1,
+        block_w=block_w,
+        subblock_w=largest_divisor(block_w, 4),
+    )
+    return PlannedNorm(node=node, program=program, compute=compute, out=x), {
+        node.out: x
+    }
+
+
+def _linear(
+    node: Linear, step: DecodeStep, values: Values
+) -> tuple[PlannedLinear, Values]:
+    setting = step.setting
+    x = values[node.x]
+    group = setting.weight_groups[node.weights[0]]
+    groups = MATMUL_GROUPS[group]
+    compute = step.precision.fidelity(groups.op["decode"])
+    dtype = step.precision.dtype(groups.activation, "decode")
+    weight_dtype = step.precision.dtype(group, "decode")
+    rows = x.shape[3]
+    splits = column_splits(node, setting, step.precision)
+    programs: list[DramShardedMatmul] = []
+    buffers: list[int] = []
+    outs: list[TensorPlan] = []
+    for columns in splits:
+        per_core_n = _columns_per_core(node, columns, step)
+        planned = plan_dram_sharded(
+            rows=rows,
+            columns=columns,
+            in_cores=x.placement.cores,
+            per_core_n=per_core_n,
+            x_dtype=x.dtype,
+            weight_dtype=weight_dtype,
+            out=dtype,
+            compute=compute,
+            chip=setting.chip,
+        )
+        if planned is None:
+            raise PlanError(
+                Problem(
+                    message=f"the decode matmul of {'|'.join(node.weights)} does not fit in L1 "
+                    f"of {setting.mesh.name}",
+                    at=node.at,
+                    help="a smaller dtype for this group, or a mesh that splits it, would fit",
+                )
+            )
+        programs.append(planned[0])
+        buffers.append(planned[1])
+        outs.append(_width_sharded(columns, per_core_n, dtype, step))
+    out = outs[0]
+    if len(splits) > 1 or not step.graph.consumers(
+        node.out
+    ):  # logits are read as one tensor
+        out = TensorPlan(shape=(1, 1, TILE, sum(splits)), dtype=dtype, placement=L1)
+    name = stored_name(node.weights)
+    weights = (
+        (name,)
+        if len(splits) == 1
+        else tuple(f"{name}_{i}" for i in range(len(splits)))
+    )
+    op = PlannedLinear(
+        node=node,
+        weights=weights,
+        programs=tuple(programs),
+        buffer_bytes=tuple(buffers),
+        compute=compute,
+        split_outs=tuple(outs),
+        out=out,
+    )
+    return op, {node.out: out}
+
+
+def _columns_per_core(node: Linear, columns: int, step: DecodeStep) -> int:
+    """Result tiles on each core: what the operation that reads the result wants."""
+    setting, width = step.setting, tiles(columns)
+    readers = step.graph.consumers(node.out)
+    reader = readers[0] if readers else None
+    if isinstance(reader, SplitQkv) and step.separate_heads:
+        return tiles(setting.dims.head_dim)
+    if isinstance(reader, Add):
+        return width // setting.residual.cores
+    if reader is None:
+        return ceil(width / step.cores)
+    return width // largest_divisor(width, step.cores)
+
+
+def _width_sharded(
+    columns: int, per_core_n: int, dtype: Any, step: DecodeStep
+) -> TensorPlan:
+    cores = ceil(tiles(columns) / per_core_n)
+    placement = Placement(
+        name="L1_WIDTH_SHARDED",
+        buffer="l1",
+        layout="width_sharded",
+        grid=row_major_cores(cores, step.setting.chip.grid.x),
+        shard=(TILE, per_core_n * TILE),
+    )
+    return TensorPlan(shape=(1, 1, TILE, columns), dtype=dtype, placement=placement)
+
+
+def _split_qkv(
+    node: SplitQkv, step: DecodeStep, values: Values
+) -> tuple[PlannedSplitQkv, Values]:
+    setting = step.setting
+    dims, slots, columns = setting.dims, setting.slots, setting.chip.grid.x
+    dtype = values[node.qkv].dtype
+
+    def heads_on(first: int, heads: int) -> TensorPlan:
+        placement = Placement(
+            name="L1_HEIGHT_SHARDED",
+            buffer="l1",
+            layout="height_sharded",
+            grid=core_run(first, slots, columns),
+            shard=(tiles(heads) * TILE, dims.head_dim),
+        )
+        return TensorPlan(
+            shape=(1, slots, heads, dims.head_dim), dtype=dtype, placement=placement
+        )
+
+    q, v = heads_on(0, dims.heads), heads_on(0, dims.kv_heads)
+    k = heads_on(slots if step.separate_heads else 0, dims.kv_heads)
+    op = PlannedSplitQkv(
+        node=node,
+        decode=True,
+        users=slots,
+        heads=dims.heads,
+        kv_heads=dims.kv_heads,
+        overlap=not step.separate_heads,
+        q=q,
+        k=k,
+        v=v,
+    )
+    return op, {node.q: q, node.k: k, node.v: v}
+
+
+def _rope_qk(
+    node: RopeQk, step: DecodeStep, values: Values
+) -> tuple[PlannedRope, Values]:
+    q, k = values[node.q], values[node.k]
+    op = PlannedRope(
+        node=node,
+        decode=True,
+        form=step.rope_form,
+        fused=step.rope_form == "pairs" and step.separate_heads,
+        compute=step.precision.fidelity("rope"),
+        q=q,
+        k=k,
+    )
+    return op, {node.q_out: q, node.k_out: k}
+
+
+def _attention(
+    node: Attention, step: DecodeStep, values: Values
+) -> tuple[PlannedAttention, Values]:
+    setting = step.setting
+    dims, slots, grid = setting.dims, setting.slots, setting.chip.grid
+    q = values[node.q]
+    corners = rectangle(slots, grid.x, grid.y)
+    assert corners is not None, "user_slots chose a number that fills a rectangle"
+    users = Placement(
+        name="HEADS_L1",
+        buffer="l1",
+        layout="height_sharded",
+        grid=(corners,),
+        shard=(tiles(dims.heads) * TILE, dims.head_dim),
+    )
+    joined = Placement(
+        name="L1_WIDTH_SHARDED",
+        buffer="l1",
+        layout="width_sharded",
+        grid=row_major_cores(dims.heads, grid.x),
+        shard=(TILE, dims.head_dim),
+    )
+    width = dims.heads * dims.head_dim
+    out = TensorPlan(shape=(1, 1, TILE, width), dtype=q.dtype, placement=joined)
+    op = PlannedAttention(
+        node=node,
+        decode=True,
+        scale=dims.head_dim**-0.5,
+        heads=dims.heads,
+        cast_kv=False,
+        kv_dtype=step.precision.dtype("kv_cache", "decode"),
+        fused_update=step.separate_heads,
+        program=SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=0, k_chunk_tokens=0),
+        compute=step.precision.fidelity("sdpa_decode"),
+        gathered=TensorPlan(shape=q.shape, dtype=q.dtype, placement=L1),
+        split=TensorPlan(shape=q.shape, dtype=q.dtype, placement=users),
+        out=out,
+    )
+    return op, {node.out: out}
+
+
+def _gated(
+    node: Gated, step: DecodeStep, values: Values
+) -> tuple[PlannedGated, Values]:
+    gate = values[node.gate]
+    placement = Placement(
+        name=f"{node.out.upper()}_L1",
+        buffer="l1",
+        layout=gate.placement.layout,
+        grid=gate.placement.grid,
+        shard=gate.placement.shard,
+    )
+    out = TensorPlan(
+        shape=gate.shape,
+        dtype=step.precision.dtype("ff_act", "decode"),
+        placement=placement,
+    )
+    return PlannedGated(node=node, out=out), {node.out: out}
+
+
+def _add(node: Add, step: DecodeStep, values: Values) -> tuple[PlannedAdd, Values]:
+    out = TensorPlan(
+        shape=values[node.a].shape,
+        dtype=step.precision.dtype("residual", "decode"),
+        placement=step.setting.residual,
+    )
+    return PlannedAdd(node=node, out=out), {node.out: out}
+
+
+_PLANNERS: Mapping[
+    type[Node], Callable[[Any, DecodeStep, Values], tuple[PlannedOp, Values]]
+] = {
+    Embedding: _embedding,
+    RmsNorm: _norm,
+    Linear: _linear,
+    SplitQkv: _split_qkv,
+    RopeQk: _rope_qk,
+    Attention: _attention,
+    Gated: _gated,
+    Add: _add,
+}

@@ -1,0 +1,114 @@
+"""What cannot be planned, said before anything is planned, and what would fit instead."""
+
+from ttc.errors import PlanError, Problem
+from ttc.hardware.hardware import Mesh
+from ttc.plan.placement import TILE
+from ttc.plan.plan import Plan
+from ttc.plan.setting import KV_BLOCK_TOKENS
+from ttc.spec.model import ModelSpec
+
+MAX_BATCH = TILE  # one tile row holds the users of a decode step
+
+
+def check_request(spec: ModelSpec, mesh: Mesh, *, batch: int, context: int) -> None:
+    """Refuse a batch or context that no memory could hold. Raises PlanError."""
+    problems: list[Problem] = []
+    if not 1 <= batch <= MAX_BATCH:
+        problems.append(
+            Problem(
+                message=f"a batch of {batch} users cannot be planned",
+                note=f"one decode step holds 1 to {MAX_BATCH} users",
+                help=f"use --batch {min(max(batch, 1), MAX_BATCH)}",
+            )
+        )
+    limit = spec.max_context_tokens
+    if context < 1 or context > limit:
+        problems.append(
+            Problem(
+                message=f"a context of {context} tokens is out of range",
+                at=spec.source_of("max_context_tokens"),
+                note=f"the model was trained for 1 to {limit} tokens",
+                help=f"use --context {min(max(context, KV_BLOCK_TOKENS), limit)}",
+            )
+        )
+    elif context % KV_BLOCK_TOKENS:
+        rounded = min(limit, -(-context // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS)
+        problems.append(
+            Problem(
+                message=f"a context of {context} tokens is not a whole number of cache blocks",
+                note=f"a block holds {KV_BLOCK_TOKENS} tokens",
+                help=f"use --context {rounded}",
+            )
+        )
+    if mesh.devices > 1:
+        problems.append(
+            Problem(
+                message=f"{mesh.name} has {mesh.devices} chips, and only one can be planned for",
+                help="use a mesh of one chip, such as N150 or P150",
+            )
+        )
+    if problems:
+        raise PlanError(problems)
+
+
+def check_sizes(spec: ModelSpec, mesh: Mesh) -> None:
+    """Refuse sizes that do not fill whole tiles. Raises PlanError that points at the spec."""
+    problems = [
+        Problem(
+            message=f"'{name}' of {getattr(spec.dims, name)} does not fill whole tiles",
+            at=spec.source_of(f"dims.{name}"),
+            note=f"must be a multiple of {TILE} on {mesh.name}",
+            help=f"the nearest sizes are {_below(getattr(spec.dims, name))} and "
+            f"{_below(getattr(spec.dims, name)) + TILE}",
+        )
+        for name in ("hidden", "head_dim", "ffn")
+        if getattr(spec.dims, name) % TILE
+    ]
+    if problems:
+        raise PlanError(problems)
+
+
+def refuse(plan: Plan, spec: ModelSpec) -> PlanError:
+    """The error for a plan that does not fit: the numbers, and the largest request that would."""
+    memory, largest = plan.memory, plan.largest
+    details = [
+        f"weights {_gigabytes(memory.weight_bytes)}, KV cache "
+        f"{_gigabytes(memory.kv_cache_bytes)} ({plan.slots} users x {plan.context} tokens), "
+        f"activations {_gigabytes(memory.activation_bytes)}, RoPE tables "
+        f"{_gigabytes(memory.rope_bytes)}, trace {_gigabytes(memory.trace_region_bytes)}",
+    ]
+    if memory.dram_bytes_per_chip > memory.dram_limit_bytes:
+        what = (
+            f"needs {_gigabytes(memory.dram_bytes_per_chip)} of DRAM, "
+            f"{plan.mesh} has {_gigabytes(memory.dram_limit_bytes)}"
+        )
+    else:
+        what = (
+            f"needs {memory.l1_peak_bytes_per_core} bytes of L1 on its fullest core, "
+            f"{plan.mesh} has {memory.l1_limit_bytes_per_core}"
+        )
+    ways: list[str] = []
+    if largest.context >= KV_BLOCK_TOKENS:
+        ways.append(f"--context {largest.context} with {plan.batch} users")
+    if largest.batch >= 1:
+        ways.append(f"--batch {largest.batch} with {plan.context} tokens each")
+    return PlanError(
+        Problem(
+            message=f"{plan.batch} users of {plan.context} tokens do not fit on {plan.mesh} "
+            f"with the profile '{plan.profile}'",
+            at=spec.at,
+            note=what,
+            details=tuple(details),
+            help="the largest that fits is " + ", or ".join(ways)
+            if ways
+            else "the weights alone do not fit: a mesh with more memory is needed",
+        )
+    )
+
+
+def _below(size: int) -> int:
+    return max(TILE, size // TILE * TILE)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

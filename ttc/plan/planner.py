@@ -1,0 +1,327 @@
+"""The planner: a graph, a mesh and a precision profile become a plan, or a reason why not."""
+
+from ttc.graph.graph import Graph, ModelGraph
+from ttc.graph.nodes import Repeat
+from ttc.hardware.hardware import Mesh
+from ttc.plan.check import check_plan
+from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
+from ttc.plan.limits import check_request, check_sizes, refuse
+from ttc.plan.memory import operations_of, plan_memory, solve_largest
+from ttc.plan.placement import DRAM, TILE, TensorPlan
+from ttc.plan.plan import (
+    Choice,
+    DecoderPlan,
+    HeadPlan,
+    KvCachePlan,
+    PhasePlan,
+    Plan,
+    PlannedRows,
+    RopeForm,
+)
+from ttc.plan.prefill import PrefillStep, plan_prefill_ops, plan_prefill_positions
+from ttc.plan.setting import KV_BLOCK_TOKENS, Setting, make_setting
+from ttc.plan.weights import plan_weights
+from ttc.spec.model import ModelSpec
+from ttc.spec.precision import EffectivePrecision, PrecisionProfile
+
+# The smallest prefill: fewer rows would leave most rows of cores idle.
+SMALLEST_BUCKET_TOKENS = 128
+
+# Context planned for when none is asked for: enough for a conversation, small enough to open fast.
+DEFAULT_CONTEXT_TOKENS = 4096
+
+
+def plan_model(
+    spec: ModelSpec,
+    graph: ModelGraph,
+    mesh: Mesh,
+    profile: PrecisionProfile,
+    *,
+    batch: int = 1,
+    context: int | None = None,
+    chunk: int | None = None,
+) -> Plan:
+    """Choose everything for one model on one mesh.
+
+    `batch` users of up to `context` tokens each (None: as many as a conversation needs and fit);
+    `chunk` caps the tokens of one prefill (None: the spec's value for the mesh, else what fits).
+    Raises PlanError with the numbers, and what would fit, where the model cannot be planned.
+    """
+    if context is None:
+        context = _default_context(spec, graph, mesh, profile, batch=batch, chunk=chunk)
+    plan = _plan(spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk)
+    if not plan.memory.fits:
+        raise refuse(plan, spec)
+    return plan
+
+
+def _default_context(
+    spec: ModelSpec,
+    graph: ModelGraph,
+    mesh: Mesh,
+    profile: PrecisionProfile,
+    *,
+    batch: int,
+    chunk: int | None,
+) -> int:
+    """The default context, less where the model or the memory allows less."""
+    context = min(DEFAULT_CONTEXT_TOKENS, spec.max_context_tokens)
+    plan = _plan(spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk)
+    if plan.memory.fits_dram or plan.largest.context < SMALLEST_BUCKET_TOKENS:
+        return context
+    return plan.largest.context
+
+
+def _plan(
+    spec: ModelSpec,
+    graph: ModelGraph,
+    mesh: Mesh,
+    profile: PrecisionProfile,
+    *,
+    batch: int,
+    context: int,
+    chunk: int | None,
+) -> Plan:
+    check_request(spec, mesh, batch=batch, context=context)
+    check_sizes(spec, mesh)
+    setting = make_setting(spec, graph, mesh, profile, batch=batch, context=context)
+    rope_form, choice = _choose_rope_form(setting)
+    limit = (
+        chunk or dict(spec.prefill_chunk_tokens).get(mesh.name.split(":")[0]) or context
+    )
+    positions = plan_decode_positions(setting, rope_form)
+    decode = _plan_decode(setting, rope_form)
+    prefill = tuple(
+        _plan_prefill(setting, rope_form, tokens) for tokens in _buckets(context, limit)
+    )
+    head = _plan_head(setting, rope_form)
+    weights = plan_weights(setting, rope_form, positions)
+    kv_cache = _plan_kv_cache(setting, rope_form)
+    memory = plan_memory(
+        setting,
+        weights=weights,
+        kv_cache=kv_cache,
+        decode=decode,
+        prefill=prefill,
+        head=head.ops,
+    )
+    plan = Plan(
+        spec=spec.file,
+        model=spec.model,
+        mesh=mesh.name,
+        arch=mesh.chip.arch,
+        profile=profile.name,
+        batch=batch,
+        slots=setting.slots,
+        context=context,
+        vocab=spec.dims.vocab,
+        rope_positions=positions.rows,
+        prefill_chunk_tokens=max(phase.tokens for phase in prefill),
+        kv_cache=kv_cache,
+        decode=decode,
+        prefill=prefill,
+        head=head,
+        weights=weights,
+        memory=memory,
+        largest=solve_largest(setting, memory, prefill),
+        choices=(choice,),
+    )
+    check_plan(plan)
+    return plan
+
+
+def _choose_rope_form(setting: Setting) -> tuple[RopeForm, Choice]:
+    """Which elements of a head rotate together: the form that launches the fewest operations.
+
+    Prefill writes and decode reads one KV cache, so both use one form. "pairs" has an operation
+    that rotates q and k at once in decode, but takes bf16 only; "halves" takes block formats in
+    prefill, which saves retyping k and v for a block-format cache.
+    """
+    costs: dict[RopeForm, tuple[int, str]] = {}
+    refused: dict[RopeForm, str] = {}
+    for form in ("pairs", "halves"):
+        if form == "pairs" and any(
+            precision.dtype("qkv", "prefill") != "bf16"
+            for precision in setting.decoders
+        ):
+            refused[form] = "not legal: the prefill's q and k are not bf16"
+            continue
+        decode = max(operations_of(d.ops) for d in _decoders_decode(setting, form))
+        prefill = max(
+            operations_of(d.ops)
+            for d in _decoders_prefill(setting, form, SMALLEST_BUCKET_TOKENS)
+        )
+        costs[form] = (
+            decode + prefill,
+            f"{decode} operations in decode, {prefill} in prefill",
+        )
+    taken = min(costs, key=lambda form: costs[form][0])
+    texts = {form: text for form, (_, text) in costs.items()} | refused
+    alternatives = tuple(sorted((form, text) for form, text in texts.items()))
+    return taken, Choice(name="rope_form", taken=taken, alternatives=alternatives)
+
+
+def _buckets(context: int, limit: int) -> tuple[int, ...]:
+    """Prompt lengths a prefill is emitted for: powers of two, the largest holding the context."""
+    buckets = [SMALLEST_BUCKET_TOKENS]
+    while buckets[-1] < min(context, limit):
+        buckets.append(2 * buckets[-1])
+    fitting = [tokens for tokens in buckets if tokens <= min(context, limit)]
+    return tuple(fitting or buckets[:1])
+
+
+def _entering(graph: Graph) -> tuple[Graph, Graph]:
+    """The model graph before its Repeat, and after it."""
+    (repeat,) = graph.find(Repeat)
+    at = graph.nodes.index(repeat)
+    before = Graph(
+        name="enter", inputs=graph.inputs, outputs=(repeat.x,), nodes=graph.nodes[:at]
+    )
+    after = Graph(
+        name="head",
+        inputs=(repeat.out,),
+        outputs=graph.outputs,
+        nodes=graph.nodes[at + 1 :],
+    )
+    return before, after
+
+
+def _variants(
+    setting: Setting,
+) -> tuple[tuple[EffectivePrecision, tuple[int, ...]], ...]:
+    """The distinct decoders: equal precision means equal plans."""
+    layers: dict[tuple[object, ...], list[int]] = {}
+    for layer, precision in enumerate(setting.decoders):
+        layers.setdefault(precision.settings, []).append(layer)
+    return tuple((setting.decoders[each[0]], tuple(each)) for each in layers.values())
+
+
+def _decoder_name(layers: tuple[int, ...], variants: int) -> str:
+    return "decoder" if variants == 1 else f"decoder_{layers[0]}"
+
+
+def _residual(setting: Setting, rows: int, *, decode: bool) -> TensorPlan:
+    dtype = setting.model_precision.dtype("residual", "decode" if decode else "prefill")
+    return TensorPlan(
+        shape=(1, 1, rows, setting.dims.hidden),
+        dtype=dtype,
+        placement=setting.residual if decode else DRAM,
+    )
+
+
+def _decoders_decode(setting: Setting, rope_form: RopeForm) -> tuple[DecoderPlan, ...]:
+    variants = _variants(setting)
+    return tuple(
+        DecoderPlan(
+            name=_decoder_name(layers, len(variants)),
+            layers=layers,
+            ops=plan_decode_ops(
+                DecodeStep(
+                    setting=setting,
+                    graph=setting.graph.decoder,
+                    precision=precision,
+                    rope_form=rope_form,
+                ),
+                {
+                    setting.graph.decoder.inputs[0]: _residual(
+                        setting, TILE, decode=True
+                    )
+                },
+            ),
+        )
+        for precision, layers in variants
+    )
+
+
+def _decoders_prefill(
+    setting: Setting, rope_form: RopeForm, tokens: int
+) -> tuple[DecoderPlan, ...]:
+    variants = _variants(setting)
+    return tuple(
+        DecoderPlan(
+            name=_decoder_name(layers, len(variants)),
+            layers=layers,
+            ops=plan_prefill_ops(
+                PrefillStep(
+                    setting=setting,
+                    graph=setting.graph.decoder,
+                    precision=precision,
+                    rope_form=rope_form,
+                    tokens=tokens,
+                ),
+                {
+                    setting.graph.decoder.inputs[0]: _residual(
+                        setting, tokens, decode=False
+                    )
+                },
+            ),
+        )
+        for precision, layers in variants
+    )
+
+
+def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:
+    before, _ = _entering(setting.graph.model)
+    step = DecodeStep(
+        setting=setting,
+        graph=before,
+        precision=setting.model_precision,
+        rope_form=rope_form,
+    )
+    enter = (
+        *plan_decode_ops(step, {}),
+        plan_decode_positions(setting, rope_form),
+    )
+    decoders = _decoders_decode(setting, rope_form)
+    return PhasePlan(decode=True, tokens=1, rows=TILE, enter=enter, decoders=decoders)
+
+
+def _plan_prefill(setting: Setting, rope_form: RopeForm, tokens: int) -> PhasePlan:
+    before, _ = _entering(setting.graph.model)
+    step = PrefillStep(
+        setting=setting,
+        graph=before,
+        precision=setting.model_precision,
+        rope_form=rope_form,
+        tokens=tokens,
+    )
+    enter = (*plan_prefill_ops(step, {}), plan_prefill_positions(setting, tokens))
+    decoders = _decoders_prefill(setting, rope_form, tokens)
+    return PhasePlan(
+        decode=False, tokens=tokens, rows=tokens, enter=enter, decoders=decoders
+    )
+
+
+def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
+    _, after = _entering(setting.graph.model)
+    step = DecodeStep(
+        setting=setting,
+        graph=after,
+        precision=setting.model_precision,
+        rope_form=rope_form,
+    )
+    value = after.inputs[0]
+    residual = _residual(setting, TILE, decode=True)
+    sliced = TensorPlan(shape=residual.shape, dtype=residual.dtype, placement=DRAM)
+    rows = PlannedRows(value=value, rows=TILE, sliced=sliced, out=residual)
+    return HeadPlan(
+        value=value, from_prefill=rows, ops=plan_decode_ops(step, {value: residual})
+    )
+
+
+def _plan_kv_cache(setting: Setting, rope_form: RopeForm) -> KvCachePlan:
+    dims = setting.dims
+    blocks = setting.slots * setting.context // KV_BLOCK_TOKENS
+    shape = (blocks, dims.kv_heads, KV_BLOCK_TOKENS, dims.head_dim)
+    dtypes = tuple(
+        precision.dtype("kv_cache", "decode") for precision in setting.decoders
+    )
+    return KvCachePlan(
+        block_tokens=KV_BLOCK_TOKENS,
+        blocks=blocks,
+        dtypes=dtypes,
+        tensor=tuple(
+            TensorPlan(shape=shape, dtype=dtype, placement=DRAM) for dtype in dtypes
+        ),
+        rope_form=rope_form,
+    )

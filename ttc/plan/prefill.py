@@ -1,0 +1,235 @@
+"""Planning of a prefill: all tokens of one prompt, activations interleaved in DRAM."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ttc.graph.graph import Graph
+from ttc.graph.nodes import (
+    Add,
+    Attention,
+    Embedding,
+    Gated,
+    Linear,
+    Node,
+    RmsNorm,
+    RopeQk,
+    SplitQkv,
+)
+from ttc.plan.matmul import plan_multicast
+from ttc.plan.placement import DRAM, TensorPlan
+from ttc.plan.plan import (
+    PlannedAdd,
+    PlannedAttention,
+    PlannedEmbedding,
+    PlannedGated,
+    PlannedLinear,
+    PlannedNorm,
+    PlannedOp,
+    PlannedPositions,
+    PlannedRope,
+    PlannedSplitQkv,
+    RopeForm,
+    SdpaProgram,
+)
+from ttc.plan.setting import MATMUL_GROUPS, Setting
+from ttc.plan.weights import stored_name
+from ttc.spec.precision import EffectivePrecision
+
+Values = dict[str, TensorPlan]
+
+# Chunks of the attention in tokens: long prompts want large chunks, short ones many cores at
+# work (tt-transformers' values for both architectures).
+LONG_PROMPT_TOKENS = 2048
+LONG_CHUNK_TOKENS = 256
+SHORT_CHUNK_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillStep:
+    """What every operation of a prefill bucket is planned against."""
+
+    setting: Setting
+    graph: Graph
+    precision: EffectivePrecision
+    rope_form: RopeForm
+    tokens: int
+
+
+def plan_prefill_ops(
+    step: PrefillStep, inputs: Mapping[str, TensorPlan]
+) -> tuple[PlannedOp, ...]:
+    """Plan each node of the step's graph in order; `inputs` are the graph's inputs."""
+    values: Values = dict(inputs)
+    ops: list[PlannedOp] = []
+    for node in step.graph.nodes:
+        op, results = _PLANNERS[type(node)](node, step, values)
+        ops.append(op)
+        values |= results
+    return tuple(ops)
+
+
+def plan_prefill_positions(setting: Setting, tokens: int) -> PlannedPositions:
+    """cos and sin of the positions of a prompt, in DRAM."""
+    head_dim = setting.dims.head_dim
+    out = TensorPlan(shape=(1, 1, tokens, head_dim), dtype="bf16", placement=DRAM)
+    return PlannedPositions(
+        decode=False, rows=tokens, head_dim=head_dim, placements=(DRAM,), out=out
+    )
+
+
+def _embedding(
+    node: Embedding, step: PrefillStep, values: Values
+) -> tuple[PlannedEmbedding, Values]:
+    out = TensorPlan(
+        shape=(1, 1, step.tokens, step.setting.dims.hidden),
+        dtype=step.precision.dtype("residual", "prefill"),
+        placement=DRAM,
+    )
+    return PlannedEmbedding(node=node, out=out), {node.out: out}
+
+
+def _norm(
+    node: RmsNorm, step: PrefillStep, values: Values
+) -> tuple[PlannedNorm, Values]:
+    out = values[node.x]
+    compute = step.precision.fidelity("norm")
+    return PlannedNorm(node=node, program=None, compute=compute, out=out), {
+        node.out: out
+    }
+
+
+def _linear(
+    node: Linear, step: PrefillStep, values: Values
+) -> tuple[PlannedLinear, Values]:
+    setting, x = step.setting, values[node.x]
+    group = setting.weight_groups[node.weights[0]]
+    groups = MATMUL_GROUPS[group]
+    compute = step.precision.fidelity(groups.op["prefill"])
+    dtype = step.precision.dtype(groups.activation, "prefill")
+    columns = sum(setting.weight_shapes[name][0] for name in node.weights)
+    program, buffers = plan_multicast(
+        tokens=step.tokens,
+        rows=x.shape[3],
+        columns=columns,
+        x_dtype=x.dtype,
+        weight_dtype=step.precision.dtype(group, "prefill"),
+        out=dtype,
+        compute=compute,
+        chip=setting.chip,
+    )
+    out = TensorPlan(shape=(1, 1, step.tokens, columns), dtype=dtype, placement=DRAM)
+    op = PlannedLinear(
+        node=node,
+        weights=(stored_name(node.weights),),
+        programs=(program,),
+        buffer_bytes=(buffers,),
+        compute=compute,
+        split_outs=(out,),
+        out=out,
+    )
+    return op, {node.out: out}
+
+
+def _split_qkv(
+    node: SplitQkv, step: PrefillStep, values: Values
+) -> tuple[PlannedSplitQkv, Values]:
+    dims, dtype = step.setting.dims, values[node.qkv].dtype
+
+    def heads(count: int) -> TensorPlan:
+        shape = (1, count, step.tokens, dims.head_dim)
+        return TensorPlan(shape=shape, dtype=dtype, placement=DRAM)
+
+    q, k = heads(dims.heads), heads(dims.kv_heads)
+    op = PlannedSplitQkv(
+        node=node,
+        decode=False,
+        users=1,
+        heads=dims.heads,
+        kv_heads=dims.kv_heads,
+        overlap=False,
+        q=q,
+        k=k,
+        v=k,
+    )
+    return op, {node.q: q, node.k: k, node.v: k}
+
+
+def _rope_qk(
+    node: RopeQk, step: PrefillStep, values: Values
+) -> tuple[PlannedRope, Values]:
+    q, k = values[node.q], values[node.k]
+    op = PlannedRope(
+        node=node,
+        decode=False,
+        form=step.rope_form,
+        fused=False,
+        compute=step.precision.fidelity("rope"),
+        q=q,
+        k=k,
+    )
+    return op, {node.q_out: q, node.k_out: k}
+
+
+def _attention(
+    node: Attention, step: PrefillStep, values: Values
+) -> tuple[PlannedAttention, Values]:
+    setting, q, k = step.setting, values[node.q], values[node.k]
+    dims, grid = setting.dims, setting.chip.grid
+    kv_dtype = step.precision.dtype("kv_cache", "prefill")
+    chunk = (
+        LONG_CHUNK_TOKENS if step.tokens >= LONG_PROMPT_TOKENS else SHORT_CHUNK_TOKENS
+    )
+    width = dims.heads * dims.head_dim
+    out = TensorPlan(shape=(1, 1, step.tokens, width), dtype=q.dtype, placement=DRAM)
+    op = PlannedAttention(
+        node=node,
+        decode=False,
+        scale=dims.head_dim**-0.5,
+        heads=dims.heads,
+        cast_kv=k.dtype != kv_dtype,
+        kv_dtype=kv_dtype,
+        fused_update=False,
+        program=SdpaProgram(
+            grid=(grid.x, grid.y), q_chunk_tokens=chunk, k_chunk_tokens=chunk
+        ),
+        compute=step.precision.fidelity("sdpa_prefill"),
+        gathered=out,
+        split=out,
+        out=out,
+    )
+    return op, {node.out: out}
+
+
+def _gated(
+    node: Gated, step: PrefillStep, values: Values
+) -> tuple[PlannedGated, Values]:
+    out = TensorPlan(
+        shape=values[node.gate].shape,
+        dtype=step.precision.dtype("ff_act", "prefill"),
+        placement=DRAM,
+    )
+    return PlannedGated(node=node, out=out), {node.out: out}
+
+
+def _add(node: Add, step: PrefillStep, values: Values) -> tuple[PlannedAdd, Values]:
+    out = TensorPlan(
+        shape=values[node.a].shape,
+        dtype=step.precision.dtype("residual", "prefill"),
+        placement=DRAM,
+    )
+    return PlannedAdd(node=node, out=out), {node.out: out}
+
+
+_PLANNERS: Mapping[
+    type[Node], Callable[[Any, PrefillStep, Values], tuple[PlannedOp, Values]]
+] = {
+    Embedding: _embedding,
+    RmsNorm: _norm,
+    Linear: _linear,
+    SplitQkv: _split_qkv,
+    RopeQk: _rope_qk,
+    Attention: _attention,
+    Gated: _gated,
+    Add: _add,
+}
