@@ -199,6 +199,7 @@ def _compose(text: str) -> yaml.Node | None:
 
 _CORE = "tag:yaml.org,2002:"
 _TEXT_TAGS = {f"{_CORE}{kind}" for kind in ("str", "timestamp", "value", "merge")}
+_COLLECTION_TAGS = {f"{_CORE}map", f"{_CORE}seq"}
 _SYNTAX_HELP = (
     ("'\\t'", "indent with spaces; YAML does not allow a tab here"),
     (
@@ -256,6 +257,8 @@ class _Reader:
     def located(self, node: yaml.Node, key_at: Source | None) -> Located:
         at = self.at(node)
         key = key_at or at
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTION_TAGS:
+            self._refuse_tag(node.tag, at)
         if isinstance(node, yaml.MappingNode):
             return Located(value=self._mapping(node), at=at, key_at=key)
         if isinstance(node, yaml.SequenceNode):
@@ -313,6 +316,14 @@ class _Reader:
             message = f"'{written[:40]}' cannot be read as {kind.removeprefix(_CORE)}"
             self.problems.append(Problem(message=message, at=at))
             return None
-        message = f"the tag '{kind.replace(_CORE, '!!')}' is not supported"
-        self.problems.append(Problem(message=message, at=at, help="write a plain value"))
+        self._refuse_tag(kind, at)
         return None
+
+    def _refuse_tag(self, tag: str, at: Source) -> None:
+        message = f"the tag '{tag.replace(_CORE, '!!')}' is not supported"
+        self.problems.append(Problem(message=message, at=at, help="write a plain value"))
+
+
+def yaml_text(value: object) -> str:
+    """YAML of mappings, lists and scalars, keys in their own order. Same value, same text."""
+    return yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=False, width=100)

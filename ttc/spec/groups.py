@@ -35,6 +35,7 @@ OPS = (
     "norm",
     "rope",
 )
+MODEL_ONLY = ("lm_head", "embedding", "logits", "li_lm_head")  # no decoder has them
 ALWAYS_BF16 = ("embedding", "norms")  # ttnn reads these tables by row; no default changes them
 
 

