@@ -1,6 +1,6 @@
 """Graph: the operations of a decoder or of a whole model, in execution order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -70,10 +70,7 @@ class Graph:
         Nodes keep their order where the dependencies allow it.
         """
         graph = self.dependencies()
-        order: Callable[[str], int] = (
-            lambda name: int(name[3:]) if name.startswith("op:") else -1
-        )  # noqa: E731
-        names = nx.lexicographical_topological_sort(graph, key=order)
+        names = nx.lexicographical_topological_sort(graph, key=_place)
         nodes = tuple(
             self.nodes[int(name[3:])] for name in names if name.startswith("op:")
         )
@@ -90,6 +87,12 @@ class Graph:
             freed.append(tuple(name for name in names if name not in live))
             live.update(node.reads)
         return tuple(reversed(freed))
+
+
+def _place(name: str) -> int:
+    """Where an operation stood before; values sort before all operations."""
+    kind, _, number = name.partition(":")
+    return int(number) if kind == "op" else -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

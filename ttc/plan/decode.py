@@ -215,6 +215,7 @@ def _linear(
     )
     op = PlannedLinear(
         node=node,
+        rows=rows,
         weights=weights,
         programs=tuple(programs),
         buffer_bytes=tuple(buffers),

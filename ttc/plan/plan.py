@@ -176,10 +176,12 @@ class PlannedNorm:
 class PlannedLinear:
     """`weights` names the stored tensors; more than one means column splits, concatenated.
 
-    `buffer_bytes`: what each program keeps in L1 on its fullest core while it runs.
+    `rows` are the weight's inputs; `buffer_bytes` is what each program keeps in L1 on its fullest
+    core while it runs.
     """
 
     node: Linear
+    rows: int
     weights: tuple[str, ...]
     programs: tuple[DramShardedMatmul | MulticastMatmul, ...]
     buffer_bytes: tuple[int, ...]

@@ -121,6 +121,7 @@ def _linear(
     out = TensorPlan(shape=(1, 1, step.tokens, columns), dtype=dtype, placement=DRAM)
     op = PlannedLinear(
         node=node,
+        rows=x.shape[3],
         weights=(stored_name(node.weights),),
         programs=(program,),
         buffer_bytes=(buffers,),

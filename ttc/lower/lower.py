@@ -1,0 +1,358 @@
+"""Plan -> calls: the module as data, ready to print."""
+
+from itertools import groupby
+
+from ttc.hardware.hardware import Chip
+from ttc.lower.attention import position_names
+from ttc.lower.blocks import describe, lower_decoder, rope_names
+from ttc.lower.calls import (
+    Call,
+    CallModule,
+    Constant,
+    Expression,
+    Free,
+    Function,
+    Layers,
+    LayerTable,
+    Local,
+    Name,
+    Pack,
+    Ref,
+    Section,
+    Statement,
+    TensorTable,
+)
+from ttc.lower.constants import Constants, dtype_name
+from ttc.lower.liveness import free_after_last_use
+from ttc.lower.operations import lower_op
+from ttc.plan.placement import TILE, TensorPlan
+from ttc.plan.plan import PhasePlan, Plan, PlannedPositions, WeightPlan
+from ttc.plan.text import fingerprint
+
+
+def lower_plan(plan: Plan, chip: Chip) -> CallModule:
+    """Every function and constant of the emitted module."""
+    constants = Constants(chip.compute_config)
+    functions: list[Function] = []
+    tables: list[LayerTable] = []
+    for phase in (plan.decode, *plan.prefill):
+        for decoder in phase.decoders:
+            functions += lower_decoder(decoder, phase, constants)
+        tables.append(_layer_table(phase))
+    entries = [
+        _decode(plan, constants),
+        _greedy(),
+        _advance(),
+        *(_prefill(phase, constants) for phase in plan.prefill),
+        _head(plan, constants),
+        _head_prefill(plan, constants),
+    ]
+    tensors, caches, tensor_layers = _tensor_tables(plan, constants)
+    return CallModule(
+        title=f"{plan.model} on {plan.mesh}, precision {plan.profile}",
+        facts=(
+            ("spec", plan.spec),
+            ("mesh", f"{plan.mesh} ({plan.arch})"),
+            ("precision", plan.profile),
+            ("users", f"{plan.batch} of up to {plan.context} tokens each"),
+            ("plan", fingerprint(plan)),
+        ),
+        sections=(_numbers(plan), *constants.sections()),
+        tensors=tensors,
+        caches=caches,
+        tensor_layers=tensor_layers,
+        functions=tuple(functions),
+        tables=tuple(tables),
+        prefill=tuple(
+            (phase.tokens, f"prefill_{phase.tokens}") for phase in plan.prefill
+        ),
+        entries=tuple(entries),
+    )
+
+
+def _numbers(plan: Plan) -> Section:
+    values: tuple[tuple[str, Expression], ...] = (
+        ("BATCH", plan.slots),
+        ("CONTEXT", plan.context),
+        ("KV_BLOCK", plan.kv_cache.block_tokens),
+        ("KV_BLOCKS", plan.kv_cache.blocks),
+        ("VOCAB", plan.vocab),
+        ("ROPE_POSITIONS", plan.rope_positions),
+    )
+    return Section(
+        comment="Users, tokens of each, tokens of a cache block, blocks, and sizes of inputs.",
+        constants=tuple(Constant(name=name, value=value) for name, value in values),
+    )
+
+
+def _runs(names: list[str]) -> tuple[tuple[str, int], ...]:
+    return tuple((name, len(list(group))) for name, group in groupby(names))
+
+
+def _layer_table(phase: PhasePlan) -> LayerTable:
+    suffix = "decode" if phase.decode else f"prefill_{phase.tokens}"
+    named = {
+        layer: f"{decoder.name}_{suffix}"
+        for decoder in phase.decoders
+        for layer in decoder.layers
+    }
+    return LayerTable(
+        name=f"{suffix.upper()}_LAYERS",
+        comment="The function of each layer.",
+        runs=_runs([named[layer] for layer in sorted(named)]),
+    )
+
+
+def _enter(phase: PhasePlan, constants: Constants) -> list[Statement]:
+    """Embedding and positions, packed for the decoders."""
+    body: list[Statement] = []
+    for op in phase.enter:
+        body += lower_op(op, constants)
+    (positions,) = [op for op in phase.enter if isinstance(op, PlannedPositions)]
+    parts = [
+        Ref(name=name)
+        for kind in ("cos", "sin")
+        for name in position_names(positions, kind)
+    ]
+    if "swap" in rope_names(phase):
+        parts.append(Ref(name="w.rope_swap_users" if phase.decode else "w.rope_swap"))
+    body.append(Pack(name="rope", parts=tuple(parts)))
+    return body
+
+
+def _decode(plan: Plan, constants: Constants) -> Function:
+    phase = plan.decode
+    enter = _enter(phase, constants)
+    (positions,) = [op for op in phase.enter if isinstance(op, PlannedPositions)]
+    tables = [
+        name for kind in ("cos", "sin") for name in position_names(positions, kind)
+    ]
+    x = _entering(phase)
+    body = free_after_last_use(enter, owned=(), keep=(x, *tables))
+    logits = plan.head.ops[-1]
+    return Function(
+        name="decode",
+        parameters=(
+            "tokens",
+            "positions",
+            "rope_positions",
+            "page_table",
+            "caches",
+            "w",
+        ),
+        doc=(
+            "One decode step: the next token's logits of every user.",
+            "",
+            f"tokens          uint32 [1, {TILE}] row major, one token of each user",
+            f"positions       int32 [{plan.slots}], the tokens' positions; -1 for no user",
+            f"rope_positions  uint32 [1, {plan.rope_positions}], the positions to rotate by",
+            f"page_table      int32 [{plan.slots}, {plan.context // plan.kv_cache.block_tokens}],"
+            " the cache blocks of each user",
+            "caches          (k, v) of each layer, written in place",
+            f"->              {describe(_out(logits))}; the caller frees it",
+        ),
+        body=(
+            *body,
+            Layers(
+                table="DECODE_LAYERS",
+                value=x,
+                args=("rope", "positions", "page_table", "cache", "layer"),
+            ),
+            *(Free(name=name) for name in tables),
+            Local(function="head", args=(x, "w"), results=(_result(plan),)),
+        ),
+        returns=(_result(plan),),
+    )
+
+
+def _prefill(phase: PhasePlan, constants: Constants) -> Function:
+    enter = _enter(phase, constants)
+    x = _entering(phase)
+    body = free_after_last_use(enter, owned=(), keep=(x, "cos", "sin"))
+    (entering,) = [op.out for op in phase.enter if not isinstance(op, PlannedPositions)]
+    return Function(
+        name=f"prefill_{phase.tokens}",
+        parameters=("tokens", "rope_positions", "page_table", "user", "caches", "w"),
+        doc=(
+            f"The prompt of one user, up to {phase.tokens} tokens; padding tokens come last.",
+            "",
+            f"tokens          uint32 [1, {phase.tokens}] row major",
+            f"rope_positions  uint32 [1, {phase.tokens}] row major: 0, 1, 2, ...",
+            "page_table      as in decode; `user` is the user's row in it",
+            "caches          (k, v) of each layer, written in place",
+            f"->              {describe(entering)}, before the head; the caller frees it",
+        ),
+        body=(
+            *body,
+            Layers(
+                table=f"PREFILL_{phase.tokens}_LAYERS",
+                value=x,
+                args=("rope", "page_table", "user", "cache", "layer"),
+            ),
+            Free(name="cos"),
+            Free(name="sin"),
+        ),
+        returns=(x,),
+    )
+
+
+def _head(plan: Plan, constants: Constants) -> Function:
+    body: list[Statement] = []
+    for op in plan.head.ops:
+        body += lower_op(op, constants)
+    value, result = plan.head.value, _result(plan)
+    return Function(
+        name="head",
+        parameters=(value, "w"),
+        doc=(
+            "Logits of one row of tiles of the residual stream.",
+            "",
+            f"{value}  {describe(plan.head.from_prefill.out)}; freed here",
+            f"->  {describe(_out(plan.head.ops[-1]))}",
+        ),
+        body=free_after_last_use(body, owned=(value,), keep=(result,)),
+        returns=(result,),
+    )
+
+
+def _head_prefill(plan: Plan, constants: Constants) -> Function:
+    rows = plan.head.from_prefill
+    body = free_after_last_use(
+        lower_op(rows, constants), owned=(), keep=(rows.value, "x")
+    )
+    result = _result(plan)
+    return Function(
+        name="head_prefill",
+        parameters=("x", "row", "w"),
+        doc=(
+            f"Logits of the {rows.rows} tokens of a prefill that start at `row`.",
+            "",
+            "x    what a prefill returned; it stays",
+            f"row  a multiple of {rows.rows}",
+            f"->   {describe(_out(plan.head.ops[-1]))}; the caller frees it",
+        ),
+        body=(*body, Local(function="head", args=(rows.value, "w"), results=(result,))),
+        returns=(result,),
+    )
+
+
+def _greedy() -> Function:
+    body: list[Statement] = [
+        Call(
+            function="untilize",
+            args=(Ref(name="logits"),),
+            kwargs=(("use_multicore", True),),
+            results=("rows",),
+        ),
+        Call(
+            function="argmax",
+            args=(Ref(name="rows"),),
+            kwargs=(
+                ("dim", 3),
+                ("keepdim", False),
+                ("output_tensor", Ref(name="tokens")),
+            ),
+        ),
+    ]
+    return Function(
+        name="greedy",
+        parameters=("logits", "tokens"),
+        doc=(
+            "Write the most likely token of every user into `tokens`, on the device.",
+            "",
+            "logits  what decode returned; it stays",
+            "tokens  the input of the next decode step",
+        ),
+        body=free_after_last_use(body, owned=(), keep=()),
+    )
+
+
+def _advance() -> Function:
+    return Function(
+        name="advance",
+        parameters=("positions", "rope_positions"),
+        doc=("Move every user one position on, on the device; -1 stays -1.",),
+        body=(
+            Call(
+                function="plus_one",
+                args=(Ref(name="positions"),),
+                kwargs=(("skip_negative_entries", True),),
+            ),
+            Call(function="plus_one", args=(Ref(name="rope_positions"),)),
+        ),
+    )
+
+
+def _entering(phase: PhasePlan) -> str:
+    (op,) = [op for op in phase.enter if not isinstance(op, PlannedPositions)]
+    name: str = op.node.out  # pyright: ignore[reportAttributeAccessIssue]
+    return name
+
+
+def _result(plan: Plan) -> str:
+    name: str = plan.head.ops[-1].node.out  # pyright: ignore[reportAttributeAccessIssue]
+    return name
+
+
+def _out(op: object) -> TensorPlan:
+    out: TensorPlan = op.out  # pyright: ignore[reportAttributeAccessIssue]
+    return out
+
+
+def _row(tensor: TensorPlan, constants: Constants) -> tuple[Expression, ...]:
+    layout = Name(name="TILE_LAYOUT" if tensor.layout == "tile" else "ROW_MAJOR_LAYOUT")
+    return (
+        tensor.shape,
+        dtype_name(tensor.dtype),
+        layout,
+        constants.placement(tensor.placement),
+    )
+
+
+def _tensor_tables(
+    plan: Plan, constants: Constants
+) -> tuple[tuple[TensorTable, ...], Section, tuple[LayerTable, ...]]:
+    """Stored tensors by name; layers that store alike share a table, and so do their caches."""
+
+    def rows(
+        weights: list[WeightPlan],
+    ) -> tuple[tuple[str, tuple[Expression, ...]], ...]:
+        return tuple(
+            (weight.name, _row(weight.tensor, constants)) for weight in weights
+        )
+
+    model = rows([weight for weight in plan.weights if weight.decoder is None])
+    tables = [TensorTable(name="MODEL_WEIGHTS", comment="Stored once.", rows=model)]
+    caches: list[Constant] = []
+    weight_names: list[str] = []
+    cache_names: list[str] = []
+    for decoder in plan.decode.decoders:
+        layer = decoder.layers[0]
+        name = f"{decoder.name.upper()}_TENSORS"
+        stored = rows([weight for weight in plan.weights if weight.decoder == layer])
+        tables.append(
+            TensorTable(name=name, comment="Stored for each layer.", rows=stored)
+        )
+        cache = _row(plan.kv_cache.tensor[layer], constants)
+        caches.append(
+            Constant(name=f"{decoder.name.upper()}_CACHE", value=(cache, cache))
+        )
+    owner = {layer: d.name for d in plan.decode.decoders for layer in d.layers}
+    for layer in sorted(owner):
+        weight_names.append(f"{owner[layer].upper()}_TENSORS")
+        cache_names.append(f"{owner[layer].upper()}_CACHE")
+    layers = (
+        LayerTable(
+            name="DECODER_WEIGHTS",
+            comment="Tables of the layers.",
+            runs=_runs(weight_names),
+        ),
+        LayerTable(
+            name="CACHES", comment="Tables of the layers.", runs=_runs(cache_names)
+        ),
+    )
+    section = Section(
+        comment="The caches of k and of v: block, head, position in the block, element.",
+        constants=tuple(caches),
+    )
+    return tuple(tables), section, layers

@@ -1,0 +1,222 @@
+"""Planned operations -> ttnn calls, by kind of operation. Translates; chooses nothing."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ttc.lower.attention import (
+    lower_attention,
+    lower_positions,
+    lower_rope,
+    lower_split_qkv,
+)
+from ttc.lower.calls import Call, Expression, Items, Name, Ref, Statement, Sum
+from ttc.lower.constants import Constants, dtype_name
+from ttc.plan.placement import TensorPlan
+from ttc.plan.plan import (
+    DramShardedMatmul,
+    MulticastMatmul,
+    PlannedAdd,
+    PlannedAttention,
+    PlannedEmbedding,
+    PlannedGated,
+    PlannedLinear,
+    PlannedNorm,
+    PlannedOp,
+    PlannedPositions,
+    PlannedRope,
+    PlannedRows,
+    PlannedSplitQkv,
+    ShardedNorm,
+)
+
+ACTIVATIONS = {"silu": "UnaryOpType.SILU"}
+
+
+def lower_op(op: PlannedOp, constants: Constants) -> tuple[Statement, ...]:
+    """The calls that carry out one operation, its operands and results under their own names."""
+    return _LOWERINGS[type(op)](op, constants)
+
+
+def _embedding(op: PlannedEmbedding, constants: Constants) -> tuple[Statement, ...]:
+    node = op.node
+    return (
+        Call(
+            function="embedding",
+            args=(Ref(name=node.tokens), Ref(name=f"w.{node.weight}")),
+            kwargs=(
+                ("layout", Name(name="TILE_LAYOUT")),
+                ("memory_config", constants.placement(op.out.placement)),
+            ),
+            results=(node.out,),
+            value=node.out,
+            at=node.at,
+        ),
+        Call(
+            function="reshape",
+            args=(Ref(name=node.out), op.out.shape),
+            results=(node.out,),
+        ),
+    )
+
+
+def _norm(op: PlannedNorm, constants: Constants) -> tuple[Statement, ...]:
+    node = op.node
+    kwargs: list[tuple[str, Expression]] = [
+        ("epsilon", node.epsilon),
+        ("weight", Ref(name=f"w.{node.weight}")),
+    ]
+    if op.program is not None:
+        name = _norm_name(op.program, op.out)
+        kwargs.append(("program_config", constants.program(op.program, name, node.out)))
+    kwargs += [
+        ("memory_config", constants.placement(op.out.placement)),
+        ("compute_kernel_config", constants.fidelity(op.compute)),
+    ]
+    return (
+        Call(
+            function="rms_norm",
+            args=(Ref(name=node.x),),
+            kwargs=tuple(kwargs),
+            results=(node.out,),
+            value=node.out,
+            at=node.at,
+        ),
+    )
+
+
+def _norm_name(program: ShardedNorm, out: TensorPlan) -> str:
+    return f"NORM_{out.shape[2]}X{out.shape[3]}"
+
+
+def _linear(op: PlannedLinear, constants: Constants) -> tuple[Statement, ...]:
+    node = op.node
+    parts = (
+        [node.out]
+        if len(op.weights) == 1
+        else [f"{node.out}_{i}" for i in _range(op.weights)]
+    )
+    calls: list[Statement] = []
+    for i, (part, weight) in enumerate(zip(parts, op.weights, strict=True)):
+        out = op.split_outs[i]
+        program = constants.program(
+            op.programs[i], _matmul_name(op.programs[i], out, op.rows), node.out
+        )
+        calls.append(
+            Call(
+                function="linear",
+                args=(Ref(name=node.x), Ref(name=f"w.{weight}")),
+                kwargs=(
+                    ("program_config", program),
+                    ("compute_kernel_config", constants.fidelity(op.compute)),
+                    ("dtype", dtype_name(out.dtype)),
+                    ("memory_config", constants.placement(out.placement)),
+                ),
+                results=(part,),
+                value=node.out if i == 0 else "",
+                at=node.at if i == 0 else None,
+            )
+        )
+    target = constants.placement(op.out.placement)
+    if len(parts) > 1:
+        calls.append(
+            Call(
+                function="concat",
+                args=(Items(tuple(Ref(name=part) for part in parts)),),
+                kwargs=(("dim", 3), ("memory_config", target)),
+                results=(node.out,),
+            )
+        )
+    elif op.out.placement != op.split_outs[0].placement:
+        calls.append(
+            Call(
+                function="sharded_to_interleaved",
+                args=(Ref(name=node.out), target),
+                results=(node.out,),
+            )
+        )
+    return tuple(calls)
+
+
+def _range(items: tuple[str, ...]) -> range:
+    return range(len(items))
+
+
+def _matmul_name(
+    program: DramShardedMatmul | MulticastMatmul, out: TensorPlan, rows: int
+) -> str:
+    product = f"{rows}X{out.shape[3]}"
+    if isinstance(program, DramShardedMatmul):
+        return f"MATMUL_{product}"
+    return f"MATMUL_{out.shape[2]}X{product}"
+
+
+def _gated(op: PlannedGated, constants: Constants) -> tuple[Statement, ...]:
+    node = op.node
+    return (
+        Call(
+            function="mul",
+            args=(Ref(name=node.gate), Ref(name=node.up)),
+            kwargs=(
+                (
+                    "input_tensor_a_activations",
+                    Items((Name(name=ACTIVATIONS[node.activation]),)),
+                ),
+                ("dtype", dtype_name(op.out.dtype)),
+                ("memory_config", constants.placement(op.out.placement)),
+            ),
+            results=(node.out,),
+            value=node.out,
+            at=node.at,
+        ),
+    )
+
+
+def _add(op: PlannedAdd, constants: Constants) -> tuple[Statement, ...]:
+    node = op.node
+    return (
+        Call(
+            function="add",
+            args=(Ref(name=node.a), Ref(name=node.b)),
+            kwargs=(
+                ("dtype", dtype_name(op.out.dtype)),
+                ("memory_config", constants.placement(op.out.placement)),
+            ),
+            results=(node.out,),
+            value=node.out,
+            at=node.at,
+        ),
+    )
+
+
+def _rows(op: PlannedRows, constants: Constants) -> tuple[Statement, ...]:
+    width = op.out.shape[3]
+    return (
+        Call(
+            function="slice",
+            args=(
+                Ref(name="x"),
+                (0, 0, Ref(name="row"), 0),
+                (1, 1, Sum(name="row", number=op.rows), width),
+            ),
+            results=("rows",),
+        ),
+        Call(
+            function="interleaved_to_sharded",
+            args=(Ref(name="rows"), constants.placement(op.out.placement)),
+            results=(op.value,),
+        ),
+    )
+
+
+_LOWERINGS: Mapping[type, Callable[[Any, Constants], tuple[Statement, ...]]] = {
+    PlannedEmbedding: _embedding,
+    PlannedNorm: _norm,
+    PlannedLinear: _linear,
+    PlannedSplitQkv: lower_split_qkv,
+    PlannedRope: lower_rope,
+    PlannedAttention: lower_attention,
+    PlannedGated: _gated,
+    PlannedAdd: _add,
+    PlannedRows: _rows,
+    PlannedPositions: lower_positions,
+}

@@ -1,0 +1,99 @@
+"""The text form of a plan: plan.yaml, by which two builds are compared, and its fingerprint."""
+
+from dataclasses import fields, is_dataclass
+from hashlib import sha256
+from typing import Any
+
+from ttc.errors import Source
+from ttc.graph.nodes import Node
+from ttc.located import yaml_text
+from ttc.plan.placement import Placement, TensorPlan
+from ttc.plan.plan import Plan, PlannedOp, WeightPart, WeightPlan
+from ttc.spec.precision import Fidelity
+
+
+def plan_text(plan: Plan) -> str:
+    """plan.yaml: every choice, in the order the planner made them. Same plan, same text."""
+    return yaml_text(plan_data(plan))
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """The plan as mappings, lists and scalars. Decoders that are alike appear once."""
+    data: dict[str, Any] = _data(plan)
+    memory = plan.memory
+    data["memory"] |= {
+        "dram_bytes_per_chip": memory.dram_bytes_per_chip,
+        "weight_bytes": memory.weight_bytes,
+        "fits": memory.fits,
+    }
+    return data
+
+
+def fingerprint(plan: Plan) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of plan.yaml."""
+    return sha256(plan_text(plan).encode()).hexdigest()[:16]
+
+
+def _data(value: Any) -> Any:
+    match value:
+        case Placement():
+            return _placement(value)
+        case TensorPlan():
+            return _tensor(value)
+        case WeightPlan():
+            return _weight(value)
+        case Fidelity():
+            return value.name
+        case Node():
+            return _node(value)
+        case Source():
+            return f"{value.path}:{value.line}"
+        case tuple():
+            return [_data(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        case _ if is_dataclass(value):
+            return _record(value)
+        case _:
+            return value
+
+
+def _record(value: Any) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    if isinstance(value, PlannedOp):
+        record["op"] = type(value).__name__.removeprefix("Planned")
+    for each in fields(value):
+        held = getattr(value, each.name)
+        if held is not None and held != ():
+            record[each.name] = _data(held)
+    return record
+
+
+def _node(node: Node) -> str:
+    return (
+        f"{', '.join(node.writes)}: {node.op}({', '.join(node.reads)}) {_data(node.at)}"
+    )
+
+
+def _placement(placement: Placement) -> str:
+    if not placement.grid:
+        return placement.name
+    ranges = " ".join(f"({x0},{y0})-({x1},{y1})" for x0, y0, x1, y1 in placement.grid)
+    rows, columns = placement.shard
+    return f"{placement.name} {placement.buffer} {placement.layout} {rows}x{columns} on {ranges}"
+
+
+def _tensor(tensor: TensorPlan) -> str:
+    sizes = "x".join(str(size) for size in tensor.shape)
+    return f"{sizes} {tensor.dtype} {tensor.layout} {_placement(tensor.placement)}"
+
+
+def _weight(weight: WeightPlan) -> str:
+    parts = " | ".join(_part(part) for part in weight.parts)
+    if weight.table is not None:
+        parts = f"{weight.table.kind}[{weight.table.rows}] {weight.table.order}"
+    turned = " transposed" if weight.transpose else ""
+    return f"{weight.full_name} = {parts}{turned} -> {_tensor(weight.tensor)}"
+
+
+def _part(part: WeightPart) -> str:
+    rows = f" {part.rows} of {part.heads} heads" if part.heads else ""
+    return f"{part.tensor}[{part.start}:{part.stop}]{rows}"
