@@ -41,7 +41,7 @@ def write_artefact(folder: Path) -> Manifest:
         precision="bf16",
         batch=2,
         context=256,
-        kv=KvLayout(block_tokens=32, blocks=16, dtype="bf16"),
+        kv=KvLayout(block_tokens=32, blocks=16, dtypes=("bf16", "bf16")),
         buckets=(32, 128),
         trace_region_bytes=4096,
         plan="0123456789abcdef",

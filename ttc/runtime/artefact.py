@@ -46,11 +46,11 @@ class MeshFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvLayout:
-    """The paged KV cache: each layer's keys and values are [blocks, kv_heads, block_tokens, ...]."""
+    """The paged KV cache: keys and values are [blocks, kv_heads, block_tokens, head_dim]."""
 
     block_tokens: int
     blocks: int
-    dtype: str
+    dtypes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +241,7 @@ def _parse(folder: Path, record: dict[str, Any]) -> Manifest:
         checkpoint, weights = fields["checkpoint"], fields["weights"]
         fields |= {
             "mesh": MeshFacts(name=record["mesh"]["name"], shape=tuple(record["mesh"]["shape"])),
-            "kv": KvLayout(**record["kv"]),
+            "kv": KvLayout(**record["kv"] | {"dtypes": tuple(record["kv"]["dtypes"])}),
             "buckets": tuple(record["buckets"]),
             "eos_ids": tuple(record["eos_ids"]),
             "files": {name: FileFacts(**facts) for name, facts in record["files"].items()},
