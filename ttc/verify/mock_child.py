@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import current_process
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import IO, Any, Literal, cast
 from ttc.errors import TtcError
 from ttc.verify.finding import finding_of
 
+PROCESS_NAME = "mock child"
 _LOG_TAIL_CHARACTERS = 2000
 _CRASH_TRACE_END = "\nExtension modules:"  # faulthandler adds a long list
 
@@ -44,7 +46,7 @@ class Request:
     """One job: the pickled callable, the module that defines it, and the mesh to open.
 
     `cluster` is the path of the cluster descriptor. `shape` is (rows, columns), or None when no
-    device is to be opened; `fabric` the name of a ttnn.FabricConfig or empty.
+    device is to be opened; `fabric` the name of a ttnn.FabricConfig or "none".
     """
 
     job: bytes
@@ -72,6 +74,7 @@ Message = tuple[Literal["progress", "value", "finding", "user error", "error"], 
 def serve(control: Connection) -> None:
     """Answer requests until the caller closes the connection."""
     settings = cast(Settings, control.recv())
+    current_process().name = PROCESS_NAME
     sys.path[:] = settings.import_path
     for name in list(os.environ):
         if name.startswith(("TT_", "TTNN_")):  # a user's device settings would change the verdict
@@ -177,7 +180,7 @@ def _call_with_device(
     ttnn: Any, request: Request, job: Callable[..., Any], named: dict[str, Any]
 ) -> Any:
     assert request.shape is not None
-    if request.fabric:
+    if request.fabric != "none":
         ttnn.set_fabric_config(getattr(ttnn.FabricConfig, request.fabric))
     device = ttnn.open_mesh_device(ttnn.MeshShape(*request.shape))
     value = job(ttnn, device, **named)

@@ -20,20 +20,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import Pipe
+from multiprocessing import Pipe, current_process
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
-from ttc.hardware.descriptor import HOST_ONLY, Cluster, cluster_descriptor
+from ttc.hardware.descriptor import HOST_ONLY, cluster_descriptor
+from ttc.hardware.hardware import Mesh
 from ttc.verify.finding import MockFinding
-from ttc.verify.mock_child import Exit, Message, Request, Settings
+from ttc.verify.mock_child import PROCESS_NAME, Exit, Message, Request, Settings
 from ttc.verify.overlay import child_environment
-
-if TYPE_CHECKING:
-    from ttc.hardware.hardware import Mesh
 
 _START = """
 import sys
@@ -97,7 +95,7 @@ class MockHost:
 
     def run[Value](
         self,
-        mesh: "Mesh",
+        mesh: Mesh,
         job: Callable[..., Value],
         *,
         timeout_seconds: float | None = None,
@@ -110,7 +108,9 @@ class MockHost:
         value which is passed on to `on_progress` in this process.
         """
         shape = (mesh.rows, mesh.cols) if open_device else None
-        return self._run(job, mesh.cluster, shape, mesh.fabric, timeout_seconds, on_progress)
+        return self._run(
+            job, cluster_descriptor(mesh), shape, mesh.fabric, timeout_seconds, on_progress
+        )
 
     def run_without_device[Value](
         self,
@@ -120,7 +120,7 @@ class MockHost:
         on_progress: Callable[[Any], None] | None = None,
     ) -> Value:
         """The value of `job(ttnn)`: ttnn's host side only, such as packing weights."""
-        return self._run(job, HOST_ONLY, None, "", timeout_seconds, on_progress)
+        return self._run(job, HOST_ONLY, None, "none", timeout_seconds, on_progress)
 
     def close(self) -> None:
         """End the process, and a job it is running. The next job starts a new one."""
@@ -138,7 +138,7 @@ class MockHost:
     def _run[Value](
         self,
         job: Callable[..., Value],
-        cluster: Cluster,
+        cluster: str,
         shape: tuple[int, int] | None,
         fabric: str,
         timeout_seconds: float | None,
@@ -148,7 +148,7 @@ class MockHost:
         try:
             control = self._start()
             with tempfile.NamedTemporaryFile("w", suffix=".yaml") as descriptor:
-                descriptor.write(cluster_descriptor(cluster))
+                descriptor.write(cluster)
                 descriptor.flush()
                 request = Request(
                     job=pickle.dumps(job),
@@ -169,6 +169,10 @@ class MockHost:
     def _start(self) -> Connection:
         if self._control is not None:
             return self._control
+        if current_process().name == PROCESS_NAME:
+            raise MockJobError(
+                "a job cannot run jobs; a script that runs one needs `if __name__ == '__main__':`"
+            )
         ours, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
@@ -198,7 +202,7 @@ class MockHost:
 
 
 def run_on_mock[Value](
-    mesh: "Mesh",
+    mesh: Mesh,
     job: Callable[..., Value],
     *,
     work_folder: Path,
