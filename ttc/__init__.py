@@ -21,5 +21,6 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from ttc import api
 
-        return getattr(api, name)
+        globals().update({each: getattr(api, each) for each in __all__})
+        return globals()[name]
     raise AttributeError(f"module 'ttc' has no attribute '{name}'")

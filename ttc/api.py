@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ttc.checkpoint.cache import WeightCache
@@ -17,9 +16,10 @@ from ttc.checkpoint.files import Checkpoint, open_checkpoint
 from ttc.checkpoint.index import IndexEntry, WeightSource, find_pending, link_weights
 from ttc.checkpoint.names import bind
 from ttc.checkpoint.tokenizer import eos_token_ids, write_tokenizer
-from ttc.compiler import Compiled, compile_model
-from ttc.errors import ArtefactError, Problem, UsageError
+from ttc.compile import Compiled, compile_model, plan_spec
+from ttc.errors import ArtefactError, Problem, TtcError, UsageError
 from ttc.hardware.hardware import load_mesh
+from ttc.plan.plan import Plan
 from ttc.runtime.artefact import (
     Artefact,
     CheckpointFacts,
@@ -74,19 +74,18 @@ class Target:
     prefill_chunk_tokens: int | None = None
 
 
-def plan(spec: str | Path, target: Target | None = None) -> tuple[ModelSpec, Compiled]:
-    """The spec and what it compiles to: the plan and the program's text. Reads no weights."""
+def plan(spec: str | Path, target: Target | None = None) -> Plan:
+    """Every choice that compiling would make, and the memory it takes. Reads no weights."""
     target = target or Target()
-    model = load_model(spec)
-    mesh = load_mesh(target.mesh)
-    if target.prefill_chunk_tokens is not None:
-        base = target.mesh.partition(":")[0]
-        chunks = {**model.prefill_chunk_tokens, base: target.prefill_chunk_tokens}
-        model = replace(model, prefill_chunk_tokens=MappingProxyType(chunks))
-    compiled = compile_model(
-        model, mesh, load_profile(target.precision), batch=target.batch, context=target.context
+    _, chosen = plan_spec(
+        load_model(spec),
+        load_mesh(target.mesh),
+        load_profile(target.precision),
+        batch=target.batch,
+        context=target.context,
+        chunk=target.prefill_chunk_tokens,
     )
-    return model, compiled
+    return chosen
 
 
 def compile(
@@ -114,15 +113,16 @@ def compile(
 
     Raises SpecError, PlanError, CheckpointError, ArtefactError or UsageError.
     """
-    target = Target(
-        mesh=mesh,
-        precision=precision,
+    progress("planning")
+    model = load_model(spec)
+    compiled = compile_model(
+        model,
+        load_mesh(mesh),
+        load_profile(precision),
         batch=batch,
         context=context,
-        prefill_chunk_tokens=prefill_chunk_tokens,
+        chunk=prefill_chunk_tokens,
     )
-    progress("planning")
-    model, compiled = plan(spec, target)
     out = Path(out or f"build/{model.name}-{mesh.replace(':', '-')}-{compiled.plan.profile}")
     cache = Path(cache).expanduser()
     with new_artefact(out) as folder:
@@ -291,7 +291,7 @@ def _checkpoint_of(
     source = weights or note.get("weights") or facts.description
     try:
         checkpoint = open_checkpoint(source)
-    except Exception as error:
+    except TtcError as error:
         if weights:
             raise
         raise UsageError(
