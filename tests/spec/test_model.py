@@ -63,6 +63,12 @@ def test_a_name_or_path_that_is_not_there(tmp_path: Path) -> None:
         load_model(tmp_path / "mien.yaml")
 
 
+def test_a_hugging_face_id_names_its_spec() -> None:
+    assert load_model("meta-llama/Llama-3.2-1B-Instruct").name == "llama-3.2-1b-instruct"
+    with pytest.raises(UsageError, match="did you mean 'meta-llama/Llama-3.2-1B-Instruct'"):
+        load_model("meta-llama/Llama-3.2-1B")
+
+
 def test_the_working_directory_comes_before_the_shipped_specs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Whatever is done to a valid file, loading it works or raises a SpecError with a place."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,7 +51,7 @@ def mutated(draw: st.DrawFn, data: Any) -> str:
         if action == "rename" and isinstance(owner, dict):
             owner[draw(st.sampled_from([f"{key}x", str(key)[:-1], "other"]))] = owner.pop(key)
         elif action == "replace":
-            owner[key] = draw(st.sampled_from(ODD))
+            owner[key] = deepcopy(draw(st.sampled_from(ODD)))
         else:
             del owner[key]
     return yaml.safe_dump(data, sort_keys=False)

@@ -50,7 +50,7 @@ class FileCheck:
 
 
 def check_file(path: Path) -> FileCheck:
-    """What kind of file this is, told by its fields, then by its folder, and what is wrong in it."""
+    """The kind of a file, told by its fields and then by its folder, and what is wrong in it."""
     try:
         root, problems = parse_yaml(read_text(path), library.shown(path))
     except TtcError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ttc.errors import Problem, UsageError, did_you_mean
 
 SPECS, ARCHITECTURES, PROFILES = "specs", "architectures", "precision_profiles"
+SUFFIXES = (".yaml", ".yml")
 _SINGULAR = {SPECS: "spec", ARCHITECTURES: "architecture", PROFILES: "precision profile"}
 
 
@@ -39,7 +40,7 @@ def resolve(folder: str, wanted: str | Path) -> Path:
 
     Raises UsageError that names the nearest file when there is none of that name.
     """
-    if isinstance(wanted, Path) or wanted.endswith((".yaml", ".yml")) or "/" in wanted:
+    if isinstance(wanted, Path) or wanted.endswith(SUFFIXES) or "/" in wanted:
         return Path(wanted)
     here = Path.cwd() / "_"
     found = find(folder, wanted, near=here)

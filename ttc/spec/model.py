@@ -1,13 +1,14 @@
 """Model specs: one Hugging Face model of a known architecture."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from ttc.errors import Problem, Source, did_you_mean
+from ttc.errors import Problem, Source, UsageError, did_you_mean
 from ttc.hardware.hardware import mesh_names
-from ttc.located import Located, raise_problems
+from ttc.located import Located, parse_yaml, raise_problems, read_text
 from ttc.schema import load_yaml
 from ttc.spec import library
 from ttc.spec.architecture import Architecture, load_architecture
@@ -62,18 +63,18 @@ class ModelSpec:
     sources: Mapping[str, Source] = field(compare=False, repr=False)
 
     def source_of(self, path: str) -> Source:
-        """The place of a field such as `dims.kv_heads`; of the nearest field around it if absent."""
+        """The place of a field such as `dims.kv_heads`, or of the nearest field around it."""
         while path and path not in self.sources:
             path = path.rpartition(".")[0]
         return self.sources.get(path, self.at)
 
 
 def load_model(wanted: str | Path) -> ModelSpec:
-    """The spec in a file, or of that name in specs/, with its architecture.
+    """The spec in a file, of that name in specs/, or of that Hugging Face id.
 
     Raises SpecError with every problem of the file, UsageError when there is no such file.
     """
-    path = library.resolve(library.SPECS, wanted)
+    path = _find_spec(wanted)
     data = load_yaml(path, "model", shown=library.shown(path))
     dims = Dims(**{name: each.integer for name, each in data["dims"].fields().items()})
     rope, problems = read_rope(data["rope"])
@@ -102,6 +103,25 @@ def load_model(wanted: str | Path) -> ModelSpec:
         at=data["model"].at,
         sources=MappingProxyType(data.sources()),
     )
+
+
+def _find_spec(wanted: str | Path) -> Path:
+    """The file of a command line argument; an ORG/NAME that is no file is a Hugging Face id."""
+    is_id = isinstance(wanted, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", wanted)
+    if not is_id or Path(wanted).exists() or Path(wanted).suffix in library.SUFFIXES:
+        return library.resolve(library.SPECS, wanted)
+    here = Path.cwd() / "_"
+    files: dict[str, Path] = {}
+    for name in library.names(library.SPECS, near=here):
+        path = library.resolve(library.SPECS, name)
+        root, _ = parse_yaml(read_text(path), library.shown(path))
+        model = root.get("model") if root and isinstance(root.value, dict) else None
+        files.setdefault(model.written if model else "", path)
+    if str(wanted) in files:
+        return files[str(wanted)]
+    message = f"there is no spec for the model '{wanted}', and no file of that name"
+    hint = did_you_mean(str(wanted), files.keys() - {""})
+    raise UsageError(Problem(message=message, help=hint))
 
 
 def _architecture(name: Located, path: Path) -> tuple[Architecture | None, list[Problem]]:
