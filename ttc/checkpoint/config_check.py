@@ -62,17 +62,23 @@ def check_rope_factors(spec: ModelSpec, checkpoint: Checkpoint) -> None:
         spec.rope.theta ** (-2 * i / head_dim) / factor if factor else float("inf")
         for i, factor in enumerate(factors)
     ]
-    for i, (ours, theirs) in enumerate(zip(expected, found, strict=False)):
-        if len(found) != len(expected) or not isclose(ours, theirs, rel_tol=FACTOR_TOLERANCE):
-            raise CheckpointError(
-                Problem(
-                    message=f"RoPE frequency {i} is {ours:.6g} in the spec, {theirs:.6g} in "
-                    f"{checkpoint.description}",
-                    at=spec.source_of("rope"),
-                    note=f"{len(expected)} frequencies, the checkpoint stores {len(found)}",
-                    help="correct rope in the spec, or give another checkpoint",
-                )
+    if len(found) != len(expected):
+        message = f"{len(expected)} RoPE frequencies in the spec, {len(found)} in the checkpoint"
+        raise CheckpointError(_frequencies_differ(spec, message))
+    for i, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
+        if not isclose(ours, theirs, rel_tol=FACTOR_TOLERANCE):
+            message = (
+                f"RoPE frequency {i} is {ours:.6g} in the spec, {theirs:.6g} in the checkpoint"
             )
+            raise CheckpointError(_frequencies_differ(spec, message))
+
+
+def _frequencies_differ(spec: ModelSpec, message: str) -> Problem:
+    return Problem(
+        message=message,
+        at=spec.source_of("rope"),
+        help="correct rope in the spec, or give another checkpoint",
+    )
 
 
 def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -151,9 +157,10 @@ def _differs(spec: ModelSpec, path: str, ours: object, field: str, theirs: objec
 
 
 def _yaml(value: object) -> str:
-    """A value as YAML reads it: true and 1.0e-05, not True and 1e-05."""
+    """A value as one would write it in YAML: true, 10000 and 1.0e-05, not True, 10000.0, 1e-05."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
-        return repr(value).replace("e", ".0e")
+    if isinstance(value, float):
+        text = repr(int(value) if value.is_integer() else value)
+        return text.replace("e", ".0e") if "." not in text else text
     return str(value)

@@ -11,9 +11,7 @@ from ttc.plan.plan import (
 )
 
 
-def lower_positions(
-    op: PlannedPositions, constants: Constants
-) -> tuple[Statement, ...]:
+def lower_positions(op: PlannedPositions, constants: Constants) -> tuple[Statement, ...]:
     """Gather the rows of cos and sin; a decode step spreads them over the cores that rotate."""
     calls: list[Statement] = []
     for kind in ("cos", "sin"):
@@ -43,9 +41,7 @@ def lower_positions(
                     kwargs=(("memory_config", constants.placement(placement)),),
                     results=(name,),
                 )
-                for name, placement in zip(
-                    position_names(op, kind), op.placements, strict=True
-                )
+                for name, placement in zip(position_names(op, kind), op.placements, strict=True)
             ]
     return tuple(calls)
 
@@ -155,9 +151,7 @@ def rope_operands(op: PlannedRope) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return ("cos", "sin"), ("cos", "sin")
 
 
-def lower_attention(
-    op: PlannedAttention, constants: Constants
-) -> tuple[Statement, ...]:
+def lower_attention(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]:
     """Write k and v to the paged cache, attend, and put the heads side by side."""
     return _decode(op, constants) if op.decode else _prefill(op, constants)
 
@@ -240,9 +234,7 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
                     function="typecast",
                     args=(Ref(name=value), dtype_name(op.kv_dtype)),
                     results=(stored[value],),
-                    why="The cache takes its own dtype only."
-                    if value == node.k
-                    else "",
+                    why="The cache takes its own dtype only." if value == node.k else "",
                 )
             )
     for cache, value in (("k_cache", node.k), ("v_cache", node.v)):

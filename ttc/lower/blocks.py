@@ -14,8 +14,9 @@ from ttc.plan.plan import (
     DecoderPlan,
     PhasePlan,
     PlannedAttention,
+    PlannedLinear,
+    PlannedNorm,
     PlannedOp,
-    PlannedPositions,
     PlannedRope,
 )
 
@@ -40,8 +41,7 @@ def lower_decoder(
     """One function for each block of a decoder and one for the decoder itself."""
     suffix = "decode" if phase.decode else f"prefill_{phase.tokens}"
     blocks = cut_blocks(decoder.ops)
-    (entering,) = [op.out for op in phase.enter if not isinstance(op, PlannedPositions)]
-    shapes = {blocks[0].reads: entering}
+    shapes = {blocks[0].reads: phase.residual}
     shapes |= {name: tensor for op in decoder.ops for name, tensor in results_of(op)}
     functions: list[Function] = []
     calls: list[Statement] = []
@@ -51,9 +51,7 @@ def lower_decoder(
         context = _context(phase) if block.attends else ()
         parameters = (block.reads, *context, "w")
         functions.append(
-            _block_function(
-                block, phase, constants, name=name, parameters=parameters, at=shapes
-            )
+            _block_function(block, phase, constants, name=name, parameters=parameters, at=shapes)
         )
         calls.append(Local(function=name, args=parameters, results=(block.writes,)))
     first, final = blocks[0].reads, blocks[-1].writes
@@ -86,15 +84,9 @@ def cut_blocks(ops: Sequence[PlannedOp]) -> tuple[Block, ...]:
         written = {name for name, _ in results_of(op)}
         live = {name for name in live | written if last.get(name, len(ops)) > i}
         done = i == len(ops) - 1
-        if (
-            live == written
-            and len(written) == 1
-            and (done or len(_readers(ops, written)) > 1)
-        ):
+        if live == written and len(written) == 1 and (done or len(_readers(ops, written)) > 1):
             (writes,) = written
-            blocks.append(
-                Block(ops=tuple(ops[start : i + 1]), reads=reads, writes=writes)
-            )
+            blocks.append(Block(ops=tuple(ops[start : i + 1]), reads=reads, writes=writes))
             start, reads = i + 1, writes
     return tuple(blocks)
 
@@ -110,13 +102,11 @@ def describe(tensor: TensorPlan) -> str:
 
 def rope_names(phase: PhasePlan) -> tuple[str, ...]:
     """The names under which a decoder unpacks `rope`, in the order `enter` packs them."""
-    (positions,) = [op for op in phase.enter if isinstance(op, PlannedPositions)]
+    positions = phase.positions
     ropes = [op for op in phase.decoders[0].ops if isinstance(op, PlannedRope)]
     kinds = ("cos", "sin")
     if positions.decode and len(positions.placements) > 1:
-        names = tuple(
-            name for kind in kinds for name in position_names(positions, kind)
-        )
+        names = tuple(name for kind in kinds for name in position_names(positions, kind))
     else:
         names = kinds
     return (*names, "swap") if any(op.form == "pairs" for op in ropes) else names
@@ -163,19 +153,17 @@ def _block_function(
 
 
 def _weights(op: PlannedOp) -> tuple[str, ...]:
-    stored = getattr(op, "weights", None)
-    if stored is not None:
-        return stored
-    node = getattr(op, "node", None)
-    return node.reads_weights if node is not None else ()
+    match op:
+        case PlannedLinear():
+            return op.weights
+        case PlannedNorm():
+            return op.node.reads_weights
+        case _:
+            return ()
 
 
 def _rows(phase: PhasePlan) -> str:
-    return (
-        "one token of each user"
-        if phase.decode
-        else f"a prompt of up to {phase.tokens} tokens"
-    )
+    return "one token of each user" if phase.decode else f"a prompt of up to {phase.tokens} tokens"
 
 
 def _layers(layers: tuple[int, ...]) -> str:

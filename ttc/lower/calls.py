@@ -44,18 +44,7 @@ class Invoke:
     own: bool = False
 
 
-Expression = (
-    Ref
-    | Name
-    | Sum
-    | Items
-    | Invoke
-    | str
-    | int
-    | float
-    | bool
-    | tuple["Expression", ...]
-)
+Expression = Ref | Name | Sum | Items | Invoke | str | int | float | bool | tuple["Expression", ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

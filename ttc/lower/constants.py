@@ -79,9 +79,7 @@ class Constants:
         return tuple(
             Section(
                 comment=comment,
-                constants=tuple(
-                    Constant(name=name, value=value) for name, value in held.items()
-                ),
+                constants=tuple(Constant(name=name, value=value) for name, value in held.items()),
             )
             for comment, held in parts
             if held
@@ -93,9 +91,7 @@ def dtype_name(dtype: str) -> Name:
     return Name(name=DTYPES[dtype])
 
 
-def _intern(
-    held: dict[str, Expression], name: str, suffix: str, value: Expression
-) -> str:
+def _intern(held: dict[str, Expression], name: str, suffix: str, value: Expression) -> str:
     for candidate in (name, f"{name}_{suffix.upper()}"):
         if held.setdefault(candidate, value) == value:
             return candidate
@@ -104,9 +100,7 @@ def _intern(
 
 def _memory_config(placement: Placement) -> Invoke:
     buffer = Name(name=f"BufferType.{placement.buffer.upper()}")
-    return Invoke(
-        placement.layout, (buffer, placement.shard, *placement.grid), own=True
-    )
+    return Invoke(placement.layout, (buffer, placement.shard, *placement.grid), own=True)
 
 
 def _program(program: Program) -> Invoke:

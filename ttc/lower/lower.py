@@ -3,7 +3,7 @@
 from itertools import groupby
 
 from ttc.hardware.hardware import Chip
-from ttc.lower.attention import position_names
+from ttc.lower.attention import lower_positions, position_names
 from ttc.lower.blocks import describe, lower_decoder, rope_names
 from ttc.lower.calls import (
     Call,
@@ -26,7 +26,7 @@ from ttc.lower.constants import Constants, dtype_name
 from ttc.lower.liveness import free_after_last_use
 from ttc.lower.operations import lower_op
 from ttc.plan.placement import TILE, TensorPlan
-from ttc.plan.plan import PhasePlan, Plan, PlannedPositions, WeightPlan
+from ttc.plan.plan import PhasePlan, Plan, WeightPlan
 from ttc.plan.text import fingerprint
 
 
@@ -63,9 +63,7 @@ def lower_plan(plan: Plan, chip: Chip) -> CallModule:
         tensor_layers=tensor_layers,
         functions=tuple(functions),
         tables=tuple(tables),
-        prefill=tuple(
-            (phase.tokens, f"prefill_{phase.tokens}") for phase in plan.prefill
-        ),
+        prefill=tuple((phase.tokens, f"prefill_{phase.tokens}") for phase in plan.prefill),
         entries=tuple(entries),
     )
 
@@ -92,9 +90,7 @@ def _runs(names: list[str]) -> tuple[tuple[str, int], ...]:
 def _layer_table(phase: PhasePlan) -> LayerTable:
     suffix = "decode" if phase.decode else f"prefill_{phase.tokens}"
     named = {
-        layer: f"{decoder.name}_{suffix}"
-        for decoder in phase.decoders
-        for layer in decoder.layers
+        layer: f"{decoder.name}_{suffix}" for decoder in phase.decoders for layer in decoder.layers
     }
     return LayerTable(
         name=f"{suffix.upper()}_LAYERS",
@@ -108,12 +104,8 @@ def _enter(phase: PhasePlan, constants: Constants) -> list[Statement]:
     body: list[Statement] = []
     for op in phase.enter:
         body += lower_op(op, constants)
-    (positions,) = [op for op in phase.enter if isinstance(op, PlannedPositions)]
-    parts = [
-        Ref(name=name)
-        for kind in ("cos", "sin")
-        for name in position_names(positions, kind)
-    ]
+    body += lower_positions(phase.positions, constants)
+    parts = [Ref(name=name) for name in _tables(phase)]
     if "swap" in rope_names(phase):
         parts.append(Ref(name="w.rope_swap_users" if phase.decode else "w.rope_swap"))
     body.append(Pack(name="rope", parts=tuple(parts)))
@@ -123,13 +115,8 @@ def _enter(phase: PhasePlan, constants: Constants) -> list[Statement]:
 def _decode(plan: Plan, constants: Constants) -> Function:
     phase = plan.decode
     enter = _enter(phase, constants)
-    (positions,) = [op for op in phase.enter if isinstance(op, PlannedPositions)]
-    tables = [
-        name for kind in ("cos", "sin") for name in position_names(positions, kind)
-    ]
-    x = _entering(phase)
+    tables, x = _tables(phase), phase.value
     body = free_after_last_use(enter, owned=(), keep=(x, *tables))
-    logits = plan.head.ops[-1]
     return Function(
         name="decode",
         parameters=(
@@ -149,7 +136,7 @@ def _decode(plan: Plan, constants: Constants) -> Function:
             f"page_table      int32 [{plan.slots}, {plan.context // plan.kv_cache.block_tokens}],"
             " the cache blocks of each user",
             "caches          (k, v) of each layer, written in place",
-            f"->              {describe(_out(logits))}; the caller frees it",
+            f"->              {describe(plan.head.logits)}; the caller frees it",
         ),
         body=(
             *body,
@@ -159,17 +146,15 @@ def _decode(plan: Plan, constants: Constants) -> Function:
                 args=("rope", "positions", "page_table", "cache", "layer"),
             ),
             *(Free(name=name) for name in tables),
-            Local(function="head", args=(x, "w"), results=(_result(plan),)),
+            Local(function="head", args=(x, "w"), results=(plan.head.result,)),
         ),
-        returns=(_result(plan),),
+        returns=(plan.head.result,),
     )
 
 
 def _prefill(phase: PhasePlan, constants: Constants) -> Function:
-    enter = _enter(phase, constants)
-    x = _entering(phase)
-    body = free_after_last_use(enter, owned=(), keep=(x, "cos", "sin"))
-    (entering,) = [op.out for op in phase.enter if not isinstance(op, PlannedPositions)]
+    tables, x = _tables(phase), phase.value
+    body = free_after_last_use(_enter(phase, constants), owned=(), keep=(x, *tables))
     return Function(
         name=f"prefill_{phase.tokens}",
         parameters=("tokens", "rope_positions", "page_table", "user", "caches", "w"),
@@ -180,7 +165,7 @@ def _prefill(phase: PhasePlan, constants: Constants) -> Function:
             f"rope_positions  uint32 [1, {phase.tokens}] row major: 0, 1, 2, ...",
             "page_table      as in decode; `user` is the user's row in it",
             "caches          (k, v) of each layer, written in place",
-            f"->              {describe(entering)}, before the head; the caller frees it",
+            f"->              {describe(phase.residual)}, before the head; the caller frees it",
         ),
         body=(
             *body,
@@ -189,8 +174,7 @@ def _prefill(phase: PhasePlan, constants: Constants) -> Function:
                 value=x,
                 args=("rope", "page_table", "user", "cache", "layer"),
             ),
-            Free(name="cos"),
-            Free(name="sin"),
+            *(Free(name=name) for name in tables),
         ),
         returns=(x,),
     )
@@ -200,7 +184,7 @@ def _head(plan: Plan, constants: Constants) -> Function:
     body: list[Statement] = []
     for op in plan.head.ops:
         body += lower_op(op, constants)
-    value, result = plan.head.value, _result(plan)
+    value, result = plan.head.value, plan.head.result
     return Function(
         name="head",
         parameters=(value, "w"),
@@ -208,7 +192,7 @@ def _head(plan: Plan, constants: Constants) -> Function:
             "Logits of one row of tiles of the residual stream.",
             "",
             f"{value}  {describe(plan.head.from_prefill.out)}; freed here",
-            f"->  {describe(_out(plan.head.ops[-1]))}",
+            f"->  {describe(plan.head.logits)}",
         ),
         body=free_after_last_use(body, owned=(value,), keep=(result,)),
         returns=(result,),
@@ -217,10 +201,8 @@ def _head(plan: Plan, constants: Constants) -> Function:
 
 def _head_prefill(plan: Plan, constants: Constants) -> Function:
     rows = plan.head.from_prefill
-    body = free_after_last_use(
-        lower_op(rows, constants), owned=(), keep=(rows.value, "x")
-    )
-    result = _result(plan)
+    body = free_after_last_use(lower_op(rows, constants), owned=(), keep=(rows.value, "x"))
+    result = plan.head.result
     return Function(
         name="head_prefill",
         parameters=("x", "row", "w"),
@@ -229,7 +211,7 @@ def _head_prefill(plan: Plan, constants: Constants) -> Function:
             "",
             "x    what a prefill returned; it stays",
             f"row  a multiple of {rows.rows}",
-            f"->   {describe(_out(plan.head.ops[-1]))}; the caller frees it",
+            f"->   {describe(plan.head.logits)}; the caller frees it",
         ),
         body=(*body, Local(function="head", args=(rows.value, "w"), results=(result,))),
         returns=(result,),
@@ -283,20 +265,9 @@ def _advance() -> Function:
     )
 
 
-def _entering(phase: PhasePlan) -> str:
-    (op,) = [op for op in phase.enter if not isinstance(op, PlannedPositions)]
-    name: str = op.node.out  # pyright: ignore[reportAttributeAccessIssue]
-    return name
-
-
-def _result(plan: Plan) -> str:
-    name: str = plan.head.ops[-1].node.out  # pyright: ignore[reportAttributeAccessIssue]
-    return name
-
-
-def _out(op: object) -> TensorPlan:
-    out: TensorPlan = op.out  # pyright: ignore[reportAttributeAccessIssue]
-    return out
+def _tables(phase: PhasePlan) -> tuple[str, ...]:
+    """Names of the gathered cos and sin, in the order in which `rope` packs them."""
+    return tuple(name for kind in ("cos", "sin") for name in position_names(phase.positions, kind))
 
 
 def _row(tensor: TensorPlan, constants: Constants) -> tuple[Expression, ...]:
@@ -317,9 +288,7 @@ def _tensor_tables(
     def rows(
         weights: list[WeightPlan],
     ) -> tuple[tuple[str, tuple[Expression, ...]], ...]:
-        return tuple(
-            (weight.name, _row(weight.tensor, constants)) for weight in weights
-        )
+        return tuple((weight.name, _row(weight.tensor, constants)) for weight in weights)
 
     model = rows([weight for weight in plan.weights if weight.decoder is None])
     tables = [TensorTable(name="MODEL_WEIGHTS", comment="Stored once.", rows=model)]
@@ -330,13 +299,9 @@ def _tensor_tables(
         layer = decoder.layers[0]
         name = f"{decoder.name.upper()}_TENSORS"
         stored = rows([weight for weight in plan.weights if weight.decoder == layer])
-        tables.append(
-            TensorTable(name=name, comment="Stored for each layer.", rows=stored)
-        )
+        tables.append(TensorTable(name=name, comment="Stored for each layer.", rows=stored))
         cache = _row(plan.kv_cache.tensor[layer], constants)
-        caches.append(
-            Constant(name=f"{decoder.name.upper()}_CACHE", value=(cache, cache))
-        )
+        caches.append(Constant(name=f"{decoder.name.upper()}_CACHE", value=(cache, cache)))
     owner = {layer: d.name for d in plan.decode.decoders for layer in d.layers}
     for layer in sorted(owner):
         weight_names.append(f"{owner[layer].upper()}_TENSORS")
@@ -347,9 +312,7 @@ def _tensor_tables(
             comment="Tables of the layers.",
             runs=_runs(weight_names),
         ),
-        LayerTable(
-            name="CACHES", comment="Tables of the layers.", runs=_runs(cache_names)
-        ),
+        LayerTable(name="CACHES", comment="Tables of the layers.", runs=_runs(cache_names)),
     )
     section = Section(
         comment="The caches of k and of v: block, head, position in the block, element.",

@@ -5,7 +5,6 @@ from typing import Any
 
 from ttc.lower.attention import (
     lower_attention,
-    lower_positions,
     lower_rope,
     lower_split_qkv,
 )
@@ -22,7 +21,6 @@ from ttc.plan.plan import (
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
-    PlannedPositions,
     PlannedRope,
     PlannedRows,
     PlannedSplitQkv,
@@ -90,11 +88,7 @@ def _norm_name(program: ShardedNorm, out: TensorPlan) -> str:
 
 def _linear(op: PlannedLinear, constants: Constants) -> tuple[Statement, ...]:
     node = op.node
-    parts = (
-        [node.out]
-        if len(op.weights) == 1
-        else [f"{node.out}_{i}" for i in _range(op.weights)]
-    )
+    parts = [node.out] if len(op.weights) == 1 else [f"{node.out}_{i}" for i in _range(op.weights)]
     calls: list[Statement] = []
     for i, (part, weight) in enumerate(zip(parts, op.weights, strict=True)):
         out = op.split_outs[i]
@@ -141,9 +135,7 @@ def _range(items: tuple[str, ...]) -> range:
     return range(len(items))
 
 
-def _matmul_name(
-    program: DramShardedMatmul | MulticastMatmul, out: TensorPlan, rows: int
-) -> str:
+def _matmul_name(program: DramShardedMatmul | MulticastMatmul, out: TensorPlan, rows: int) -> str:
     product = f"{rows}X{out.shape[3]}"
     if isinstance(program, DramShardedMatmul):
         return f"MATMUL_{product}"
@@ -218,5 +210,4 @@ _LOWERINGS: Mapping[type, Callable[[Any, Constants], tuple[Statement, ...]]] = {
     PlannedGated: _gated,
     PlannedAdd: _add,
     PlannedRows: _rows,
-    PlannedPositions: lower_positions,
 }

@@ -14,25 +14,14 @@ from ttc.plan.plan import (
 
 def check_plan(plan: Plan) -> None:
     """Assert the rules that ttnn would otherwise refuse, or worse, not refuse."""
-    every = [
-        op
-        for phase in (plan.decode, *plan.prefill)
-        for d in phase.decoders
-        for op in d.ops
-    ]
+    every = [op for phase in (plan.decode, *plan.prefill) for d in phase.decoders for op in d.ops]
     for op in (*every, *plan.head.ops):
         _check_op(op, plan)
-    layers = sorted(
-        layer for decoder in plan.decode.decoders for layer in decoder.layers
-    )
-    assert layers == list(range(len(plan.kv_cache.tensor))), (
-        "each layer has one decoder"
-    )
+    layers = sorted(layer for decoder in plan.decode.decoders for layer in decoder.layers)
+    assert layers == list(range(len(plan.kv_cache.tensor))), "each layer has one decoder"
     stored = {weight.full_name for weight in plan.weights}
     assert len(stored) == len(plan.weights), "each weight is stored once"
-    assert (
-        plan.kv_cache.blocks * plan.kv_cache.block_tokens == plan.slots * plan.context
-    )
+    assert plan.kv_cache.blocks * plan.kv_cache.block_tokens == plan.slots * plan.context
 
 
 def _check_op(op: PlannedOp, plan: Plan) -> None:
@@ -41,38 +30,26 @@ def _check_op(op: PlannedOp, plan: Plan) -> None:
             _check_linear(op)
         case PlannedRope():
             assert op.form == plan.kv_cache.rope_form, "one cache holds one rotation"
-            assert op.form == "halves" or op.q.dtype == "bf16", (
-                "pairs rotate in bf16 only"
-            )
+            assert op.form == "halves" or op.q.dtype == "bf16", "pairs rotate in bf16 only"
         case PlannedAttention():
-            assert op.kv_dtype in plan.kv_cache.dtypes, (
-                "the cache has the dtype that is written"
-            )
+            assert op.kv_dtype in plan.kv_cache.dtypes, "the cache has the dtype that is written"
         case _:
             pass
 
 
 def _check_linear(op: PlannedLinear) -> None:
     assert op.out.dtype != "bfp4", "no operation writes bfp4: the packer truncates it"
-    assert sum(out.shape[3] for out in op.split_outs) == op.out.shape[3], (
-        "splits cover the result"
-    )
+    assert sum(out.shape[3] for out in op.split_outs) == op.out.shape[3], "splits cover the result"
     for program, out in zip(op.programs, op.split_outs, strict=True):
         width = tiles(out.shape[3])
         if isinstance(program, DramShardedMatmul):
-            assert out.placement.cores * program.per_core_n >= width, (
-                "shards cover the result"
-            )
+            assert out.placement.cores * program.per_core_n >= width, "shards cover the result"
             assert out.shape[2] == TILE, "a decode step is one row of tiles"
         else:
             assert isinstance(program, MulticastMatmul)
             columns, rows = program.grid
-            assert columns * program.per_core_n >= width, (
-                "grid columns cover the result"
-            )
-            assert rows * program.per_core_m >= tiles(out.shape[2]), (
-                "grid rows cover the tokens"
-            )
+            assert columns * program.per_core_n >= width, "grid columns cover the result"
+            assert rows * program.per_core_m >= tiles(out.shape[2]), "grid rows cover the tokens"
             assert program.per_core_m % program.out_block_h == 0
             assert program.per_core_n % program.out_block_w == 0
             assert program.out_block_w % program.out_subblock_w == 0

@@ -87,9 +87,7 @@ def heads_apart(setting: Setting) -> bool:
     return dims.heads + 2 * dims.kv_heads <= cores and 2 * setting.slots <= cores
 
 
-def plan_decode_ops(
-    step: DecodeStep, inputs: Mapping[str, TensorPlan]
-) -> tuple[PlannedOp, ...]:
+def plan_decode_ops(step: DecodeStep, inputs: Mapping[str, TensorPlan]) -> tuple[PlannedOp, ...]:
     """Plan each node of the step's graph in order; `inputs` are the graph's inputs."""
     values: Values = dict(inputs)
     ops: list[PlannedOp] = []
@@ -125,9 +123,7 @@ def plan_decode_positions(setting: Setting, rope_form: RopeForm) -> PlannedPosit
         placements = (on("ROPE_Q_L1", 0, slots), on("ROPE_K_L1", slots, slots))
     else:
         rows, placements = slots, (on("ROPE_L1", 0, slots),)
-    out = TensorPlan(
-        shape=(1, rows, 1, head_dim), dtype="bf16", placement=placements[0]
-    )
+    out = TensorPlan(shape=(1, rows, 1, head_dim), dtype="bf16", placement=placements[0])
     return PlannedPositions(
         decode=True, rows=rows, head_dim=head_dim, placements=placements, out=out
     )
@@ -144,9 +140,7 @@ def _embedding(
     return PlannedEmbedding(node=node, out=out), {node.out: out}
 
 
-def _norm(
-    node: RmsNorm, step: DecodeStep, values: Values
-) -> tuple[PlannedNorm, Values]:
+def _norm(node: RmsNorm, step: DecodeStep, values: Values) -> tuple[PlannedNorm, Values]:
     x = values[node.x]
     ((x0, y0, x1, y1),) = x.placement.grid
     block_w = tiles(x.placement.shard[1])
@@ -157,14 +151,10 @@ def _norm(
         block_w=block_w,
         subblock_w=largest_divisor(block_w, 4),
     )
-    return PlannedNorm(node=node, program=program, compute=compute, out=x), {
-        node.out: x
-    }
+    return PlannedNorm(node=node, program=program, compute=compute, out=x), {node.out: x}
 
 
-def _linear(
-    node: Linear, step: DecodeStep, values: Values
-) -> tuple[PlannedLinear, Values]:
+def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLinear, Values]:
     setting = step.setting
     x = values[node.x]
     group = setting.weight_groups[node.weights[0]]
@@ -203,16 +193,10 @@ def _linear(
         buffers.append(planned[1])
         outs.append(_width_sharded(columns, per_core_n, dtype, step))
     out = outs[0]
-    if len(splits) > 1 or not step.graph.consumers(
-        node.out
-    ):  # logits are read as one tensor
+    if len(splits) > 1 or not step.graph.consumers(node.out):  # logits are read as one tensor
         out = TensorPlan(shape=(1, 1, TILE, sum(splits)), dtype=dtype, placement=L1)
     name = stored_name(node.weights)
-    weights = (
-        (name,)
-        if len(splits) == 1
-        else tuple(f"{name}_{i}" for i in range(len(splits)))
-    )
+    weights = (name,) if len(splits) == 1 else tuple(f"{name}_{i}" for i in range(len(splits)))
     op = PlannedLinear(
         node=node,
         rows=rows,
@@ -240,9 +224,7 @@ def _columns_per_core(node: Linear, columns: int, step: DecodeStep) -> int:
     return width // largest_divisor(width, step.cores)
 
 
-def _width_sharded(
-    columns: int, per_core_n: int, dtype: Any, step: DecodeStep
-) -> TensorPlan:
+def _width_sharded(columns: int, per_core_n: int, dtype: Any, step: DecodeStep) -> TensorPlan:
     cores = ceil(tiles(columns) / per_core_n)
     placement = Placement(
         name="L1_WIDTH_SHARDED",
@@ -254,9 +236,7 @@ def _width_sharded(
     return TensorPlan(shape=(1, 1, TILE, columns), dtype=dtype, placement=placement)
 
 
-def _split_qkv(
-    node: SplitQkv, step: DecodeStep, values: Values
-) -> tuple[PlannedSplitQkv, Values]:
+def _split_qkv(node: SplitQkv, step: DecodeStep, values: Values) -> tuple[PlannedSplitQkv, Values]:
     setting = step.setting
     dims, slots, columns = setting.dims, setting.slots, setting.chip.grid.x
     dtype = values[node.qkv].dtype
@@ -269,9 +249,7 @@ def _split_qkv(
             grid=core_run(first, slots, columns),
             shard=(tiles(heads) * TILE, dims.head_dim),
         )
-        return TensorPlan(
-            shape=(1, slots, heads, dims.head_dim), dtype=dtype, placement=placement
-        )
+        return TensorPlan(shape=(1, slots, heads, dims.head_dim), dtype=dtype, placement=placement)
 
     q, v = heads_on(0, dims.heads), heads_on(0, dims.kv_heads)
     k = heads_on(slots if step.separate_heads else 0, dims.kv_heads)
@@ -289,9 +267,7 @@ def _split_qkv(
     return op, {node.q: q, node.k: k, node.v: v}
 
 
-def _rope_qk(
-    node: RopeQk, step: DecodeStep, values: Values
-) -> tuple[PlannedRope, Values]:
+def _rope_qk(node: RopeQk, step: DecodeStep, values: Values) -> tuple[PlannedRope, Values]:
     q, k = values[node.q], values[node.k]
     op = PlannedRope(
         node=node,
@@ -346,9 +322,7 @@ def _attention(
     return op, {node.out: out}
 
 
-def _gated(
-    node: Gated, step: DecodeStep, values: Values
-) -> tuple[PlannedGated, Values]:
+def _gated(node: Gated, step: DecodeStep, values: Values) -> tuple[PlannedGated, Values]:
     gate = values[node.gate]
     placement = Placement(
         name=f"{node.out.upper()}_L1",
@@ -374,9 +348,7 @@ def _add(node: Add, step: DecodeStep, values: Values) -> tuple[PlannedAdd, Value
     return PlannedAdd(node=node, out=out), {node.out: out}
 
 
-_PLANNERS: Mapping[
-    type[Node], Callable[[Any, DecodeStep, Values], tuple[PlannedOp, Values]]
-] = {
+_PLANNERS: Mapping[type[Node], Callable[[Any, DecodeStep, Values], tuple[PlannedOp, Values]]] = {
     Embedding: _embedding,
     RmsNorm: _norm,
     Linear: _linear,

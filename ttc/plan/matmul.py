@@ -63,9 +63,7 @@ def dram_sharded_bytes(
     totals that ttnn 0.81.1 reports when they do not fit ("grow to ... B").
     """
     bank = bank_tiles * (
-        3 * in0_block_w * TILE_BYTES[weight_dtype]
-        + TILE_BYTES[out]
-        + partial_bytes(compute, out)
+        3 * in0_block_w * TILE_BYTES[weight_dtype] + TILE_BYTES[out] + partial_bytes(compute, out)
     )
     shared = 2 * in0_block_w * TILE_BYTES[x_dtype] + per_core_n * TILE_BYTES[out]
     return bank + shared
@@ -102,9 +100,7 @@ def plan_dram_sharded(
             compute=compute,
         )
         if size <= limit:
-            program = DramShardedMatmul(
-                in0_block_w=block, per_core_m=1, per_core_n=per_core_n
-            )
+            program = DramShardedMatmul(in0_block_w=block, per_core_m=1, per_core_n=per_core_n)
             return program, size
     return None
 
@@ -145,13 +141,9 @@ def plan_multicast(
         if buffers(height, width, block) <= limit
     ]
     # The largest area reuses operands best; among equals, the squarest.
-    height, width = max(
-        blocks, key=lambda size: (size[0] * size[1], -abs(size[0] - size[1]))
-    )
+    height, width = max(blocks, key=lambda size: (size[0] * size[1], -abs(size[0] - size[1])))
     sub_w = largest_divisor(width, dst_tiles(compute))
-    sub_h = (
-        largest_divisor(height, dst_tiles(compute) // sub_w) if sub_w == width else 1
-    )
+    sub_h = largest_divisor(height, dst_tiles(compute) // sub_w) if sub_w == width else 1
     program = MulticastMatmul(
         grid=(grid_x, grid_y),
         in0_block_w=block,

@@ -18,7 +18,6 @@ from ttc.plan.plan import (
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
-    PlannedPositions,
     PlannedRope,
     PlannedRows,
     PlannedSplitQkv,
@@ -52,10 +51,7 @@ def dram_bytes(tensor: TensorPlan, chip: Chip) -> int:
         return tensor.stored_bytes
     batch, heads, rows, columns = tensor.shape
     if tensor.layout == "row_major":
-        page = (
-            ceil(columns * ELEMENT_BYTES[tensor.dtype] / DRAM_ALIGNMENT)
-            * DRAM_ALIGNMENT
-        )
+        page = ceil(columns * ELEMENT_BYTES[tensor.dtype] / DRAM_ALIGNMENT) * DRAM_ALIGNMENT
         pages = batch * heads * rows
     else:
         page = ceil(TILE_BYTES[tensor.dtype] / DRAM_ALIGNMENT) * DRAM_ALIGNMENT
@@ -89,20 +85,15 @@ def plan_memory(
         weights_by_group=tuple(sorted(groups.items())),
         kv_cache_bytes=kv_bytes,
         rope_bytes=rope_bytes,
-        activation_bytes=max(
-            (activation_bytes(phase, chip) for phase in prefill), default=0
-        ),
+        activation_bytes=max((activation_bytes(phase, chip) for phase in prefill), default=0),
         trace_region_bytes=trace_region_bytes(decode, setting),
         dram_limit_bytes=chip.dram_banks * chip.dram_bank_bytes,
-        l1_peak_bytes_per_core=resident
-        + _l1_peak([*decode.enter, *decode_ops, *head], chip),
+        l1_peak_bytes_per_core=resident + _l1_peak([*decode_ops, *head], chip),
         l1_limit_bytes_per_core=chip.l1_bytes_per_core,
     )
 
 
-def solve_largest(
-    setting: Setting, memory: MemoryPlan, prefill: Sequence[PhasePlan]
-) -> Largest:
+def solve_largest(setting: Setting, memory: MemoryPlan, prefill: Sequence[PhasePlan]) -> Largest:
     """The most context, users and prompt tokens that would fit with everything else as planned."""
     per_token = memory.kv_cache_bytes // (setting.slots * setting.context)
     table_per_token = memory.rope_bytes // setting.context
@@ -130,10 +121,7 @@ def solve_largest(
 
 def activation_bytes(phase: PhasePlan, chip: Chip) -> int:
     """The most bytes of DRAM that the values of one phase hold at once."""
-    return max(
-        (_live_bytes(phase.enter, decoder, chip) for decoder in phase.decoders),
-        default=0,
-    )
+    return max(_live_bytes(phase, decoder, chip) for decoder in phase.decoders)
 
 
 def trace_region_bytes(decode: PhasePlan, setting: Setting) -> int:
@@ -157,22 +145,12 @@ def _operations(op: PlannedOp) -> int:
         case PlannedRope():
             return 1 if op.fused else 2
         case PlannedAttention(decode=True):
-            return (
-                1 if op.fused_update else 2
-            ) + 3  # update, attention, shards, joined heads
+            return (1 if op.fused_update else 2) + 3  # update, attention, shards, joined heads
         case PlannedAttention():
             return (2 if op.cast_kv else 0) + 2 + 1  # casts, fills, attention
-        case PlannedPositions():
-            return 2 * (1 + (len(op.placements) if op.decode else 0))
         case PlannedRows():
             return 2
-        case (
-            PlannedEmbedding()
-            | PlannedNorm()
-            | PlannedSplitQkv()
-            | PlannedGated()
-            | PlannedAdd()
-        ):
+        case PlannedEmbedding() | PlannedNorm() | PlannedSplitQkv() | PlannedGated() | PlannedAdd():
             return 1
 
 
@@ -185,8 +163,6 @@ def results_of(op: PlannedOp) -> tuple[tuple[str, TensorPlan], ...]:
             return ((op.node.q_out, op.q), (op.node.k_out, op.k))
         case PlannedRows():
             return ((op.value, op.out),)
-        case PlannedPositions():
-            return (("cos", op.out), ("sin", op.out))
         case _:
             return ((op.node.out, op.out),)
 
@@ -196,20 +172,17 @@ def reads_of(op: PlannedOp) -> tuple[str, ...]:
     match op:
         case PlannedRows():
             return (op.value,)
-        case PlannedPositions():
-            return ()
         case _:
             return op.node.reads
 
 
-def _live_bytes(enter: Sequence[PlannedOp], decoder: DecoderPlan, chip: Chip) -> int:
+def _live_bytes(phase: PhasePlan, decoder: DecoderPlan, chip: Chip) -> int:
     """Peak of DRAM while the decoder runs; positions stay alive, its input dies with its reader."""
-    tables = sum(
-        2 * dram_bytes(op.out, chip) for op in enter if isinstance(op, PlannedPositions)
-    )
+    tables = 2 * dram_bytes(phase.positions.out, chip)
     last = {name: i for i, op in enumerate(decoder.ops) for name in reads_of(op)}
-    entering = [op.out for op in enter if isinstance(op, PlannedEmbedding)]
-    live = {"x": dram_bytes(entering[0], chip)} if entering else {}
+    # The input is called "" here: its name is the architecture's.
+    last[""] = max(last[name] for name in reads_of(decoder.ops[0]))
+    live: dict[str, int] = {"": dram_bytes(phase.residual, chip)}
     peak = 0
     for i, op in enumerate(decoder.ops):
         live |= {name: dram_bytes(tensor, chip) for name, tensor in results_of(op)}
@@ -224,10 +197,7 @@ def _l1_peak(ops: Sequence[PlannedOp], chip: Chip) -> int:
     live: dict[str, int] = {}
     peak = 0
     for i, op in enumerate(ops):
-        live |= {
-            name: tensor.bytes_per_core(chip.grid.cores)
-            for name, tensor in results_of(op)
-        }
+        live |= {name: tensor.bytes_per_core(chip.grid.cores) for name, tensor in results_of(op)}
         peak = max(peak, sum(live.values()) + _buffer_bytes(op))
         live = {name: size for name, size in live.items() if last.get(name, i + 1) > i}
     return peak

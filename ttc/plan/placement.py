@@ -63,12 +63,7 @@ class TensorPlan:
             return ELEMENT_BYTES[self.dtype] * _product(self.shape)
         if self.placement.grid:
             rows, columns = self.placement.shard
-            return (
-                self.placement.cores
-                * tiles(rows)
-                * tiles(columns)
-                * TILE_BYTES[self.dtype]
-            )
+            return self.placement.cores * tiles(rows) * tiles(columns) * TILE_BYTES[self.dtype]
         batch, heads, rows, columns = self.shape
         return batch * heads * tiles(rows) * tiles(columns) * TILE_BYTES[self.dtype]
 

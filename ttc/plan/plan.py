@@ -71,11 +71,7 @@ class WeightPlan:
     @property
     def full_name(self) -> str:
         """`decoders.3.wqkv`, or the plain name of a weight that the model has once."""
-        return (
-            self.name
-            if self.decoder is None
-            else f"decoders.{self.decoder}.{self.name}"
-        )
+        return self.name if self.decoder is None else f"decoders.{self.decoder}.{self.name}"
 
     @property
     def file(self) -> str:
@@ -294,7 +290,6 @@ PlannedOp = (
     | PlannedGated
     | PlannedAdd
     | PlannedRows
-    | PlannedPositions
 )
 
 
@@ -309,22 +304,32 @@ class DecoderPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhasePlan:
-    """Decode (`tokens` is 1) or prefill of one bucket of `tokens`."""
+    """Decode (`tokens` is 1) or prefill of one bucket of `tokens`.
+
+    `enter` makes the residual stream, called `value`, that the decoders work on.
+    """
 
     decode: bool
     tokens: int
-    rows: int
     enter: tuple[PlannedOp, ...]
+    value: str
+    residual: TensorPlan
+    positions: PlannedPositions
     decoders: tuple[DecoderPlan, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadPlan:
-    """From the residual stream of 32 rows to logits; `from_prefill` cuts the rows out first."""
+    """From the residual stream of 32 rows, `value`, to the logits, `result`.
+
+    `from_prefill` cuts the rows out of a prefill first.
+    """
 
     value: str
     from_prefill: PlannedRows
     ops: tuple[PlannedOp, ...]
+    result: str
+    logits: TensorPlan
 
 
 # Memory ---------------------------------------------------------------------------------------
@@ -367,10 +372,7 @@ class MemoryPlan:
     @property
     def fits(self) -> bool:
         """Whether DRAM and L1 hold the plan."""
-        return (
-            self.fits_dram
-            and self.l1_peak_bytes_per_core <= self.l1_limit_bytes_per_core
-        )
+        return self.fits_dram and self.l1_peak_bytes_per_core <= self.l1_limit_bytes_per_core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,9 +392,7 @@ class Choice:
 
     name: str
     taken: str
-    alternatives: tuple[
-        tuple[str, str], ...
-    ]  # alternative, what it costs or why it is not legal
+    alternatives: tuple[tuple[str, str], ...]  # alternative, what it costs or why it is not legal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

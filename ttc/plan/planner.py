@@ -6,8 +6,8 @@ from ttc.hardware.hardware import Mesh
 from ttc.plan.check import check_plan
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
 from ttc.plan.limits import check_request, check_sizes, refuse
-from ttc.plan.memory import operations_of, plan_memory, solve_largest
-from ttc.plan.placement import DRAM, TILE, TensorPlan
+from ttc.plan.memory import operations_of, plan_memory, results_of, solve_largest
+from ttc.plan.placement import DRAM, TILE, DType, TensorPlan
 from ttc.plan.plan import (
     Choice,
     DecoderPlan,
@@ -86,9 +86,7 @@ def _plan(
     check_sizes(spec, mesh)
     setting = make_setting(spec, graph, mesh, profile, batch=batch, context=context)
     rope_form, choice = _choose_rope_form(setting)
-    limit = (
-        chunk or dict(spec.prefill_chunk_tokens).get(mesh.name.split(":")[0]) or context
-    )
+    limit = chunk or dict(spec.prefill_chunk_tokens).get(mesh.name.split(":")[0]) or context
     positions = plan_decode_positions(setting, rope_form)
     decode = _plan_decode(setting, rope_form)
     prefill = tuple(
@@ -141,15 +139,13 @@ def _choose_rope_form(setting: Setting) -> tuple[RopeForm, Choice]:
     refused: dict[RopeForm, str] = {}
     for form in ("pairs", "halves"):
         if form == "pairs" and any(
-            precision.dtype("qkv", "prefill") != "bf16"
-            for precision in setting.decoders
+            precision.dtype("qkv", "prefill") != "bf16" for precision in setting.decoders
         ):
             refused[form] = "not legal: the prefill's q and k are not bf16"
             continue
         decode = max(operations_of(d.ops) for d in _decoders_decode(setting, form))
         prefill = max(
-            operations_of(d.ops)
-            for d in _decoders_prefill(setting, form, SMALLEST_BUCKET_TOKENS)
+            operations_of(d.ops) for d in _decoders_prefill(setting, form, SMALLEST_BUCKET_TOKENS)
         )
         costs[form] = (
             decode + prefill,
@@ -174,9 +170,7 @@ def _entering(graph: Graph) -> tuple[Graph, Graph]:
     """The model graph before its Repeat, and after it."""
     (repeat,) = graph.find(Repeat)
     at = graph.nodes.index(repeat)
-    before = Graph(
-        name="enter", inputs=graph.inputs, outputs=(repeat.x,), nodes=graph.nodes[:at]
-    )
+    before = Graph(name="enter", inputs=graph.inputs, outputs=(repeat.x,), nodes=graph.nodes[:at])
     after = Graph(
         name="head",
         inputs=(repeat.out,),
@@ -222,11 +216,7 @@ def _decoders_decode(setting: Setting, rope_form: RopeForm) -> tuple[DecoderPlan
                     precision=precision,
                     rope_form=rope_form,
                 ),
-                {
-                    setting.graph.decoder.inputs[0]: _residual(
-                        setting, TILE, decode=True
-                    )
-                },
+                {setting.graph.decoder.inputs[0]: _residual(setting, TILE, decode=True)},
             ),
         )
         for precision, layers in variants
@@ -249,11 +239,7 @@ def _decoders_prefill(
                     rope_form=rope_form,
                     tokens=tokens,
                 ),
-                {
-                    setting.graph.decoder.inputs[0]: _residual(
-                        setting, tokens, decode=False
-                    )
-                },
+                {setting.graph.decoder.inputs[0]: _residual(setting, tokens, decode=False)},
             ),
         )
         for precision, layers in variants
@@ -263,17 +249,17 @@ def _decoders_prefill(
 def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:
     before, _ = _entering(setting.graph.model)
     step = DecodeStep(
-        setting=setting,
-        graph=before,
-        precision=setting.model_precision,
-        rope_form=rope_form,
+        setting=setting, graph=before, precision=setting.model_precision, rope_form=rope_form
     )
-    enter = (
-        *plan_decode_ops(step, {}),
-        plan_decode_positions(setting, rope_form),
+    return PhasePlan(
+        decode=True,
+        tokens=1,
+        enter=plan_decode_ops(step, {}),
+        value=before.outputs[0],
+        residual=_residual(setting, TILE, decode=True),
+        positions=plan_decode_positions(setting, rope_form),
+        decoders=_decoders_decode(setting, rope_form),
     )
-    decoders = _decoders_decode(setting, rope_form)
-    return PhasePlan(decode=True, tokens=1, rows=TILE, enter=enter, decoders=decoders)
 
 
 def _plan_prefill(setting: Setting, rope_form: RopeForm, tokens: int) -> PhasePlan:
@@ -285,10 +271,14 @@ def _plan_prefill(setting: Setting, rope_form: RopeForm, tokens: int) -> PhasePl
         rope_form=rope_form,
         tokens=tokens,
     )
-    enter = (*plan_prefill_ops(step, {}), plan_prefill_positions(setting, tokens))
-    decoders = _decoders_prefill(setting, rope_form, tokens)
     return PhasePlan(
-        decode=False, tokens=tokens, rows=tokens, enter=enter, decoders=decoders
+        decode=False,
+        tokens=tokens,
+        enter=plan_prefill_ops(step, {}),
+        value=before.outputs[0],
+        residual=_residual(setting, tokens, decode=False),
+        positions=plan_prefill_positions(setting, tokens),
+        decoders=_decoders_prefill(setting, rope_form, tokens),
     )
 
 
@@ -304,24 +294,20 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
     residual = _residual(setting, TILE, decode=True)
     sliced = TensorPlan(shape=residual.shape, dtype=residual.dtype, placement=DRAM)
     rows = PlannedRows(value=value, rows=TILE, sliced=sliced, out=residual)
-    return HeadPlan(
-        value=value, from_prefill=rows, ops=plan_decode_ops(step, {value: residual})
-    )
+    ops = plan_decode_ops(step, {value: residual})
+    ((result, logits),) = results_of(ops[-1])
+    return HeadPlan(value=value, from_prefill=rows, ops=ops, result=result, logits=logits)
 
 
 def _plan_kv_cache(setting: Setting, rope_form: RopeForm) -> KvCachePlan:
     dims = setting.dims
     blocks = setting.slots * setting.context // KV_BLOCK_TOKENS
     shape = (blocks, dims.kv_heads, KV_BLOCK_TOKENS, dims.head_dim)
-    dtypes = tuple(
-        precision.dtype("kv_cache", "decode") for precision in setting.decoders
-    )
+    dtypes: list[DType] = [p.dtype("kv_cache", "decode") for p in setting.decoders]
     return KvCachePlan(
         block_tokens=KV_BLOCK_TOKENS,
         blocks=blocks,
-        dtypes=dtypes,
-        tensor=tuple(
-            TensorPlan(shape=shape, dtype=dtype, placement=DRAM) for dtype in dtypes
-        ),
+        dtypes=tuple(dtypes),
+        tensor=tuple(TensorPlan(shape=shape, dtype=dtype, placement=DRAM) for dtype in dtypes),
         rope_form=rope_form,
     )

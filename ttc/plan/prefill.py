@@ -56,9 +56,7 @@ class PrefillStep:
     tokens: int
 
 
-def plan_prefill_ops(
-    step: PrefillStep, inputs: Mapping[str, TensorPlan]
-) -> tuple[PlannedOp, ...]:
+def plan_prefill_ops(step: PrefillStep, inputs: Mapping[str, TensorPlan]) -> tuple[PlannedOp, ...]:
     """Plan each node of the step's graph in order; `inputs` are the graph's inputs."""
     values: Values = dict(inputs)
     ops: list[PlannedOp] = []
@@ -89,19 +87,13 @@ def _embedding(
     return PlannedEmbedding(node=node, out=out), {node.out: out}
 
 
-def _norm(
-    node: RmsNorm, step: PrefillStep, values: Values
-) -> tuple[PlannedNorm, Values]:
+def _norm(node: RmsNorm, step: PrefillStep, values: Values) -> tuple[PlannedNorm, Values]:
     out = values[node.x]
     compute = step.precision.fidelity("norm")
-    return PlannedNorm(node=node, program=None, compute=compute, out=out), {
-        node.out: out
-    }
+    return PlannedNorm(node=node, program=None, compute=compute, out=out), {node.out: out}
 
 
-def _linear(
-    node: Linear, step: PrefillStep, values: Values
-) -> tuple[PlannedLinear, Values]:
+def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLinear, Values]:
     setting, x = step.setting, values[node.x]
     group = setting.weight_groups[node.weights[0]]
     groups = MATMUL_GROUPS[group]
@@ -132,9 +124,7 @@ def _linear(
     return op, {node.out: out}
 
 
-def _split_qkv(
-    node: SplitQkv, step: PrefillStep, values: Values
-) -> tuple[PlannedSplitQkv, Values]:
+def _split_qkv(node: SplitQkv, step: PrefillStep, values: Values) -> tuple[PlannedSplitQkv, Values]:
     dims, dtype = step.setting.dims, values[node.qkv].dtype
 
     def heads(count: int) -> TensorPlan:
@@ -156,9 +146,7 @@ def _split_qkv(
     return op, {node.q: q, node.k: k, node.v: k}
 
 
-def _rope_qk(
-    node: RopeQk, step: PrefillStep, values: Values
-) -> tuple[PlannedRope, Values]:
+def _rope_qk(node: RopeQk, step: PrefillStep, values: Values) -> tuple[PlannedRope, Values]:
     q, k = values[node.q], values[node.k]
     op = PlannedRope(
         node=node,
@@ -178,9 +166,7 @@ def _attention(
     setting, q, k = step.setting, values[node.q], values[node.k]
     dims, grid = setting.dims, setting.chip.grid
     kv_dtype = step.precision.dtype("kv_cache", "prefill")
-    chunk = (
-        LONG_CHUNK_TOKENS if step.tokens >= LONG_PROMPT_TOKENS else SHORT_CHUNK_TOKENS
-    )
+    chunk = LONG_CHUNK_TOKENS if step.tokens >= LONG_PROMPT_TOKENS else SHORT_CHUNK_TOKENS
     width = dims.heads * dims.head_dim
     out = TensorPlan(shape=(1, 1, step.tokens, width), dtype=q.dtype, placement=DRAM)
     op = PlannedAttention(
@@ -191,9 +177,7 @@ def _attention(
         cast_kv=k.dtype != kv_dtype,
         kv_dtype=kv_dtype,
         fused_update=False,
-        program=SdpaProgram(
-            grid=(grid.x, grid.y), q_chunk_tokens=chunk, k_chunk_tokens=chunk
-        ),
+        program=SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=chunk, k_chunk_tokens=chunk),
         compute=step.precision.fidelity("sdpa_prefill"),
         gathered=out,
         split=out,
@@ -202,9 +186,7 @@ def _attention(
     return op, {node.out: out}
 
 
-def _gated(
-    node: Gated, step: PrefillStep, values: Values
-) -> tuple[PlannedGated, Values]:
+def _gated(node: Gated, step: PrefillStep, values: Values) -> tuple[PlannedGated, Values]:
     out = TensorPlan(
         shape=values[node.gate].shape,
         dtype=step.precision.dtype("ff_act", "prefill"),
@@ -222,9 +204,7 @@ def _add(node: Add, step: PrefillStep, values: Values) -> tuple[PlannedAdd, Valu
     return PlannedAdd(node=node, out=out), {node.out: out}
 
 
-_PLANNERS: Mapping[
-    type[Node], Callable[[Any, PrefillStep, Values], tuple[PlannedOp, Values]]
-] = {
+_PLANNERS: Mapping[type[Node], Callable[[Any, PrefillStep, Values], tuple[PlannedOp, Values]]] = {
     Embedding: _embedding,
     RmsNorm: _norm,
     Linear: _linear,

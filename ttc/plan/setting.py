@@ -41,12 +41,8 @@ MATMUL_GROUPS: Mapping[str, MatmulGroups] = {
     "wo": MatmulGroups(
         op={"decode": "li_o_decode", "prefill": "li_o_prefill"}, activation="attn_out"
     ),
-    "ff1_3": MatmulGroups(
-        op={"decode": "li_ff1_3", "prefill": "li_ff1_3"}, activation="ff_hidden"
-    ),
-    "ff2": MatmulGroups(
-        op={"decode": "li_ff2", "prefill": "li_ff2"}, activation="ff_out"
-    ),
+    "ff1_3": MatmulGroups(op={"decode": "li_ff1_3", "prefill": "li_ff1_3"}, activation="ff_hidden"),
+    "ff2": MatmulGroups(op={"decode": "li_ff2", "prefill": "li_ff2"}, activation="ff_out"),
     "lm_head": MatmulGroups(
         op={"decode": "li_lm_head", "prefill": "li_lm_head"}, activation="logits"
     ),
@@ -86,9 +82,7 @@ class Setting:
     def residual(self) -> Placement:
         """Where the residual stream of a decode step lives: width sharded over a rectangle."""
         grid, width = self.chip.grid, tiles(self.dims.hidden)
-        fitting = [
-            n for n in divisors(width) if rectangle(n, grid.x, grid.y) is not None
-        ]
+        fitting = [n for n in divisors(width) if rectangle(n, grid.x, grid.y) is not None]
         cores = min(fitting, key=lambda n: (abs(n - RESIDUAL_CORES), n))
         corners = rectangle(cores, grid.x, grid.y)
         assert corners is not None

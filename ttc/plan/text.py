@@ -68,9 +68,7 @@ def _record(value: Any) -> dict[str, Any]:
 
 
 def _node(node: Node) -> str:
-    return (
-        f"{', '.join(node.writes)}: {node.op}({', '.join(node.reads)}) {_data(node.at)}"
-    )
+    return f"{', '.join(node.writes)}: {node.op}({', '.join(node.reads)}) {_data(node.at)}"
 
 
 def _placement(placement: Placement) -> str:

@@ -6,7 +6,7 @@ from os.path import commonprefix
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import Embedding, Linear, RmsNorm
 from ttc.plan.matmul import L1_RESERVE_BYTES, dram_sharded_bytes, dram_sharded_weight
-from ttc.plan.placement import DRAM, TILE, Placement, TensorPlan, core_run, tiles
+from ttc.plan.placement import DRAM, TILE, TILE_BYTES, Placement, TensorPlan, core_run, tiles
 from ttc.plan.plan import PlannedPositions, RopeForm, RopeTable, WeightPart, WeightPlan
 from ttc.plan.setting import MATMUL_GROUPS, Setting
 from ttc.spec.architecture import WeightSpec
@@ -19,9 +19,7 @@ def stored_name(weights: tuple[str, ...]) -> str:
     return prefix + "".join(name[len(prefix) :] for name in weights)
 
 
-def column_splits(
-    node: Linear, setting: Setting, precision: EffectivePrecision
-) -> tuple[int, ...]:
+def column_splits(node: Linear, setting: Setting, precision: EffectivePrecision) -> tuple[int, ...]:
     """Columns of each stored part of a weight: one part, unless its decode matmul overflows L1.
 
     Only a weight whose result nothing reads in the graph (the head) may be split: its parts are
@@ -32,26 +30,26 @@ def column_splits(
     if group != "lm_head":
         return (columns,)
     chip, groups = setting.chip, MATMUL_GROUPS[group]
-    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES
-    dtype = precision.dtype(groups.activation, "decode")
-    for parts in range(1, tiles(columns) + 1):
-        width = ceil(tiles(columns) / parts)
-        size = dram_sharded_bytes(
-            in0_block_w=min(2, tiles(setting.dims.hidden) // setting.residual.cores),
+    # Logits of all parts wait in L1, once as shards and once joined, while the last is computed.
+    waiting = 2 * tiles(columns) * TILE_BYTES["bf16"] // chip.grid.cores
+    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - waiting
+    block = min(2, tiles(setting.dims.hidden) // setting.residual.cores)
+
+    def size(width: int) -> int:
+        return dram_sharded_bytes(
+            in0_block_w=block,
             bank_tiles=ceil(width / chip.dram_banks),
             per_core_n=ceil(width / chip.grid.cores),
             x_dtype="bf16",
             weight_dtype=precision.dtype(group, "decode"),
-            out=dtype,
+            out=precision.dtype(groups.activation, "decode"),
             compute=precision.fidelity(groups.op["decode"]),
         )
-        # Logits of all parts wait in L1 while the last part is computed.
-        waiting = tiles(columns) * TILE * TILE * 4 // chip.grid.cores
-        if size + waiting <= limit:
-            break
-    widths = [width * TILE] * (columns // (width * TILE))
-    rest = columns - sum(widths)
-    return (*widths, rest) if rest else tuple(widths)
+
+    parts = (ceil(tiles(columns) / count) for count in range(1, tiles(columns) + 1))
+    width = next((part for part in parts if size(part) <= limit), 1) * TILE
+    rest = columns % width
+    return (width,) * (columns // width) + ((rest,) if rest else ())
 
 
 def plan_weights(
@@ -59,15 +57,11 @@ def plan_weights(
 ) -> tuple[WeightPlan, ...]:
     """Every stored tensor, model-wide ones first, then decoder by decoder."""
     plans = [
-        *_graph_weights(
-            setting, setting.graph.model, None, setting.model_precision, rope_form
-        ),
+        *_graph_weights(setting, setting.graph.model, None, setting.model_precision, rope_form),
         *_rope_tables(setting, rope_form, positions),
     ]
     for layer, precision in enumerate(setting.decoders):
-        plans += _graph_weights(
-            setting, setting.graph.decoder, layer, precision, rope_form
-        )
+        plans += _graph_weights(setting, setting.graph.decoder, layer, precision, rope_form)
     return tuple(plans)
 
 
@@ -149,9 +143,7 @@ def _matrices(
             parts = (WeightPart(tensor=only, start=start, stop=start + columns),)
         else:
             parts = tuple(_part(setting, weight, rope_form) for weight in node.weights)
-        placement = dram_sharded_weight(
-            f"W_{rows}X{columns}", rows, columns, setting.chip
-        )
+        placement = dram_sharded_weight(f"W_{rows}X{columns}", rows, columns, setting.chip)
         plans.append(
             WeightPlan(
                 name=name if len(splits) == 1 else f"{name}_{i}",
@@ -203,11 +195,7 @@ def _rope_tables(
             group="rope",
             parts=(),
             table=RopeTable(
-                kind="cos"
-                if kind == "cos"
-                else "sin"
-                if kind == "sin"
-                else "transformation",
+                kind="cos" if kind == "cos" else "sin" if kind == "sin" else "transformation",
                 rope=setting.spec.rope,
                 head_dim=dims.head_dim,
                 rows=table_rows,
@@ -234,9 +222,7 @@ def _rope_tables(
             shard=(TILE, TILE),
         )
         one = TensorPlan(shape=(1, 1, TILE, TILE), dtype="bf16", placement=DRAM)
-        each = TensorPlan(
-            shape=(1, 1, TILE * cores, TILE), dtype="bf16", placement=users
-        )
+        each = TensorPlan(shape=(1, 1, TILE * cores, TILE), dtype="bf16", placement=users)
         plans.append(table("rope_swap", TILE, one))
         plans.append(table("rope_swap_users", TILE * cores, each))
     return plans

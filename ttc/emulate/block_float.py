@@ -1,0 +1,141 @@
+# pyright: reportUnknownMemberType=false
+"""Block floating point: 16 neighbours of a row share one exponent (BFP8 and BFP4).
+
+A datum is sign and magnitude without a hidden bit; its value is magnitude * 2^(E - 127 - (w - 1))
+with w magnitude bits and the shared, biased exponent E. Two quantisers exist and they disagree:
+
+host      shifted-out bits are dropped while aligning, then nearest, ties to even
+device    (the packer) an early conversion to 16 bits, then nearest, ties away from zero; BFP4 is
+          the BFP8 result with its low bits cut off
+
+Bit exact with ttnn 0.81.1 on the host side (tests/emulate/test_block_float.py compares them); the
+device side follows the packer of Tenstorrent's functional simulator, not checked on silicon.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+BLOCK = 16
+Early = Literal["six_bits", "bf16", "truncate"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFormat:
+    """Magnitude bits (without the sign) and bytes of a 32 x 32 tile, 64 of them exponents."""
+
+    magnitude_bits: int
+    tile_bytes: int
+
+
+BFP8 = BlockFormat(7, 1088)
+BFP4 = BlockFormat(3, 576)
+
+
+def _in_blocks(values: torch.Tensor) -> torch.Tensor:
+    """[..., width] as contiguous [..., blocks, 16], zero padded."""
+    missing = -values.shape[-1] % BLOCK
+    if missing:
+        values = torch.nn.functional.pad(values, (0, missing))
+    return values.contiguous().view(*values.shape[:-1], -1, BLOCK)
+
+
+def _out_of_blocks(values: torch.Tensor, width: int) -> torch.Tensor:
+    flat = values.reshape(*values.shape[:-2], -1)
+    return flat if flat.shape[-1] == width else flat[..., :width].contiguous()
+
+
+def encode_on_host(
+    values: torch.Tensor, form: BlockFormat
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float values [..., width] -> magnitudes with sign [..., blocks, 16], exponents [..., blocks, 1].
+
+    Both are int32; the sign of a datum is the sign of the integer, so there is no negative zero.
+    """
+    bits = _in_blocks(values.to(torch.float32)).view(torch.int32)
+    exponents = bits.bitwise_and(0x7F800000).bitwise_right_shift_(23)
+    shared = exponents.amax(dim=-1, keepdim=True)
+    magnitude = bits.bitwise_and(0x7FFFFF).bitwise_or_(0x800000)
+    magnitude.bitwise_right_shift_((shared - exponents).clamp_(max=31))
+    cut = 24 - form.magnitude_bits
+    odd = magnitude.bitwise_right_shift(cut).bitwise_and_(1)
+    magnitude.add_((1 << (cut - 1)) - 1).add_(odd).bitwise_right_shift_(cut)
+    magnitude.clamp_(max=(1 << form.magnitude_bits) - 1)
+    magnitude.masked_fill_(exponents == 0, 0)
+    return torch.where(bits < 0, -magnitude, magnitude), shared
+
+
+def _early(bits: torch.Tensor, early: Early) -> torch.Tensor:
+    """The packer's 16-bit intermediate, as the upper half of int32 patterns."""
+    magnitude = bits.bitwise_and(0x7FFFFFFF).clamp_(max=0x7F800000)
+    if early == "six_bits":
+        magnitude.add_(0x10000).bitwise_and_(-0x20000)
+    elif early == "bf16":
+        magnitude.add_(0x8000).bitwise_and_(-0x10000)
+    else:
+        magnitude.bitwise_and_(-0x10000)
+    return magnitude.masked_fill_(magnitude < 0x800000, 0)
+
+
+def encode_on_device(
+    values: torch.Tensor, form: BlockFormat, early: Early = "six_bits"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `encode_on_host`, by the packer's rules. `values` are float32 Dst values."""
+    bits = _in_blocks(values).view(torch.int32)
+    pattern = _early(bits, early)
+    exponents = pattern.bitwise_right_shift(23)
+    shared = exponents.amax(dim=-1, keepdim=True)
+    magnitude = pattern.bitwise_right_shift_(16).bitwise_and_(0x7F)
+    magnitude.bitwise_or_(exponents.clamp(max=1).bitwise_left_shift_(7))
+    shift = (shared - exponents).clamp_(max=15)
+    half = torch.ones_like(shift).bitwise_left_shift_(shift)
+    magnitude.add_(half).bitwise_right_shift_(shift.add_(1)).clamp_(max=127)
+    magnitude.bitwise_right_shift_(7 - form.magnitude_bits)
+    return torch.where(bits < 0, -magnitude, magnitude), shared
+
+
+def decode(magnitude: torch.Tensor, shared: torch.Tensor, form: BlockFormat) -> torch.Tensor:
+    """Signed magnitudes and shared exponents -> float32 [..., blocks, 16].
+
+    An exponent that underflows wraps modulo 256, as in the unpacker; with E = 255 infinities and
+    NaNs come back as ttnn's host decoder gives them.
+    """
+    values = magnitude.to(torch.float32)
+    bits = values.view(torch.int32)
+    scale = shared.sub(126 + form.magnitude_bits).bitwise_left_shift_(23)
+    zero = magnitude == 0
+    sign = bits.bitwise_and(-0x80000000)
+    bits.bitwise_and_(0x7FFFFFFF).add_(scale).bitwise_and_(0x7FFFFFFF).bitwise_or_(sign)
+    return values.masked_fill_(zero, 0.0)
+
+
+def quantize_on_host(values: torch.Tensor, form: BlockFormat) -> torch.Tensor:
+    """Float values after a round trip through ttnn's host packing, float32 of the same shape."""
+    magnitude, shared = encode_on_host(values, form)
+    return _out_of_blocks(decode(magnitude, shared, form), values.shape[-1])
+
+
+def quantize_on_device(
+    values: torch.Tensor, form: BlockFormat, early: Early = "six_bits"
+) -> torch.Tensor:
+    """Float32 Dst values as a later operation reads them from a block format tensor."""
+    magnitude, shared = encode_on_device(values, form, early)
+    return _out_of_blocks(decode(magnitude, shared, form), values.shape[-1])
+
+
+def unpack_tiles(tiles: torch.Tensor, form: BlockFormat) -> torch.Tensor:
+    """uint8 [tiles, tile_bytes] -> float32 [tiles, 4 faces, 16 rows, 16 columns].
+
+    A tile stores 64 exponents (faces in order, one per row), then the data face by face, the
+    lower of two neighbours in the low bits of a byte.
+    """
+    count = tiles.shape[0]
+    shared = tiles[:, :64].to(torch.int32).view(count, 4, 16, 1)
+    data = tiles[:, 64:]
+    if form.magnitude_bits == 3:
+        data = torch.stack((data.bitwise_and(15), data.bitwise_right_shift(4)), dim=-1)
+    codes = data.reshape(count, 4, 16, 16).to(torch.int32)
+    sign_bit = 1 << form.magnitude_bits
+    magnitude = codes.bitwise_and(sign_bit - 1)
+    return decode(torch.where(codes >= sign_bit, -magnitude, magnitude), shared, form)

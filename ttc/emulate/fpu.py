@@ -1,0 +1,265 @@
+# pyright: reportUnknownMemberType=false
+"""The matrix unit: multiplier slices per fidelity, and how products are summed.
+
+Weights go to the 5-bit port of the multiplier (SrcA), activations to the 7-bit port (SrcB). Each
+phase multiplies one slice of either mantissa: LoFi runs phase 0, HiFi2 phases 0-1, HiFi3 0-2 and
+HiFi4 all four. With BF16 operands HiFi4 is exact, LoFi cuts weights to 5 and activations to 7
+significant bits.
+
+wide Dst (fp32_dest_acc_en)   products are summed in float32: a plain GEMM of the slices differs
+                              from the exact datapath by 0.03 %
+16-bit Dst                    the running sum is rounded to BF16, half away from zero, after every
+                              16 products of every phase; that makes results grow by up to a few
+                              percent, so it is modelled step by step (`group_matmul`)
+
+`fpu_exact` holds the bit-exact datapath that both are tested against.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ttc.emulate.configs import MathFidelity
+from ttc.emulate.dtypes import round_to_nearest_even
+
+PHASES = {
+    MathFidelity.LoFi: (0,),
+    MathFidelity.HiFi2: (0, 1),
+    MathFidelity.HiFi3: (0, 1, 2),
+    MathFidelity.HiFi4: (0, 1, 2, 3),
+}
+
+# Mantissa bits of float32 that stay when a significand is cut to 5, 7 or 10+1 bits.
+_KEEP_5 = torch.tensor(-1 << 19, dtype=torch.int32)
+_KEEP_7 = torch.tensor(-1 << 17, dtype=torch.int32)
+_KEEP_TF32 = torch.tensor(-1 << 13, dtype=torch.int32)
+_KEEP_TF32_WEIGHT = torch.tensor(-1 << 14, dtype=torch.int32)
+_EXPONENT = torch.tensor(0x7F800000, dtype=torch.int32)
+_HALF = torch.tensor(0x8000, dtype=torch.int32)
+_UPPER = torch.tensor(-0x10000, dtype=torch.int32)
+_ONE = torch.tensor(1, dtype=torch.int32)
+# 1.5 * 2^13: added to a value with exponent 0, float32 keeps exactly 10 bits below that exponent.
+_ANCHOR = 12288.0
+
+_GROUP_SUM_BUDGET = 1 << 21  # floats of group sums held at a time, so that they stay in cache
+
+
+def cut(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    return values.view(torch.int32).bitwise_and(keep).view(torch.float32)
+
+
+def as_tf32(values: torch.Tensor) -> torch.Tensor:
+    """What the unpacker makes of float32 in L1 for a wide Dst: 10 mantissa bits, truncated."""
+    return cut(values, _KEEP_TF32)
+
+
+def activation_slice(x: torch.Tensor, phase: int) -> torch.Tensor:
+    """SrcB in a phase: the top 7 significant bits, or what they leave."""
+    high = cut(x, _KEEP_7)
+    return x - high if phase & 2 else high
+
+
+def weight_slice(w: torch.Tensor, phase: int) -> torch.Tensor:
+    """SrcA in a phase: the top 5 significant bits, or the next 5."""
+    high = cut(w, _KEEP_5)
+    return cut(w, _KEEP_TF32_WEIGHT) - high if phase & 1 else high
+
+
+def effective_products(
+    x: torch.Tensor, fidelity: MathFidelity
+) -> list[tuple[torch.Tensor, str]]:
+    """The products a fidelity realises: activation values and the name of a weight form.
+
+    Weight forms are "w" (all bits) and "w5" (the top 5), see `weight_form`.
+    """
+    match fidelity:
+        case MathFidelity.LoFi:
+            return [(activation_slice(x, 0), "w5")]
+        case MathFidelity.HiFi2:
+            return [(activation_slice(x, 0), "w")]
+        case MathFidelity.HiFi3:
+            return [(activation_slice(x, 0), "w"), (activation_slice(x, 2), "w5")]
+        case _:
+            return [(x, "w")]
+
+
+def weight_form(w: torch.Tensor, form: str) -> torch.Tensor:
+    match form:
+        case "w":
+            return w
+        case "w5":
+            return weight_slice(w, 0)
+        case _:
+            return weight_slice(w, 1)
+
+
+def wide_matmul(x: torch.Tensor, w: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:
+    """x [..., M, K] @ w [..., K, N] with a wide Dst."""
+    products = effective_products(x, fidelity)
+    total = products[0][0] @ weight_form(w, products[0][1])
+    for values, form in products[1:]:
+        total += values @ weight_form(w, form)
+    return total
+
+
+class _Accumulator:
+    """A 16-bit Dst of one shape, and the scratch memory for adding to it."""
+
+    def __init__(self, dst: torch.Tensor) -> None:
+        self.dst = dst
+        self._dst_bits = dst.view(torch.int32)
+        self._top_bits = torch.empty_like(self._dst_bits)
+        self._top = self._top_bits.view(torch.float32)
+        self._sum = torch.empty_like(dst)
+
+    def add(self, exponents: torch.Tensor, *terms: torch.Tensor) -> None:
+        """Add group sums as one MVMUL does.
+
+        The terms and Dst are rounded to 11 bits below their largest exponent, the sum to BF16,
+        both half away from zero. Adding 1.5 * 2^13 times the largest power of two makes float32
+        addition round at exactly that bit; `terms` are one unit away from zero so that a tie
+        never occurs (see `_nudge`). `exponents` are those of the terms, as int32 patterns.
+        """
+        torch.bitwise_and(self._dst_bits, _EXPONENT, out=self._top_bits)
+        torch.maximum(self._top_bits, exponents, out=self._top_bits)
+        torch.add(self.dst, self._top, alpha=_ANCHOR, out=self._sum)
+        for term in terms:
+            self._sum.add_(term)
+        torch.sub(self._sum, self._top, alpha=_ANCHOR, out=self.dst)
+        self._dst_bits.add_(_HALF).bitwise_and_(_UPPER)
+
+
+def _nudge(values: torch.Tensor) -> torch.Tensor:
+    """Move every value about one float32 unit up, in place: ties then round up."""
+    return values.add_(values.abs(), alpha=2.0**-23)
+
+
+def _exponents(values: torch.Tensor) -> torch.Tensor:
+    return values.view(torch.int32).bitwise_and(_EXPONENT)
+
+
+def group_matmul(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    phases: Sequence[int],
+    *,
+    in0_block_w: int,
+    accumulate_in_l1: bool,
+    pack_partial: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """x [M, K] @ w [K, N] with a 16-bit Dst -> BF16 values as float32.
+
+    weights            w's slice for each entry of `phases` (`weight_slice`)
+    in0_block_w        32-wide K tiles per block; Dst starts from zero in each block
+    accumulate_in_l1   blocks before the last are added in L1 in BF16, the last starts from that
+                       sum; otherwise every block starts from what the one before it packed
+    pack_partial       the rounding of that packing, where the output is not BF16
+    """
+    rows, depth = x.shape
+    width = weights[0].shape[1]
+    missing = -depth % 32
+    if missing:
+        x = torch.nn.functional.pad(x, (0, missing))
+        weights = [torch.nn.functional.pad(w, (0, 0, 0, missing)) for w in weights]
+    slices = [activation_slice(x, phase) for phase in phases]
+    groups = x.shape[1] // 8
+    row_step = max(1, min(rows, _GROUP_SUM_BUDGET // (groups * width * len(phases))))
+    column_step = max(64, _GROUP_SUM_BUDGET // (groups * row_step * len(phases)))
+    out = torch.empty(rows, width)
+    for column in range(0, width, column_step):
+        columns = slice(column, column + column_step)
+        parts = [w[:, columns].unflatten(0, (groups, 8)) for w in weights]
+        for row in range(0, rows, row_step):
+            sums = [
+                torch.bmm(one[row : row + row_step].unflatten(1, (groups, 8)).transpose(0, 1), part)
+                for one, part in zip(slices, parts, strict=True)
+            ]
+            out[row : row + row_step, columns] = _sum_groups(
+                sums, 4 * in0_block_w, accumulate_in_l1, pack_partial
+            )
+    return out
+
+
+def _sum_groups(
+    sums: list[torch.Tensor],
+    groups_per_block: int,
+    accumulate_in_l1: bool,
+    pack_partial: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> torch.Tensor:
+    """Sums of 8 products, [groups, M, N] for each phase, through Dst and L1 -> [M, N]."""
+    exponents = [
+        torch.maximum(bits[0::2], bits[1::2]) for bits in (_exponents(_nudge(one)) for one in sums)
+    ]
+    groups = sums[0].shape[0]
+    blocks = -(-groups // groups_per_block)
+
+    def run(dst: torch.Tensor, first: int, count: int) -> torch.Tensor:
+        """Blocks `first` .. `first + count`, side by side: dst is [count, M, N]."""
+        accumulator = _Accumulator(dst)
+        start = first * groups_per_block
+        length = min(groups_per_block, groups - start)
+        stop = start + (count - 1) * groups_per_block + 1
+        for tile in range(0, length, 4):
+            for one, tops in zip(sums, exponents, strict=True):
+                for group in (start + tile, start + tile + 2):
+                    span = slice(group, stop + group - start, groups_per_block)
+                    after = slice(group + 1, stop + group - start + 1, groups_per_block)
+                    halves = slice(group // 2, (stop + group - start + 1) // 2, groups_per_block // 2)
+                    accumulator.add(tops[halves], one[span], one[after])
+        return accumulator.dst
+
+    shape = sums[0].shape[1:]
+    if accumulate_in_l1 and blocks > 1:
+        partials = run(torch.zeros(blocks - 1, *shape), 0, blocks - 1)
+        total = partials[0]
+        for partial in partials[1:]:
+            total = round_to_nearest_even(total + partial)
+        return run(total.unsqueeze(0).contiguous(), blocks - 1, 1)[0]
+    dst = torch.zeros(1, *shape)
+    for block in range(blocks):
+        if pack_partial is not None and block:
+            dst = pack_partial(dst)
+        dst = run(dst, block, 1)
+    return dst[0]
+
+
+def multiply(
+    a: torch.Tensor, b: torch.Tensor, fidelity: MathFidelity, *, wide_dst: bool
+) -> torch.Tensor:
+    """Element-wise product on the matrix unit (a in SrcA, b in SrcB), broadcast as in torch.
+
+    With a 16-bit Dst each phase is one rounded accumulation.
+    """
+    if wide_dst:
+        high, phases = cut(b, _KEEP_7), PHASES[fidelity]
+        first = weight_form(a, "w5") if len(phases) == 1 else cut(a, _KEEP_TF32_WEIGHT)
+        if len(phases) == 4:
+            return first * b
+        product = first * high
+        return product.add_(weight_slice(a, 0) * (b - high)) if len(phases) == 3 else product
+    a, b = torch.broadcast_tensors(a, b)
+    product = _Accumulator(torch.zeros(a.shape))
+    exponents = _exponents(a).add_(_exponents(b)).sub_(127 << 23)
+    for phase in PHASES[fidelity]:
+        # A product is aligned by the exponents of its operands, not by its own.
+        shift = 5 * (phase & 1) + 7 * (phase >> 1)
+        term = weight_slice(a, phase) * activation_slice(b, phase)
+        product.add(exponents.sub(shift << 23).clamp_(min=0), _nudge(term))
+    return product.dst
+
+
+def add(a: torch.Tensor, b: torch.Tensor, *, wide_dst: bool) -> torch.Tensor:
+    """Element-wise sum on the matrix unit: both cut to 11 bits below the larger exponent."""
+    exponents = torch.maximum(_exponents(a), _exponents(b))
+    top = exponents.view(torch.float32)
+    total = torch.add(_away(a), top, alpha=_ANCHOR)
+    total.add_(_away(b))
+    total.sub_(top, alpha=_ANCHOR)
+    if not wide_dst:
+        total.view(torch.int32).add_(_HALF).bitwise_and_(_UPPER)
+    return total
+
+
+def _away(values: torch.Tensor) -> torch.Tensor:
+    """As `_nudge`, on a copy."""
+    return values.view(torch.int32).bitwise_or(_ONE).view(torch.float32)

@@ -1,0 +1,121 @@
+# pyright: reportUnknownMemberType=false
+"""Between torch and the device: from_torch, to_torch, empty, and which rows are real."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ttc.emulate.configs import DRAM_MEMORY_CONFIG, MemoryConfig
+from ttc.emulate.device import MeshDevice
+from ttc.emulate.dtypes import BLOCK_FORMATS, DataType, Layout, pack_on_host
+from ttc.emulate.errors import EmulationError, require
+from ttc.emulate.tensor import Tensor, check_placement, is_float
+
+_OF_TORCH = {
+    torch.bfloat16: DataType.BFLOAT16,
+    torch.float32: DataType.FLOAT32,
+    torch.float16: DataType.BFLOAT16,
+    torch.int32: DataType.INT32,
+    torch.int64: DataType.UINT32,
+    torch.uint32: DataType.UINT32,
+}
+_TO_TORCH = {
+    DataType.BFLOAT16: torch.bfloat16,
+    DataType.FLOAT32: torch.float32,
+    DataType.BFLOAT8_B: torch.float32,
+    DataType.BFLOAT4_B: torch.float32,
+    DataType.UINT32: torch.uint32,
+    DataType.INT32: torch.int32,
+}
+
+
+def from_torch(
+    tensor: torch.Tensor,
+    dtype: DataType | None = None,
+    *,
+    layout: Layout | None = None,
+    device: MeshDevice | None = None,
+    memory_config: MemoryConfig | None = None,
+) -> Tensor:
+    """A tensor of the same logical shape, converted as ttnn's host code converts."""
+    if dtype is None:
+        if tensor.dtype not in _OF_TORCH:
+            raise EmulationError("from_torch", f"{tensor.dtype} has no counterpart; give a dtype")
+        dtype = _OF_TORCH[tensor.dtype]
+    if layout is None:
+        layout = Layout.TILE if dtype in BLOCK_FORMATS else Layout.ROW_MAJOR
+    if not is_float(dtype):
+        stored = tensor.to(torch.int64, copy=True)
+    elif device is not None and not device.rounding:
+        stored = tensor.to(torch.float32, copy=True)
+    else:
+        stored = pack_on_host(tensor, dtype)
+        if dtype is not DataType.FLOAT32:
+            stored = stored.to(torch.bfloat16)
+        if stored is tensor:
+            stored = stored.clone()
+    return on_device("from_torch", stored, dtype, layout, device, memory_config)
+
+
+def on_device(
+    op: str,
+    stored: torch.Tensor,
+    dtype: DataType,
+    layout: Layout,
+    device: MeshDevice | None,
+    memory_config: MemoryConfig | None,
+) -> Tensor:
+    """Host values as a tensor, the same on every device of the mesh."""
+    placed = memory_config or DRAM_MEMORY_CONFIG
+    shape = tuple(stored.shape)
+    if device is None:
+        require(dtype not in BLOCK_FORMATS or layout is Layout.TILE, op, f"{dtype.name} needs TILE")
+        return Tensor([stored], shape, dtype, layout, None, placed)
+    check_placement(op, shape, dtype, layout, placed, device)
+    copies = [stored] + [stored.clone() for _ in range(device.get_num_devices() - 1)]
+    return Tensor(copies, shape, dtype, layout, device, placed)
+
+
+def to_torch(tensor: Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The values on the first device, at the logical shape; rows that are not stored are zero."""
+    values = tensor.dense("to_torch")[0]
+    if dtype is None:
+        rounded = tensor.device() is None or _rounding(tensor)
+        dtype = _TO_TORCH[tensor.dtype] if rounded or not is_float(tensor.dtype) else torch.float32
+    return values.to(dtype, copy=True)
+
+
+def _rounding(tensor: Tensor) -> bool:
+    device = tensor.device()
+    return device is None or device.rounding
+
+
+def empty(
+    shape: Sequence[int],
+    dtype: DataType = DataType.BFLOAT16,
+    layout: Layout = Layout.ROW_MAJOR,
+    *,
+    device: MeshDevice,
+    memory_config: MemoryConfig = DRAM_MEMORY_CONFIG,
+) -> Tensor:
+    """Device memory. Its values are zeros here and undefined in ttnn."""
+    kind = torch.float32 if is_float(dtype) else torch.int64
+    return on_device(
+        "empty", torch.zeros(tuple(shape), dtype=kind), dtype, layout, device, memory_config
+    )
+
+
+def mark_live_rows(tensor: Tensor, count: int) -> None:
+    """Say that only the first `count` entries of the last dimension belong to real users or tokens.
+
+    For the integer tensors a program starts from (tokens, rope positions). What is computed from
+    the other entries is then zero and costs nothing. ttnn has no such function: on a device the
+    padding is computed like everything else, and nobody may read it there either.
+    """
+    require(0 < count <= tensor.shape[-1], "mark_live_rows", f"{count} of {tensor.shape[-1]}")
+    tensor.stored = [one[..., :count].clone() for one in tensor.stored]
+
+
+def deallocate(tensor: Tensor, force: bool = True) -> None:
+    """Free a tensor. Using it afterwards raises; freeing it again does nothing."""
+    tensor.deallocate(force)

@@ -1,0 +1,163 @@
+# pyright: reportUnknownMemberType=false
+"""Paged key and value caches: blocks of tokens [blocks, kv_heads, block, head_dim].
+
+A page table [batch, blocks per user] gives the block that holds each part of a user's sequence.
+"""
+
+import torch
+
+from ttc.emulate.configs import WormholeComputeKernelConfig
+from ttc.emulate.dtypes import DataType, Layout, pack_on_device
+from ttc.emulate.errors import EmulationError, require
+from ttc.emulate.tensor import Tensor, device_of, extend, require_tiles
+
+
+def paged_update_cache(
+    cache_tensor: Tensor,
+    input_tensor: Tensor,
+    *,
+    update_idxs_tensor: Tensor | None = None,
+    page_table: Tensor | None = None,
+    compute_kernel_config: WormholeComputeKernelConfig | None = None,
+) -> Tensor:
+    """Write one token per user, [1, batch, kv_heads, head_dim], at the users' positions.
+
+    A position of -1 leaves the user's cache as it is.
+    """
+    op = "experimental.paged_update_cache"
+    del compute_kernel_config
+    _check_update(op, cache_tensor, input_tensor, update_idxs_tensor, page_table)
+    assert update_idxs_tensor is not None and page_table is not None, "just checked"
+    _update(op, cache_tensor, input_tensor, update_idxs_tensor, page_table)
+    return cache_tensor
+
+
+def paged_fused_update_cache(
+    cache_tensor1: Tensor,
+    input_tensor1: Tensor,
+    cache_tensor2: Tensor,
+    input_tensor2: Tensor,
+    *,
+    update_idxs_tensor: Tensor | None = None,
+    page_table: Tensor | None = None,
+    compute_kernel_config: WormholeComputeKernelConfig | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As two `paged_update_cache`; the inputs must lie on different cores."""
+    op = "experimental.paged_fused_update_cache"
+    del compute_kernel_config
+    for cache, tokens in ((cache_tensor1, input_tensor1), (cache_tensor2, input_tensor2)):
+        _check_update(op, cache, tokens, update_idxs_tensor, page_table)
+    assert update_idxs_tensor is not None and page_table is not None, "just checked"
+    first, second = (tensor.memory_config().shard_spec for tensor in (input_tensor1, input_tensor2))
+    assert first is not None and second is not None, "sharded device tensors have a shard spec"
+    require(
+        set(first.grid.cores).isdisjoint(second.grid.cores),
+        op,
+        f"input_tensor1 ({first.grid}) and input_tensor2 ({second.grid}) must not overlap",
+    )
+    require(cache_tensor1.dtype is cache_tensor2.dtype, op, "the caches must have one element type")
+    _update(op, cache_tensor1, input_tensor1, update_idxs_tensor, page_table)
+    _update(op, cache_tensor2, input_tensor2, update_idxs_tensor, page_table)
+    return cache_tensor1, cache_tensor2
+
+
+def _check_update(
+    op: str, cache: Tensor, tokens: Tensor, positions: Tensor | None, page_table: Tensor | None
+) -> None:
+    if positions is None or page_table is None:
+        raise EmulationError(op, "update_idxs_tensor and page_table are required")
+    device_of(op, cache, tokens, positions, page_table)
+    require_tiles(op, cache, tokens)
+    require(tokens.is_sharded(), op, "the input must be sharded")
+    require(
+        tokens.dtype in (DataType.BFLOAT16, DataType.FLOAT32),
+        op,
+        "the input must be BFLOAT16 or FLOAT32; the update packs it for the cache",
+    )
+    check_page_table(op, page_table)
+    require(positions.dtype is DataType.INT32, op, "positions must be INT32")
+    batch = tokens.shape[1]
+    require(page_table.shape[0] == batch, op, f"page table of {page_table.shape[0]} for {batch}")
+    require(positions.shape[-1] == batch, op, f"{positions.shape[-1]} positions for {batch} users")
+    require(
+        tokens.shape[2:] == (cache.shape[1], cache.shape[3]),
+        op,
+        f"tokens {list(tokens.shape)} do not fit the cache {list(cache.shape)}",
+    )
+
+
+def check_page_table(op: str, page_table: Tensor) -> None:
+    require(page_table.dtype is DataType.INT32, op, "the page table must be INT32")
+    require(page_table.layout is Layout.ROW_MAJOR, op, "the page table must be row major")
+
+
+def _update(op: str, cache: Tensor, tokens: Tensor, positions: Tensor, page_table: Tensor) -> None:
+    device = device_of(op, cache)
+    block, users = cache.shape[2], tokens.shape[1]
+    for index, values in enumerate(tokens.values(op)):
+        places = extend(positions.values(op)[index].reshape(-1), (users,))
+        table = page_table.values(op)[index]
+        active = torch.nonzero(places >= 0).flatten()
+        if not len(active):
+            continue
+        at = places[active]
+        require(
+            int(at.max()) < table.shape[1] * block, op, "a position is beyond the page table"
+        )
+        blocks = table[active, at // block]
+        check_blocks(op, blocks, cache)
+        rows = extend(values, (1, users, *values.shape[2:]))[0, active]
+        if device.rounding:
+            rows = pack_on_device(rows, cache.dtype, wide_dst=False)
+        into = cache.stored[index]
+        into[blocks, :, at % block] = rows.to(into.dtype)
+
+
+def check_blocks(op: str, blocks: torch.Tensor, cache: Tensor) -> None:
+    low, high = int(blocks.min()), int(blocks.max())
+    if low < 0 or high >= cache.shape[0]:
+        raise EmulationError(op, f"page table entries {low}..{high} for {cache.shape[0]} blocks")
+
+
+def paged_fill_cache(
+    cache_tensor: Tensor,
+    input_tensor: Tensor,
+    page_table: Tensor,
+    *,
+    batch_idx: int = 0,
+    compute_kernel_config: WormholeComputeKernelConfig | None = None,
+) -> Tensor:
+    """Write a prefilled sequence [1, kv_heads, seq, head_dim] into the blocks of one user."""
+    op = "experimental.paged_fill_cache"
+    del compute_kernel_config
+    cache, tokens = cache_tensor, input_tensor
+    device_of(op, cache, tokens, page_table)
+    require_tiles(op, cache, tokens)
+    check_page_table(op, page_table)
+    require(
+        tokens.dtype is cache.dtype,
+        op,
+        f"the input ({tokens.dtype.name}) must have the element type of the cache "
+        f"({cache.dtype.name})",
+    )
+    require(
+        tokens.shape[1] == cache.shape[1] and tokens.shape[3] == cache.shape[3],
+        op,
+        f"tokens {list(tokens.shape)} do not fit the cache {list(cache.shape)}",
+    )
+    require(0 <= batch_idx < page_table.shape[0], op, f"no user {batch_idx} in the page table")
+    block, seq = cache.shape[2], tokens.shape[2]
+    count = -(-seq // block)
+    require(count <= page_table.shape[1], op, f"{seq} tokens do not fit the page table")
+    for index, values in enumerate(tokens.values(op)):
+        blocks = page_table.values(op)[index][batch_idx, :count]
+        # Entries of -1 mark blocks that are not to be written.
+        wanted = torch.nonzero(blocks >= 0).flatten()
+        if not len(wanted):
+            continue
+        check_blocks(op, blocks[wanted], cache)
+        padded = extend(values[0], (cache.shape[1], count * block, cache.shape[3]))
+        pages = padded.unflatten(1, (count, block)).transpose(0, 1)
+        into = cache.stored[index]
+        into[blocks[wanted]] = pages[wanted].to(into.dtype)
+    return cache_tensor

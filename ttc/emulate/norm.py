@@ -1,0 +1,165 @@
+# pyright: reportUnknownMemberType=false
+"""rms_norm in the steps of the kernel: square, mean, reciprocal root, scale, weight.
+
+Every step but the root runs on the matrix unit, so the fidelity cuts operands: with HiFi2 the
+square sees one operand, the scaling sees the reciprocal root, and the last step sees the weight
+at 7 significant bits. Intermediate results are float32 (read back as TF32) with a wide Dst and
+BF16 with a 16-bit Dst.
+"""
+
+from math import prod
+
+import torch
+
+from ttc.emulate import fpu
+from ttc.emulate.configs import (
+    LayerNormShardedMultiCoreProgramConfig,
+    MathFidelity,
+    MemoryConfig,
+    TensorMemoryLayout,
+    WormholeComputeKernelConfig,
+    core_coord,
+)
+from ttc.emulate.dtypes import TILE, Layout, round_to_bf16_
+from ttc.emulate.errors import EmulationError, require
+from ttc.emulate.tensor import Tensor, device_of, output, require_tiles
+
+_DEFAULT = WormholeComputeKernelConfig(math_fidelity=MathFidelity.HiFi4)
+
+
+def rms_norm(
+    input_tensor: Tensor,
+    *,
+    epsilon: float = 1e-12,
+    weight: Tensor | None = None,
+    memory_config: MemoryConfig | None = None,
+    program_config: LayerNormShardedMultiCoreProgramConfig | None = None,
+    compute_kernel_config: WormholeComputeKernelConfig | None = None,
+) -> Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension.
+
+    weight   [1, 1, 1, width] in tiles or [1, 1, width / 32, 32] row major
+    """
+    op = "rms_norm"
+    x = input_tensor
+    require_tiles(op, x)
+    operands = (x,) if weight is None else (x, weight)
+    device = device_of(op, *operands)
+    _check_program(op, x, program_config, memory_config)
+    if weight is not None:
+        _check_weight(op, x, weight)
+    config = compute_kernel_config or _DEFAULT
+    results: list[torch.Tensor] = []
+    for index, values in enumerate(x.values(op)):
+        gamma = None
+        if weight is not None:
+            gamma = weight.values(op)[index].reshape(-1)[: x.shape[-1]]
+        if device.rounding:
+            results.append(_kernel(values, gamma, epsilon, config))
+        else:
+            scaled = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
+            results.append(scaled if gamma is None else scaled * gamma)
+    return output(
+        op,
+        results,
+        x.shape,
+        x.dtype,
+        memory_config or x.memory_config(),
+        device,
+        wide_dst=config.fp32_dest_acc_en,
+    )
+
+
+def _kernel(
+    x: torch.Tensor,
+    gamma: torch.Tensor | None,
+    epsilon: float,
+    config: WormholeComputeKernelConfig,
+) -> torch.Tensor:
+    fidelity, wide = config.math_fidelity, config.fp32_dest_acc_en
+    if fidelity is MathFidelity.Invalid:
+        fidelity = MathFidelity.HiFi4
+    squares = fpu.multiply(x, x, fidelity, wide_dst=wide)
+    if wide:
+        mean = fpu.as_tf32(squares).sum(-1, keepdim=True).mul_(1.0 / x.shape[-1])
+        root = fpu.as_tf32(torch.rsqrt(mean.add_(epsilon)))
+    else:
+        mean = _narrow_sum(squares, fidelity).mul_(1.0 / x.shape[-1])
+        root = round_to_bf16_(torch.rsqrt(round_to_bf16_(mean).add_(epsilon)))
+    scaled = fpu.multiply(x, root, fidelity, wide_dst=wide)
+    if gamma is None:
+        return scaled
+    return fpu.multiply(fpu.as_tf32(scaled) if wide else scaled, gamma, fidelity, wide_dst=wide)
+
+
+def _narrow_sum(squares: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:
+    """Row sums through a 16-bit Dst: a matmul with a column of ones."""
+    rows = squares.reshape(-1, squares.shape[-1])
+    ones = torch.ones(rows.shape[1], 1)
+    phases = [phase for phase in fpu.PHASES[fidelity] if not phase & 1]
+    total = fpu.group_matmul(
+        rows,
+        [fpu.weight_slice(ones, phase) for phase in phases],
+        phases,
+        in0_block_w=-(-rows.shape[1] // TILE),
+        accumulate_in_l1=False,
+    )
+    return total.view(*squares.shape[:-1], 1)
+
+
+def _check_weight(op: str, x: Tensor, weight: Tensor) -> None:
+    if weight.layout is Layout.TILE:
+        require(
+            weight.padded_shape[-1] == x.padded_shape[-1],
+            op,
+            f"weight width {weight.shape[-1]} must be that of the input, {x.shape[-1]}",
+        )
+        return
+    require(
+        weight.shape[-1] == TILE and prod(weight.shape) == x.padded_shape[-1],
+        op,
+        f"a row major weight must have shape [..., width / {TILE}, {TILE}], got "
+        f"{list(weight.shape)} for width {x.shape[-1]}",
+    )
+
+
+def _check_program(
+    op: str,
+    x: Tensor,
+    program: LayerNormShardedMultiCoreProgramConfig | None,
+    memory_config: MemoryConfig | None,
+) -> None:
+    spec = x.memory_config().shard_spec
+    if not x.is_sharded() or spec is None:
+        if program is not None:
+            raise EmulationError(op, "a sharded program config needs a sharded input")
+        return
+    layout = x.memory_config().memory_layout
+    require(
+        layout is not TensorMemoryLayout.HEIGHT_SHARDED, op, "height sharded inputs do not work"
+    )
+    require(
+        memory_config is None or memory_config.is_sharded(),
+        op,
+        "sharded inputs require sharded outputs",
+    )
+    if program is None:
+        return
+    height, width = spec.shape[0] // TILE, spec.shape[1] // TILE
+    require(
+        (program.block_h, program.block_w) == (height, width),
+        op,
+        f"block_h x block_w ({program.block_h} x {program.block_w}) must be the tiles of a shard "
+        f"({height} x {width})",
+    )
+    require(
+        program.block_w % program.subblock_w == 0,
+        op,
+        f"block_w ({program.block_w}) must be divisible by subblock_w ({program.subblock_w})",
+    )
+    grid, box = core_coord(program.compute_with_storage_grid_size), spec.grid.bounding_box()
+    require(
+        box.end.x - box.start.x < grid.x and box.end.y - box.start.y < grid.y,
+        op,
+        f"the shard grid {spec.grid} does not fit the program grid {grid}",
+    )

@@ -1,0 +1,158 @@
+"""What the command line prints: plans, verdicts, progress. Results on stdout, all else on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ttc.plan.plan import Plan
+
+BYTES_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+class Screen:
+    """The two streams of a command; with `as_json` stdout carries nothing but the result."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line of the result, for people."""
+        if not self.as_json:
+            self.out.print(text, markup=False)
+
+    def note(self, text: str) -> None:
+        """A line about what is going on."""
+        self.err.print(text, markup=False, style="dim")
+
+    def stream(self, text: str) -> None:
+        """A piece of generated text, at once."""
+        if not self.as_json:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    def table(self, table: Table) -> None:
+        if not self.as_json:
+            self.out.print(table)
+
+    def result(self, record: dict[str, Any]) -> None:
+        """The result, for programs."""
+        if self.as_json:
+            print(json.dumps(record, indent=2))
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[..., None]]:
+        """A function of (step, done, total) that draws a bar; silent when stderr is a file."""
+        if not self.err.is_terminal:
+            yield lambda step, done=0, total=0: None
+            return
+        bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=self.err,
+            transient=True,
+        )
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: str, done: int = 0, total: int = 0) -> None:
+            if step not in tasks:
+                for task in tasks.values():
+                    bars.update(task, visible=False)
+                tasks[step] = bars.add_task(step, total=total or None)
+            bars.update(tasks[step], completed=done, total=total or None)
+
+        with bars:
+            yield show
+
+
+def amount(size: float) -> str:
+    """Bytes in a unit people read: 1234567 is "1.23 MB"."""
+    for unit in BYTES_UNITS:
+        if size < 1000 or unit == BYTES_UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    raise AssertionError("the last unit takes everything")
+
+
+def plan_table(plan: Plan) -> Table:
+    """The memory of a plan: what lies in DRAM, by group, and the fullest core's L1."""
+    memory = plan.memory
+    rows = [
+        *((f"weights {group}", size) for group, size in memory.weights_by_group),
+        ("KV cache", memory.kv_cache_bytes),
+        ("RoPE tables", memory.rope_bytes),
+        ("activations", memory.activation_bytes),
+        ("trace region", memory.trace_region_bytes),
+    ]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    for name, size in rows:
+        table.add_row(name, amount(size), _share(size, memory.dram_limit_bytes))
+    dram, l1 = memory.dram_bytes_per_chip, memory.l1_peak_bytes_per_core
+    table.add_section()
+    table.add_row("DRAM of a chip", amount(dram), _share(dram, memory.dram_limit_bytes))
+    table.add_row("L1 of a core", amount(l1), _share(l1, memory.l1_limit_bytes_per_core))
+    return table
+
+
+def _share(size: int, limit: int) -> str:
+    return f"{100 * size / limit:.1f} %"
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What a plan is for, and what else would fit."""
+    buckets = ", ".join(map(str, plan.buckets))
+    largest = plan.largest
+    return [
+        f"model      {plan.model}",
+        f"mesh       {plan.mesh} ({plan.arch})",
+        f"precision  {plan.profile}",
+        f"users      {plan.batch} of up to {plan.context} tokens; prefill in {buckets}",
+        f"would fit  {largest.context} tokens for {plan.batch}, or {largest.batch} users of "
+        f"{plan.context}",
+    ]
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """A plan for `--json`."""
+    memory, largest = plan.memory, plan.largest
+    return {
+        "fits": memory.fits,
+        "model": plan.model,
+        "spec": plan.spec,
+        "mesh": plan.mesh,
+        "precision": plan.profile,
+        "batch": plan.batch,
+        "context": plan.context,
+        "prefill_buckets": list(plan.buckets),
+        "dram_bytes_per_chip": memory.dram_bytes_per_chip,
+        "dram_limit_bytes": memory.dram_limit_bytes,
+        "l1_peak_bytes_per_core": memory.l1_peak_bytes_per_core,
+        "l1_limit_bytes_per_core": memory.l1_limit_bytes_per_core,
+        "trace_region_bytes": memory.trace_region_bytes,
+        "weight_bytes": dict(memory.weights_by_group),
+        "kv_cache_bytes": memory.kv_cache_bytes,
+        "rope_bytes": memory.rope_bytes,
+        "activation_bytes": memory.activation_bytes,
+        "largest": {
+            "context": largest.context,
+            "batch": largest.batch,
+            "prefill_bucket": largest.prefill_bucket,
+            "max_tokens_all_users": largest.max_tokens_all_users,
+        },
+        "choices": [
+            {"name": choice.name, "taken": choice.taken, "alternatives": dict(choice.alternatives)}
+            for choice in plan.choices
+        ],
+    }

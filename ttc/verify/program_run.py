@@ -1,0 +1,225 @@
+"""The job of `verify_program`: runs in the child, with the real ttnn and a mock device."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from ttc.runtime.program import Program, TensorFacts, load_program
+from ttc.verify.call_recorder import (
+    CallRecorder,
+    DeviceCall,
+    Graph,
+    Memory,
+    Recording,
+    Unfreed,
+    captured,
+)
+from ttc.verify.finding import MockFinding, finding_of
+
+_TILE_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseRun:
+    """One run of an entry point. `leaked` is what its end did not give back.
+
+    `l1_bytes_per_core` is the worst sum of its own tensors and of the buffers of the operation
+    that runs, over all cores.
+    """
+
+    name: str
+    calls: tuple[DeviceCall, ...]
+    peak: Memory
+    leaked: Memory
+    unfreed: tuple[Unfreed, ...]
+    l1_bytes_per_core: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramRun:
+    """`resident` is in use between steps: weights, caches, inputs."""
+
+    findings: tuple[MockFinding, ...]
+    phases: tuple[PhaseRun, ...]
+    resident: Memory
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """What a run has gathered so far."""
+
+    ttnn: Any
+    device: Any
+    path: Path
+    report: Callable[[str], None]
+    findings: list[MockFinding] = field(default_factory=list[MockFinding])
+    phases: list[PhaseRun] = field(default_factory=list[PhaseRun])
+
+    def empty(self, facts: TensorFacts) -> Any:
+        """A tensor of unknown content: no data is made on the host."""
+        shape, dtype, layout, memory_config = facts
+        return self.ttnn.empty(
+            shape, dtype=dtype, layout=layout, device=self.device, memory_config=memory_config
+        )
+
+    def row_major(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self.empty((shape, dtype, self.ttnn.ROW_MAJOR_LAYOUT, self.ttnn.DRAM_MEMORY_CONFIG))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Report the phase, and turn what ttnn refuses in it into a finding."""
+        self.report(name)
+        try:
+            yield
+        except Exception as error:
+            finding = finding_of(error, Path(str(self.ttnn.__file__)).parent)
+            if finding is None:
+                raise
+            self.findings.append(replace(finding, phase=name))
+            error.__traceback__ = None  # its frames hold tensors
+        finally:
+            gc.collect()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """The tensors that a session keeps between steps."""
+
+    weights: SimpleNamespace
+    caches: list[tuple[Any, Any]]
+    tokens: Any
+    positions: Any
+    rope_positions: Any
+    page_table: Any
+
+
+def run_program(
+    path: Path, ttnn: ModuleType, device: Any, report: Callable[[str], None]
+) -> ProgramRun:
+    """Allocate all a program needs, run each entry point, and say what happened."""
+    run = _Run(ttnn=ttnn, device=device, path=path, report=report)
+    program: Program | None = None
+    inputs: _Inputs | None = None
+    with run.phase("load"):
+        program = load_program(path, ttnn)
+    if program is not None:
+        with run.phase("weights, caches and inputs"):
+            inputs = _allocate(run, program)
+    if program is None or inputs is None:
+        return ProgramRun(findings=tuple(run.findings), phases=(), resident=Memory(dram=0, l1=0))
+    recorder = CallRecorder(ttnn, device, path, inputs.caches)
+    setattr(program, "ttnn", recorder)  # noqa: B010  the functions of the module find it there
+    resident = recorder.in_use()
+    for tokens in program.PREFILL:
+        _run_prefill(run, program, inputs, recorder, tokens)
+    _run_decode(run, program, inputs, recorder)
+    return ProgramRun(findings=tuple(run.findings), phases=tuple(run.phases), resident=resident)
+
+
+def _allocate(run: _Run, program: Program) -> _Inputs:
+    ttnn = run.ttnn
+    weights = SimpleNamespace(
+        **{name: run.empty(facts) for name, facts in program.MODEL_WEIGHTS.items()},
+        decoders=[
+            SimpleNamespace(**{name: run.empty(facts) for name, facts in layer.items()})
+            for layer in program.DECODER_WEIGHTS
+        ],
+    )
+    return _Inputs(
+        weights=weights,
+        caches=[(run.empty(k), run.empty(v)) for k, v in program.CACHES],
+        tokens=run.row_major((1, _TILE_ROWS), ttnn.uint32),
+        positions=run.row_major((program.BATCH,), ttnn.int32),
+        rope_positions=run.row_major((1, program.ROPE_POSITIONS), ttnn.uint32),
+        page_table=run.row_major((program.BATCH, program.CONTEXT // program.KV_BLOCK), ttnn.int32),
+    )
+
+
+def _run_prefill(
+    run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder, tokens: int
+) -> None:
+    name = f"prefill_{tokens}"
+    before = recorder.in_use()
+    with run.phase(name):
+        prompt = run.row_major((1, tokens), run.ttnn.uint32)
+        positions = run.row_major((1, tokens), run.ttnn.uint32)
+
+        def step() -> None:
+            x = program.PREFILL[tokens](
+                prompt, positions, inputs.page_table, 0, inputs.caches, inputs.weights
+            )
+            logits = program.head_prefill(x, 0, inputs.weights)
+            run.ttnn.deallocate(x)
+            run.ttnn.deallocate(logits)
+
+        seen = _record(recorder, step)
+        l1_bytes = _l1_footprint(run.ttnn, step)
+        run.ttnn.deallocate(prompt)
+        run.ttnn.deallocate(positions)
+        run.phases.append(_phase_run(name, seen, recorder.in_use(), before, l1_bytes))
+
+
+def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder) -> None:
+    """Two steps: the second finds every program in the cache, as all later ones do."""
+
+    def step() -> None:
+        logits = program.decode(
+            inputs.tokens,
+            inputs.positions,
+            inputs.rope_positions,
+            inputs.page_table,
+            inputs.caches,
+            inputs.weights,
+        )
+        program.greedy(logits, inputs.tokens)
+        program.advance(inputs.positions, inputs.rope_positions)
+        run.ttnn.deallocate(logits)
+
+    before = recorder.in_use()
+    with run.phase("decode"):
+        _record(recorder, step)
+        between = recorder.in_use()
+        seen = _record(recorder, step)
+        after = recorder.in_use()
+        l1_bytes = _l1_footprint(run.ttnn, step)
+        run.phases.append(
+            _phase_run("decode", seen, max(between, after, key=_total), before, l1_bytes)
+        )
+
+
+def _total(memory: Memory) -> int:
+    return memory.dram + memory.l1
+
+
+def _record(recorder: CallRecorder, step: Callable[[], None]) -> Recording:
+    with recorder.recording() as result:
+        step()
+    return result()
+
+
+def _phase_run(
+    name: str, seen: Recording, after: Memory, before: Memory, l1_bytes: int
+) -> PhaseRun:
+    return PhaseRun(
+        name=name,
+        calls=seen.calls,
+        peak=seen.peak,
+        leaked=Memory(dram=after.dram - before.dram, l1=after.l1 - before.l1),
+        unfreed=seen.unfreed,
+        l1_bytes_per_core=l1_bytes,
+    )
+
+
+def _l1_footprint(ttnn: Any, step: Callable[[], None]) -> int:
+    """Bytes of L1 that the step needs on its fullest core, beyond what was in use before it.
+
+    Captured without dispatch: only that mode lists the buffers of every operation.
+    """
+    graph: Graph = []
+    with captured(ttnn, "NO_DISPATCH", graph):
+        step()
+    return ttnn.graph.extract_resource_usage_per_core(graph).peak_total

@@ -1,0 +1,85 @@
+"""What the text of an emitted module shows without running it."""
+
+import ast
+from pathlib import Path
+
+from ttc.verify.finding import MockFinding
+
+# Operations that run on the device, and those that only describe or free a tensor there. Anything
+# else of ttnn inside a function would move data from or to the host, or allocate at replay.
+DEVICE_OPERATIONS = frozenset(
+    """
+    add argmax concat copy deallocate embedding interleaved_to_sharded linear matmul mul multiply
+    plus_one reshape rms_norm sharded_to_interleaved slice to_memory_config transpose typecast
+    untilize
+    experimental.minimal_matmul experimental.nlp_concat_heads experimental.nlp_concat_heads_decode
+    experimental.nlp_create_qkv_heads experimental.nlp_create_qkv_heads_decode
+    experimental.paged_fill_cache experimental.paged_fused_update_cache
+    experimental.paged_update_cache experimental.rotary_embedding_hf
+    experimental.rotary_embedding_llama experimental.rotary_embedding_llama_fused_qk
+    transformer.paged_scaled_dot_product_attention_decode transformer.scaled_dot_product_attention
+    """.split()
+)
+# Functions that build constants; nothing else is called from them.
+_CONFIGURATION = frozenset(
+    "CoreCoord CoreGrid CoreRange CoreRangeSet MemoryConfig ShardSpec UnaryWithParam".split()
+)
+
+
+def check_calls(path: Path) -> tuple[MockFinding, ...]:
+    """One finding for each ttnn call in a function of the module that is not a device operation.
+
+    A trace replays device commands only: a host write or read in a step would be lost.
+    """
+    tree = ast.parse(path.read_text())
+    findings: list[MockFinding] = []
+    for function in _functions(tree):
+        for node in ast.walk(function):
+            name = _ttnn_name(node.func) if isinstance(node, ast.Call) else ""
+            if name and name not in DEVICE_OPERATIONS | _CONFIGURATION:
+                findings.append(
+                    MockFinding(
+                        kind="not a device operation",
+                        info=f"ttnn.{name} cannot be part of a step that is replayed on the device",
+                        where=f"{path.name}:{node.lineno}",
+                        call=f"ttnn.{name}",
+                        phase=function.name,
+                    )
+                )
+    return tuple(findings)
+
+
+def kept_values(path: Path, function_name: str) -> tuple[str, ...]:
+    """Variables of a function that a ttnn call made, which it neither deallocates nor returns."""
+    tree = ast.parse(path.read_text())
+    function = next((each for each in _functions(tree) if each.name == function_name), None)
+    if function is None:
+        return ()
+    made: list[str] = []
+    gone: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            if _ttnn_name(node.value.func):
+                made += [name for target in node.targets for name in _names(target)]
+        elif isinstance(node, ast.Call) and _ttnn_name(node.func) == "deallocate":
+            gone.update(name for argument in node.args[:1] for name in _names(argument))
+        elif isinstance(node, ast.Return) and node.value is not None:
+            gone.update(_names(node.value))
+    return tuple(name for name in dict.fromkeys(made) if name not in gone)
+
+
+def _functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def _names(node: ast.expr) -> list[str]:
+    return [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
+
+
+def _ttnn_name(node: ast.expr) -> str:
+    """`transformer.x` for the expression `ttnn.transformer.x`, empty for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.insert(0, node.attr)
+        node = node.value
+    return ".".join(parts) if isinstance(node, ast.Name) and node.id == "ttnn" else ""
