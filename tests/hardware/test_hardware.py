@@ -57,7 +57,7 @@ def test_every_number_has_a_source(name: str) -> None:
     numbers = {
         each.name for each in fields(Chip) if isinstance(getattr(chip, each.name), int | float)
     }
-    assert chip.sources.keys() == numbers | {"grid"}
+    assert chip.sources.keys() == numbers | {"grid", "harvest"}
 
 
 def test_a_shape_selects_a_part_of_a_mesh() -> None:

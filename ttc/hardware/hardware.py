@@ -186,7 +186,7 @@ def _chip(name: str, own: Located, families: Located, sources: Located) -> Chip:
     numbers = {key: each for key, each in fields.items() if "value" in _keys(each)}
     grid, harvest = fields["grid"], fields["harvest"]
     named = {key: each["source"].text for key, each in numbers.items()}
-    named["grid"] = grid["source"].text
+    named |= {"grid": grid["source"].text, "harvest": harvest["source"].text}
     integer = {key: each["value"].integer for key, each in numbers.items() if _is_integer(each)}
     rate = {key: each["value"].number for key, each in numbers.items() if not _is_integer(each)}
     return Chip(
