@@ -20,7 +20,8 @@ def test_n150() -> None:
     assert (chip.arch, chip.grid, chip.grid.cores) == ("wormhole_b0", Grid(x=8, y=8), 64)
     assert (chip.dram_banks, chip.dram_bytes) == (12, 12 * 1072693184)
     assert (chip.l1_bytes_per_core, chip.harvest.tensix) == (1393312, 0x40)
-    assert mesh.cluster.boards == ((0,),) and mesh.cluster.coordinates == ((0, 0),)
+    assert mesh.cluster.boards == ((0,),)
+    assert mesh.cluster.coordinates == ((0, 0),)
 
 
 def test_p150() -> None:
@@ -39,7 +40,8 @@ def test_every_mesh_is_consistent(name: str) -> None:
     mesh = load_mesh(name)
     cluster = mesh.cluster
     chips = sorted(chip for board in cluster.boards for chip in board)
-    assert chips == list(range(cluster.chips)) and mesh.devices == cluster.chips
+    assert chips == list(range(cluster.chips))
+    assert mesh.devices == cluster.chips
     assert set(cluster.host_chips) <= set(chips)
     assert {end for wire in cluster.wiring for end in (wire.a, wire.b)} <= set(chips)
     assert (mesh.devices == 1) == (mesh.fabric == "none") == (not cluster.wiring)
@@ -71,7 +73,8 @@ def test_a_shape_selects_a_part_of_a_mesh() -> None:
         "none",
         (0, 0),
     )
-    assert part.cluster == whole.cluster and part.chip == whole.chip
+    assert part.cluster == whole.cluster
+    assert part.chip == whole.chip
 
 
 @pytest.mark.parametrize(
@@ -96,5 +99,7 @@ def test_an_unknown_mesh_names_a_valid_one(name: str, message: str, hint: str) -
 
 def test_a_grid_closes_into_a_torus() -> None:
     torus, open_grid = load_mesh("TG").cluster, load_mesh("BHGLX").cluster
-    assert torus.wrap and len(torus.wiring) == 2 * 32
-    assert not open_grid.wrap and len(open_grid.wiring) == 8 * 3 + 7 * 4
+    assert torus.wrap
+    assert len(torus.wiring) == 2 * 32
+    assert not open_grid.wrap
+    assert len(open_grid.wiring) == 8 * 3 + 7 * 4

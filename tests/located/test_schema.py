@@ -124,4 +124,6 @@ def test_shipped_schemas_are_schemas(path: Path, monkeypatch: pytest.MonkeyPatch
     load_schema.cache_clear()
     contents = load_schema(path.name.removesuffix(".schema.json"))
     Draft202012Validator.check_schema(contents)
-    assert contents["$id"] == path.name and contents["title"] and contents["description"]
+    assert contents["$id"] == path.name
+    assert contents["title"]
+    assert contents["description"]

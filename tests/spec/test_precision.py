@@ -81,9 +81,8 @@ def test_precedence(
 def test_phases_and_fidelities(tree: Path) -> None:
     profile = load_profile(tree / "precision_profiles" / "mixed.yaml")
     precision = effective(profile, loaded(tree, "tiny"), 2)
-    assert (
-        precision.dtype("qkv", "decode") == "bf16" and precision.dtype("qkv", "prefill") == "bfp8"
-    )
+    assert precision.dtype("qkv", "decode") == "bf16"
+    assert precision.dtype("qkv", "prefill") == "bfp8"
     assert precision.fidelity("li_ff2").math_fidelity == "HiFi4"
     assert precision.fidelity("li_ff1_3").name == "hifi2"
 
@@ -91,7 +90,8 @@ def test_phases_and_fidelities(tree: Path) -> None:
 def test_equal_decoders_are_equal_whatever_decided(tree: Path) -> None:
     profile = load_profile(tree / "precision_profiles" / "mixed.yaml")
     decoders = [effective(profile, loaded(tree, "tiny"), decoder) for decoder in range(4)]
-    assert len(set(decoders)) == 3 and decoders[0] == decoders[1]
+    assert len(set(decoders)) == 3
+    assert decoders[0] == decoders[1]
 
 
 def test_a_profile_that_names_a_decoder_the_model_lacks(tree: Path) -> None:
@@ -100,7 +100,8 @@ def test_a_profile_that_names_a_decoder_the_model_lacks(tree: Path) -> None:
     with pytest.raises(SpecError) as raised:
         effective(load_profile(path), loaded(tree, "plain"), 0)
     (problem,) = raised.value.problems
-    assert problem.at is not None and (problem.at.line, problem.at.column) == (7, 3)
+    assert problem.at is not None
+    assert (problem.at.line, problem.at.column) == (7, 3)
     assert (problem.message, problem.note) == (
         "there is no decoder 40",
         "plain has decoders 0 to 3",
