@@ -79,11 +79,11 @@ def tiny_tensors() -> Tensors:
     """Random float32 weights under Hugging Face's names."""
     random = np.random.default_rng(7)
     shapes = MODEL_SHAPES | {
-        f"model.layers.{i}.{name}": shape for i in range(2) for name, shape in DECODER_SHAPES.items()
+        f"model.layers.{i}.{name}": shape
+        for i in range(2)
+        for name, shape in DECODER_SHAPES.items()
     }
-    return {
-        name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()
-    }
+    return {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
 
 
 @pytest.fixture

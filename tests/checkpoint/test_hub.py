@@ -30,7 +30,10 @@ def response(status: int) -> requests.Response:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (GatedRepoError("no", response(403)), "accept the terms at https://huggingface.co/org/name"),
+        (
+            GatedRepoError("no", response(403)),
+            "accept the terms at https://huggingface.co/org/name",
+        ),
         (RepositoryNotFoundError("no", response(404)), "not a local folder, not found on the hub"),
         (RevisionNotFoundError("no", response(404)), "'org/name' has no revision 'v1'"),
         (LocalEntryNotFoundError("no"), "is not in the local hub cache"),

@@ -2,6 +2,10 @@
 
 ttnn packs on the host and needs no device, but it does need a cluster to be described before it is
 imported; the caller sees to that and hands ttnn in.
+
+The bytes are those of ttnn.from_torch for the same matrix, dtype and memory config. It follows that
+a float32 matrix in a sharded placement is rounded to bf16 before it is packed to a block format
+(ttnn 0.81.1 does so, and does not for interleaved ones); a bf16 checkpoint knows no difference.
 """
 
 import os

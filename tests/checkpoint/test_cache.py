@@ -1,0 +1,186 @@
+import errno
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ttc.checkpoint.cache import CacheEntry, WeightCache, entry_key, link_entry
+from ttc.errors import CheckpointError
+
+pytestmark = pytest.mark.fast
+
+KEY = entry_key({"shape": [1, 2]})
+CONTENT = bytes(range(256)) * 40
+
+
+def write_content(path: Path) -> None:
+    path.write_bytes(CONTENT)
+
+
+def must_not_write(path: Path) -> None:
+    pytest.fail(f"{path.name} was written again")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> WeightCache:
+    return WeightCache(tmp_path / "cache")
+
+
+@pytest.fixture
+def entry(cache: WeightCache) -> CacheEntry:
+    return cache.store(KEY, {"shape": [1, 2]}, write_content)
+
+
+def damage(entry: CacheEntry, change: Callable[[bytearray], object]) -> None:
+    data = bytearray(entry.path.read_bytes())
+    change(data)
+    entry.path.chmod(0o644)
+    entry.path.write_bytes(data)
+
+
+def test_keys_depend_on_values_and_not_on_order() -> None:
+    assert entry_key({"a": 1, "b": [2]}) == entry_key({"b": [2], "a": 1})
+    assert entry_key({"a": 1, "b": [2]}) != entry_key({"a": 1, "b": [3]})
+
+
+def test_stored_once_and_found(cache: WeightCache, entry: CacheEntry) -> None:
+    assert entry.path.read_bytes() == CONTENT
+    assert entry.size_bytes == len(CONTENT)
+    assert cache.look_up(KEY).entry == entry
+    assert cache.store(KEY, {}, must_not_write) == entry
+
+
+def test_nothing_is_found_in_an_empty_cache(cache: WeightCache) -> None:
+    found = cache.look_up(KEY)
+    assert found.entry is None
+    assert found.damage == ""
+
+
+def test_the_record_says_what_it_was_made_from(entry: CacheEntry) -> None:
+    record = json.loads(entry.path.with_suffix(".json").read_text())
+    assert record["origin"] == {"shape": [1, 2]}
+
+
+def test_a_truncated_file_is_replaced(cache: WeightCache, entry: CacheEntry) -> None:
+    damage(entry, lambda data: data.__delitem__(slice(-100, None)))
+    assert "has 10,140 bytes, expected 10,240" in cache.look_up(KEY).damage
+    assert cache.store(KEY, {}, write_content).path.read_bytes() == CONTENT
+    assert cache.look_up(KEY).damage == ""
+
+
+def test_a_foreign_file_of_the_same_size(cache: WeightCache, entry: CacheEntry) -> None:
+    damage(entry, lambda data: data.__setitem__(100, 1))
+    assert "the first 4096 bytes" in cache.look_up(KEY).damage
+
+
+def test_a_flipped_bit_is_found_when_verifying(cache: WeightCache, entry: CacheEntry) -> None:
+    damage(entry, lambda data: data.__setitem__(9_000, data[9_000] ^ 1))
+    assert cache.look_up(KEY).entry == entry
+    verifying = WeightCache(cache.root, verify=True)
+    assert "the contents of" in verifying.look_up(KEY).damage
+    assert verifying.store(KEY, {}, write_content).path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"bytes": 1}', '{"bytes": "x"}', "[" * 100_000])
+def test_a_damaged_record(cache: WeightCache, entry: CacheEntry, text: str) -> None:
+    entry.path.with_suffix(".json").write_text(text)
+    assert "is not readable" in cache.look_up(KEY).damage
+    cache.store(KEY, {}, write_content)
+    assert cache.look_up(KEY).entry is not None
+
+
+def test_a_tensor_without_a_record_is_no_entry(cache: WeightCache, entry: CacheEntry) -> None:
+    entry.path.with_suffix(".json").unlink()
+    assert cache.look_up(KEY).entry is None
+
+
+def test_a_record_without_a_tensor_is_no_entry(cache: WeightCache, entry: CacheEntry) -> None:
+    entry.path.unlink()
+    assert cache.look_up(KEY).entry is None
+
+
+def test_a_failed_write_leaves_nothing(cache: WeightCache) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.store(KEY, {}, fail)
+    assert cache.look_up(KEY).entry is None
+    assert not list(cache.root.rglob("*.tensorbin"))
+
+
+def test_the_leftover_of_a_killed_process_is_replaced(cache: WeightCache) -> None:
+    leftover = cache.root / KEY[:2] / f"{KEY}.part.tensorbin"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half")
+    assert cache.store(KEY, {}, write_content).path.read_bytes() == CONTENT
+    assert not leftover.exists()
+
+
+def test_a_full_disk(cache: WeightCache) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        cache.store(KEY, {}, fail)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="choose a folder that you may write"):
+        WeightCache(tmp_path / "file").store(KEY, {}, write_content)
+
+
+def store_slowly(root: Path, log: Path) -> None:
+    def write(path: Path) -> None:
+        with log.open("a") as file:
+            file.write("written\n")
+        time.sleep(0.2)
+        write_content(path)
+
+    WeightCache(root).store(KEY, {}, write)
+
+
+def test_two_processes_do_the_work_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    arguments = (tmp_path / "cache", tmp_path / "log")
+    processes = [context.Process(target=store_slowly, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert (tmp_path / "log").read_text() == "written\n"
+
+
+def test_link_is_a_hard_link(entry: CacheEntry, tmp_path: Path) -> None:
+    target = tmp_path / "artefact" / "weights" / "w.tensorbin"
+    link_entry(entry, target)
+    link_entry(entry, target)
+    assert target.samefile(entry.path)
+    assert not target.is_symlink()
+
+
+def test_link_replaces_another_file(entry: CacheEntry, tmp_path: Path) -> None:
+    target = tmp_path / "w.tensorbin"
+    target.write_bytes(b"old")
+    link_entry(entry, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_another_file_system_gets_a_copy(
+    entry: CacheEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", fail)
+    target = tmp_path / "w.tensorbin"
+    link_entry(entry, target)
+    assert target.read_bytes() == CONTENT
+    assert not target.samefile(entry.path)

@@ -1,0 +1,276 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from ttc.checkpoint.files import open_checkpoint
+from ttc.checkpoint.names import BoundTensor, bind
+from ttc.errors import CheckpointError, Problem
+from ttc.spec.model import ModelSpec, load_model
+
+pytestmark = pytest.mark.emulate
+
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, write_folder: Callable[..., Path]
+) -> Callable[..., tuple[Problem, ...]]:
+    """A function: the problems of binding a spec to a folder of the given tensors and config."""
+
+    def problems(spec: ModelSpec, tensors: dict[str, Any], **config: Any) -> tuple[Problem, ...]:
+        folder = write_folder(tmp_path / "checkpoint", tensors, **config)
+        with pytest.raises(CheckpointError) as caught:
+            bind(spec, open_checkpoint(str(folder)))
+        return caught.value.problems
+
+    return problems
+
+
+def test_binds_every_weight(tiny_spec: ModelSpec, tiny_folder: Path) -> None:
+    binding = bind(tiny_spec, open_checkpoint(str(tiny_folder)))
+    assert len(binding.tensors) == 3 + 2 * 9
+    assert binding.ignored == ()
+    assert binding.tensors["decoders.1.wk"] == BoundTensor(
+        name="model.layers.1.self_attn.k_proj.weight", shape=(32, 64), rows="halves", heads=2
+    )
+    assert binding.tensors["decoders.0.wv"].heads == 0
+
+
+def test_binds_the_packaged_file() -> None:
+    spec = load_model("smollm2-135m-instruct")
+    assert spec.weights is not None
+    binding = bind(spec, open_checkpoint(spec.weights))
+    assert len(binding.tensors) == 3 + 30 * 9
+    assert binding.tensors["lm_head"] == binding.tensors["embed"]
+    assert binding.tensors["decoders.29.wq"].heads == 9
+    assert binding.tensors["decoders.29.wq"].rows == "pairs"
+
+
+def test_missing_tensors_are_listed(
+    tiny_spec: ModelSpec, tiny_tensors: dict[str, Any], refused: Callable[..., tuple[Problem, ...]]
+) -> None:
+    del tiny_tensors["model.layers.0.mlp.up_proj.weight"]
+    del tiny_tensors["model.norm.weight"]
+    (problem,) = refused(tiny_spec, tiny_tensors)
+    assert problem.message == "2 tensors are missing from checkpoint"
+    assert problem.details == (
+        "final_norm: expected as 'model.norm.weight'",
+        "decoders.0.w_up: expected as 'model.layers.0.mlp.up_proj.weight'",
+    )
+
+
+def test_missing_decoders_point_at_layers(
+    tiny_tensors: dict[str, Any],
+    make_spec: Callable[..., ModelSpec],
+    refused: Callable[..., tuple[Problem, ...]],
+) -> None:
+    dims = "{hidden: 64, layers: 4, heads: 4, kv_heads: 2, head_dim: 16, ffn: 96, vocab: 128}"
+    (problem,) = refused(make_spec(dims=dims), tiny_tensors, num_hidden_layers=4)
+    assert problem.message == "18 tensors are missing from checkpoint"
+    assert len(problem.details) == 11
+    assert problem.details[-1] == "and 8 more"
+    assert problem.help == "layers: 2 would fit this checkpoint"
+    assert problem.at is not None
+    assert (problem.at.line, problem.at.column) == (3, 28)
+
+
+def test_unexpected_tensors_are_listed(
+    tiny_spec: ModelSpec, tiny_tensors: dict[str, Any], refused: Callable[..., tuple[Problem, ...]]
+) -> None:
+    tiny_tensors["model.layers.0.self_attn.q_norm.weight"] = np.zeros(16, np.float32)
+    (problem,) = refused(tiny_spec, tiny_tensors)
+    assert problem.message == "1 tensor is unknown to architecture 'llama'"
+    assert problem.details == ("'model.layers.0.self_attn.q_norm.weight' [16]",)
+
+
+def test_misshapen_tensors_name_the_dim(
+    tiny_spec: ModelSpec, tiny_tensors: dict[str, Any], refused: Callable[..., tuple[Problem, ...]]
+) -> None:
+    for i in range(2):
+        name = f"model.layers.{i}.self_attn.k_proj.weight"
+        tiny_tensors[name] = np.zeros((64, 64), np.float32)
+    (problem,) = refused(tiny_spec, tiny_tensors)
+    expected = "wk: expected [32, 64] = [kv_heads * head_dim, hidden], found [64, 64]"
+    assert problem.message == expected
+    assert problem.at is not None
+    assert (problem.at.line, problem.at.column) == (3, 51)
+    assert problem.details == ("in 'model.layers.0.self_attn.k_proj.weight' and 1 more",)
+    assert problem.help == "kv_heads: 4 would fit it"
+
+
+def test_wrong_number_of_dims(
+    tiny_spec: ModelSpec, tiny_tensors: dict[str, Any], refused: Callable[..., tuple[Problem, ...]]
+) -> None:
+    tiny_tensors["model.norm.weight"] = np.zeros((64, 1), np.float32)
+    (problem,) = refused(tiny_spec, tiny_tensors)
+    assert problem.message == "final_norm: expected [64] = [hidden], found [64, 1]"
+
+
+def test_a_dtype_that_cannot_be_read(
+    tiny_spec: ModelSpec, tiny_tensors: dict[str, Any], refused: Callable[..., tuple[Problem, ...]]
+) -> None:
+    tiny_tensors["model.norm.weight"] = np.zeros(64, np.int8)
+    (problem,) = refused(tiny_spec, tiny_tensors)
+    assert problem.message == "1 tensor is of a dtype that ttc cannot read"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_key_value_heads": 4}, "kv_heads is 2 in the spec, 4 in the checkpoint"),
+        ({"num_hidden_layers": 3}, "layers is 2 in the spec, 3 in the checkpoint"),
+        ({"head_dim": 32}, "head_dim is 16 in the spec, 32 in the checkpoint"),
+        ({"rms_norm_eps": 1e-6}, "norm_eps is 1.0e-05 in the spec, 1.0e-06 in the checkpoint"),
+        ({"rope_theta": 5e5}, "theta is 10000 in the spec, 500000 in the checkpoint"),
+        (
+            {"tie_word_embeddings": True},
+            "tie_embeddings is false in the spec, true in the checkpoint",
+        ),
+        (
+            {"rope_scaling": {"type": "linear"}},
+            "kind is none in the spec, linear in the checkpoint",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            "theta is 10000 in the spec, 1000000 in the checkpoint",
+        ),
+        (
+            {"architectures": ["OtherForCausalLM"]},
+            "the checkpoint is a OtherForCausalLM, the spec's architecture 'llama' is "
+            "LlamaForCausalLM",
+        ),
+    ],
+)
+def test_a_config_that_differs(
+    tiny_spec: ModelSpec,
+    tiny_tensors: dict[str, Any],
+    refused: Callable[..., tuple[Problem, ...]],
+    config: dict[str, Any],
+    message: str,
+) -> None:
+    (problem,) = refused(tiny_spec, tiny_tensors, **config)
+    assert problem.message == message
+    assert problem.at is not None
+    assert problem.at.path.endswith("tiny.yaml")
+
+
+def test_llama3_scaling_is_compared_field_by_field(
+    tiny_tensors: dict[str, Any],
+    make_spec: Callable[..., ModelSpec],
+    refused: Callable[..., tuple[Problem, ...]],
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    rope = (
+        "{kind: llama3, theta: 10000, factor: 8, low_freq_factor: 1, high_freq_factor: 4, "
+        "original_context_tokens: 64}"
+    )
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    spec = make_spec(rope=rope)
+    folder = write_folder(tmp_path / "same", tiny_tensors, rope_scaling=scaling)
+    assert bind(spec, open_checkpoint(str(folder))).tensors
+    (problem,) = refused(spec, tiny_tensors, rope_scaling=scaling | {"factor": 32.0})
+    assert problem.message == "factor is 8 in the spec, 32 in the checkpoint"
+    (problem,) = refused(spec, tiny_tensors)
+    assert problem.message == "kind is llama3 in the spec, none in the checkpoint"
+
+
+def test_frequencies_of_old_uploads_are_ignored_and_reported(
+    tiny_spec: ModelSpec,
+    tiny_tensors: dict[str, Any],
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    tiny_tensors[name] = np.zeros(8, np.float32)
+    folder = write_folder(tmp_path / "old", tiny_tensors)
+    binding = bind(tiny_spec, open_checkpoint(str(folder)))
+    assert binding.ignored == ((name, "RoPE frequencies, which follow from the spec"),)
+
+
+def test_tied_head(
+    tiny_tensors: dict[str, Any],
+    make_spec: Callable[..., ModelSpec],
+    refused: Callable[..., tuple[Problem, ...]],
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    spec = make_spec(tie_embeddings="true")
+    (problem,) = refused(spec, tiny_tensors, tie_word_embeddings=True)
+    assert problem.message == "'lm_head.weight' is not a copy of 'model.embed_tokens.weight'"
+    tiny_tensors[HEAD] = tiny_tensors[EMBED].copy()
+    folder = write_folder(tmp_path / "copy", tiny_tensors, tie_word_embeddings=True)
+    binding = bind(spec, open_checkpoint(str(folder)))
+    assert binding.tensors["lm_head"].name == EMBED
+    assert [name for name, _ in binding.ignored] == [HEAD]
+    del tiny_tensors[HEAD]
+    folder = write_folder(tmp_path / "without", tiny_tensors, tie_word_embeddings=True)
+    assert bind(spec, open_checkpoint(str(folder))).tensors["lm_head"].name == EMBED
+
+
+def test_head_missing_from_an_untied_model(
+    tiny_spec: ModelSpec, tiny_tensors: dict[str, Any], refused: Callable[..., tuple[Problem, ...]]
+) -> None:
+    del tiny_tensors[HEAD]
+    (problem,) = refused(tiny_spec, tiny_tensors)
+    assert problem.help == "if the head is the embedding, write tie_embeddings: true"
+
+
+def test_a_checkpoint_without_config_is_compared_by_shapes(
+    tiny_spec: ModelSpec, tiny_folder: Path
+) -> None:
+    (tiny_folder / "config.json").unlink()
+    assert bind(tiny_spec, open_checkpoint(str(tiny_folder))).tensors
+
+
+@pytest.mark.parametrize(("factor", "fits"), [(8.0, True), (4.0, False)])
+def test_factors_of_a_gguf_file_are_compared(
+    tmp_path: Path, make_spec: Callable[..., ModelSpec], factor: float, fits: bool
+) -> None:
+    rope = (
+        f"{{kind: llama3, theta: 10000, factor: {factor}, low_freq_factor: 1, "
+        "high_freq_factor: 4, original_context_tokens: 64}"
+    )
+    spec = make_spec(rope=rope)
+    checkpoint = open_checkpoint(str(write_tiny_gguf(tmp_path / "tiny.gguf")))
+    if fits:
+        assert [name for name, _ in bind(spec, checkpoint).ignored] == ["rope_freqs.weight"]
+        return
+    with pytest.raises(CheckpointError, match="RoPE frequency 1 is"):
+        bind(spec, checkpoint)
+
+
+def write_tiny_gguf(path: Path) -> Path:
+    """The tiny model as GGUF, with the factors of llama3 scaling by 8 within 64 tokens."""
+    theta = 10000.0 ** (-np.arange(8) / 8)
+    turns = 64 * theta / (2 * np.pi)
+    blend = np.clip((turns - 1) / 3, 0, 1)
+    factors = 1 / ((1 - blend) / 8 + blend)
+    writer = gguf.GGUFWriter(path, "llama")
+    for i in range(2):
+        for name, shape in {
+            "attn_norm": (64,), "attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64),
+            "attn_output": (64, 64), "ffn_norm": (64,), "ffn_gate": (96, 64), "ffn_up": (96, 64),
+            "ffn_down": (64, 96),
+        }.items():  # fmt: skip
+            writer.add_tensor(f"blk.{i}.{name}.weight", np.zeros(shape, np.float32))
+    writer.add_tensor("token_embd.weight", np.zeros((128, 64), np.float32))
+    writer.add_tensor("output.weight", np.zeros((128, 64), np.float32))
+    writer.add_tensor("output_norm.weight", np.zeros(64, np.float32))
+    writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
