@@ -25,3 +25,9 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         assert text == expected, f"{path} differs; run pytest --update-golden and read the diff"
 
     return compare
+
+
+@pytest.fixture
+def tiny_spec() -> Path:
+    """The spec of a model of two small decoders."""
+    return Path(__file__).parent / "data" / "tiny.yaml"

@@ -1,6 +1,7 @@
 """Specs -> graphs: the steps of an architecture become nodes."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ttc.graph.check import check_model
 from ttc.graph.graph import Graph, ModelGraph
@@ -43,7 +44,9 @@ def build_graph(spec: ModelSpec) -> ModelGraph:
 
 
 def _node(step: Step, spec: ModelSpec) -> Node:
-    return _BUILDERS[step.op](step, spec)
+    """The node of a step. Its place names the file as every machine does: texts repeat it."""
+    at = replace(step.at, path=spec.architecture.file)
+    return _BUILDERS[step.op](replace(step, at=at), spec)
 
 
 def _embedding(step: Step, spec: ModelSpec) -> Node:

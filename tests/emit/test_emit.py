@@ -1,0 +1,102 @@
+"""Emitted modules: golden copies, style, and no trace of the machine that wrote them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ttc.compile import Compiled, compile_model
+from ttc.emit.literals import WIDTH, broken, expression
+from ttc.hardware.hardware import load_mesh
+from ttc.lower.calls import Invoke, Items, Name, Ref, Sum
+from ttc.spec.model import load_model
+from ttc.spec.precision import load_profile
+
+pytestmark = pytest.mark.fast
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def compiled(
+    spec: str | Path, mesh: str = "N150", precision: str = "performance", batch: int = 1
+) -> Compiled:
+    return compile_model(
+        load_model(spec), load_mesh(mesh), load_profile(precision), batch=batch, context=128
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "precision", "batch"),
+    [("tiny-N150-bf16", "N150", "bf16", 1), ("tiny-P150-performance", "P150", "performance", 32)],
+)
+def test_golden_modules(
+    tiny_spec: Path, golden, name: str, mesh: str, precision: str, batch: int
+) -> None:
+    module = compiled(tiny_spec, mesh, precision, batch).module
+    golden(GOLDEN / f"{name}.txt", module)
+
+
+@pytest.mark.parametrize("spec", ["smollm2-135m-instruct", "llama-3.1-8b-instruct"])
+def test_emitted_text_is_well_formed(spec: str, tmp_path: Path) -> None:
+    module = compiled(spec).module
+    path = tmp_path / "model.py"
+    path.write_text(module)
+    for command in (["check"], ["format", "--check"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--isolated", "--line-length", "100", path],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout
+    imports = [node for node in ast.walk(ast.parse(module)) if isinstance(node, ast.Import)]
+    assert [alias.name for node in imports for alias in node.names] == ["ttnn"]
+
+
+def test_emitted_functions_are_straight_lines() -> None:
+    """No branch, and no loop but the one over the layers."""
+    tree = ast.parse(compiled("smollm2-135m-instruct").module)
+    banned = (ast.If, ast.IfExp, ast.While, ast.Try, ast.With, ast.Lambda, ast.Match)
+    assert not [node for node in ast.walk(tree) if isinstance(node, banned)]
+    loops = [node for node in ast.walk(tree) if isinstance(node, ast.For)]
+    assert all("_LAYERS" in ast.unparse(loop.iter) for loop in loops)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    first, second = compiled("tinyllama-1.1b-chat"), compiled("tinyllama-1.1b-chat")
+    assert first.module == second.module
+    assert str(Path.cwd()) not in first.module
+
+
+def test_modules_of_two_meshes_differ_only_in_the_plan(tiny_spec: Path) -> None:
+    """The functions are the same calls; grids and shards are in the constants."""
+    one = compiled(tiny_spec, "N150", "performance", 8)
+    other = compiled(tiny_spec, "P150", "performance", 8)
+    names = [function.name for function in one.calls.functions]
+    assert names == [function.name for function in other.calls.functions]
+    assert one.calls.functions == other.calls.functions
+
+
+def test_expressions() -> None:
+    value = Invoke(
+        "op",
+        (Ref(name="x"), (1, Sum(name="row", number=32)), 'a"b'),
+        (("flags", Items((Name(name="A.B"), True))), ("scale", 0.125)),
+    )
+    assert (
+        expression(value)
+        == 'ttnn.op(x, (1, row + 32), "a\\"b", flags=[ttnn.A.B, True], scale=0.125)'
+    )
+    assert expression((1,)) == "(1,)"
+
+
+def test_long_calls_are_broken_as_ruff_does() -> None:
+    value = Invoke("function", tuple(Ref(name=f"argument_number_{i}") for i in range(8)))
+    lines = broken("result = ", value, "")
+    assert lines[0] == "result = ttnn.function("
+    assert len(lines) == 10
+    assert all(len(line) <= WIDTH for line in lines)

@@ -1,0 +1,195 @@
+"""The planner: what is chosen, what is refused, and that what it says would fit does fit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ttc.compile import plan_spec
+from ttc.errors import PlanError
+from ttc.hardware.hardware import load_mesh
+from ttc.plan.check import check_plan
+from ttc.plan.memory import operations_of
+from ttc.plan.plan import (
+    DramShardedMatmul,
+    Plan,
+    PlannedLinear,
+    PlannedRope,
+)
+from ttc.plan.text import fingerprint, plan_text
+from ttc.spec.model import load_model
+from ttc.spec.precision import load_profile
+
+pytestmark = pytest.mark.fast
+
+SPECS = sorted(path.stem for path in (Path(__file__).parents[2] / "specs").glob("*.yaml"))
+
+
+def plan(
+    spec: str | Path,
+    mesh: str = "N150",
+    precision: str = "performance",
+    *,
+    batch: int = 1,
+    context: int | None = None,
+) -> Plan:
+    _, planned = plan_spec(
+        load_model(spec), load_mesh(mesh), load_profile(precision), batch=batch, context=context
+    )
+    return planned
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("mesh", ["N150", "P150"])
+@pytest.mark.parametrize("precision", ["performance", "accuracy", "bf16"])
+def test_every_spec_plans_or_says_why_not(spec: str, mesh: str, precision: str) -> None:
+    try:
+        planned = plan(spec, mesh, precision, batch=32, context=1024)
+    except PlanError as error:
+        (problem,) = error.problems
+        assert "GB of DRAM" in problem.note
+        assert problem.at is not None
+        return
+    assert planned.memory.fits
+    assert planned.kv_cache.blocks == 32 * 1024 // 32
+
+
+def test_one_kv_layout_for_both_phases() -> None:
+    planned = plan("smollm2-135m-instruct")
+    forms = {
+        op.form
+        for phase in (planned.decode, *planned.prefill)
+        for decoder in phase.decoders
+        for op in decoder.ops
+        if isinstance(op, PlannedRope)
+    }
+    assert forms == {planned.kv_cache.rope_form}
+
+
+@pytest.mark.parametrize(
+    ("precision", "form", "decode", "prefill"),
+    [("performance", "halves", 17, 16), ("bf16", "pairs", 16, 16)],
+)
+def test_the_rope_form_with_the_fewest_operations(
+    precision: str, form: str, decode: int, prefill: int
+) -> None:
+    planned = plan("smollm2-135m-instruct", precision=precision)
+    assert planned.kv_cache.rope_form == form
+    assert operations_of(planned.decode.decoders[0].ops) == decode
+    assert operations_of(planned.prefill[0].decoders[0].ops) == prefill
+    (choice,) = planned.choices
+    assert {name for name, _ in choice.alternatives} == {"pairs", "halves"}
+
+
+def test_heads_that_outnumber_the_cores_share_them() -> None:
+    planned = plan("smollm2-1.7b-instruct", batch=8, context=1024)
+    assert operations_of(planned.decode.decoders[0].ops) == 18  # no fused cache update
+    planned = plan("smollm2-1.7b-instruct", "P150", batch=8, context=1024)
+    assert operations_of(planned.decode.decoders[0].ops) == 17
+
+
+def test_decoders_of_different_precision_are_planned_apart() -> None:
+    planned = plan("llama-3.1-8b-instruct", context=1024)
+    assert [decoder.layers for decoder in planned.decode.decoders] == [tuple(range(31)), (31,)]
+    stored = {weight.full_name: weight.dtype for weight in planned.weights}
+    assert stored["decoders.30.w_gate"] == "bfp4"
+    assert stored["decoders.31.w_gate"] == "bfp8"
+
+
+def test_a_wide_head_is_split_and_covers_the_vocabulary() -> None:
+    planned = plan("llama-3.1-8b-instruct", context=1024)
+    parts = [weight for weight in planned.weights if weight.group == "lm_head"]
+    assert len(parts) > 1
+    assert sum(part.shape[3] for part in parts) == 128256
+    ends = [(part.parts[0].start, part.parts[0].stop) for part in parts]
+    assert [start for start, _ in ends[1:]] == [stop for _, stop in ends[:-1]]
+
+
+def test_slots_round_a_batch_up_to_a_rectangle() -> None:
+    planned = plan("smollm2-135m-instruct", batch=31, context=512)
+    assert (planned.batch, planned.slots) == (31, 32)
+    assert plan("smollm2-135m-instruct", batch=9, context=512).slots == 9
+
+
+def test_buckets_hold_every_prompt_up_to_the_context() -> None:
+    assert plan("smollm2-135m-instruct", context=1024).buckets == (128, 256, 512, 1024)
+    assert plan("smollm2-135m-instruct", context=128).buckets == (128,)
+
+
+@pytest.mark.parametrize("precision", ["performance", "accuracy"])
+def test_what_a_refusal_offers_is_accepted(precision: str) -> None:
+    spec = "llama-3.1-8b-instruct"
+    with pytest.raises(PlanError) as refused:
+        plan(spec, precision=precision, batch=32, context=131072)
+    text = str(refused.value)
+    assert "GB of DRAM, N150 has 12.87 GB" in text
+    context = int(text.split("--context ")[1].split()[0])
+    fitting = plan(spec, precision=precision, batch=32, context=context)
+    assert fitting.memory.fits
+    with pytest.raises(PlanError):
+        plan(spec, precision=precision, batch=32, context=context + 1024)
+
+
+def test_a_model_that_cannot_fit_says_so() -> None:
+    with pytest.raises(PlanError, match="the weights alone do not fit"):
+        plan("llama-3.1-8b-instruct", precision="bf16", context=128)
+
+
+@pytest.mark.parametrize(
+    ("batch", "context", "message", "help_text"),
+    [
+        (0, 1024, "a batch of 0 users", "--batch 1"),
+        (33, 1024, "a batch of 33 users", "--batch 32"),
+        (1, 9000, "a context of 9000 tokens is out of range", "--context 8192"),
+        (1, 0, "a context of 0 tokens is out of range", "--context 32"),
+        (1, 1000, "not a whole number of cache blocks", "--context 1024"),
+    ],
+)
+def test_requests_out_of_range(batch: int, context: int, message: str, help_text: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        plan("smollm2-135m-instruct", batch=batch, context=context)
+    assert message in str(refused.value)
+    assert help_text in str(refused.value)
+
+
+def test_meshes_of_many_chips_are_refused_for_now() -> None:
+    with pytest.raises(PlanError, match="T3K has 8 chips"):
+        plan("smollm2-135m-instruct", "T3K")
+
+
+def test_sizes_that_do_not_fill_tiles_point_at_the_spec(tiny_spec: Path) -> None:
+    spec = load_model(tiny_spec)
+    odd = replace(spec, dims=replace(spec.dims, ffn=250))
+    with pytest.raises(PlanError) as refused:
+        plan_spec(odd, load_mesh("N150"), load_profile("bf16"), context=128)
+    text = str(refused.value)
+    assert "'ffn' of 250 does not fill whole tiles" in text
+    assert "tiny.yaml:4:" in text
+    assert "224 and 256" in text
+
+
+def test_the_same_inputs_give_the_same_text() -> None:
+    first, second = plan("tinyllama-1.1b-chat"), plan("tinyllama-1.1b-chat")
+    assert plan_text(first) == plan_text(second)
+    assert fingerprint(first) == fingerprint(second)
+    assert fingerprint(plan("tinyllama-1.1b-chat", batch=2)) != fingerprint(first)
+
+
+def test_check_refuses_a_plan_that_does_not_divide(tiny_spec: Path) -> None:
+    planned = plan(tiny_spec, context=128)
+    decoder = planned.decode.decoders[0]
+    at, linear = next((i, op) for i, op in enumerate(decoder.ops) if isinstance(op, PlannedLinear))
+    (program,) = linear.programs
+    assert isinstance(program, DramShardedMatmul)
+    wrong = replace(linear, programs=(replace(program, per_core_n=0),))
+    ops = (*decoder.ops[:at], wrong, *decoder.ops[at + 1 :])
+    decode = replace(planned.decode, decoders=(replace(decoder, ops=ops),))
+    with pytest.raises(AssertionError, match="shards cover the result"):
+        check_plan(replace(planned, decode=decode))
+
+
+def test_check_refuses_two_rotations_in_one_cache(tiny_spec: Path) -> None:
+    planned = plan(tiny_spec, context=128)
+    cache = replace(planned.kv_cache, rope_form="pairs")
+    with pytest.raises(AssertionError, match="one cache holds one rotation"):
+        check_plan(replace(planned, kv_cache=cache))
