@@ -30,9 +30,8 @@ class Memory:
 class DeviceCall:
     """One ttnn call of a program. `operations` are the device operations it launched.
 
-    `layer` is the entry of the layer table that it belongs to, -1 outside of the decoders;
-    `unfreed` is memory that came free since the call before without a ttnn.deallocate, and
-    `function` the emitted function that held it.
+    `function` is the emitted function that made the call, `layer` the decoder it belongs to, -1
+    outside of the decoders.
     """
 
     name: str
@@ -72,6 +71,7 @@ class CallRecorder:
         self._layer_of_cache = {
             id(tensor): layer for layer, pair in enumerate(caches) for tensor in pair
         }
+        self._on = False
         self._stack: list[tuple[str, int]] = []  # (function, number of this invocation)
         self._invocations = 0
         self._layers: dict[int, int] = {}  # invocation -> layer whose cache it used
@@ -88,11 +88,13 @@ class CallRecorder:
         self._stack, self._invocations = [], 0
         self._layers, self._calls, self._unfreed = {}, [], []
         self._before = self._peak = self.in_use()
+        self._on = True
         sys.setprofile(self._follow)
         try:
             yield self._recording
         finally:
             sys.setprofile(None)
+            self._on = False
 
     def in_use(self) -> Memory:
         """Bytes allocated now."""
@@ -137,6 +139,8 @@ class CallRecorder:
         return self._answer(f"{name}.{member}", getattr(module, member))
 
     def _call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._on:
+            return function(*args, **kwargs)
         caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         self._note_unfreed()
         graph: Graph = []

@@ -9,6 +9,7 @@ _FATAL = re.compile(
     r"TT_(?:FATAL|THROW|ASSERT) @ (\S+?):(\d+): ?(.*?)\n(?:info:\n(.*))?", re.DOTALL
 )
 _FATAL_TO_END = re.compile(_FATAL.pattern + r"\Z", re.DOTALL)
+_OURS = Path(__file__).parent  # frames between the program and ttnn that say nothing
 _TTNN_FOLDERS = ("ttnn/", "tt_metal/", "tt_stl/")
 _MAX_INFO_CHARACTERS = 600
 _KINDS = (
@@ -58,8 +59,8 @@ def finding_of(error: BaseException, package: Path) -> MockFinding | None:
     """
     text = str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    callers = [frame for frame in frames if not Path(frame.filename).is_relative_to(package)]
-    from_ttnn = bool(frames) and Path(frames[-1].filename).is_relative_to(package)
+    callers = [frame for frame in frames if not _is_below(frame.filename, package, _OURS)]
+    from_ttnn = bool(frames) and _is_below(frames[-1].filename, package)
     kind = next((kind for kind, mark in _KINDS if mark in text), "refused")
     match = _FATAL_TO_END.search(text) or _FATAL.search(text)
     if match is None and kind != "wrong argument" and not from_ttnn:
@@ -79,6 +80,10 @@ def finding_of(error: BaseException, package: Path) -> MockFinding | None:
         where=f"{Path(caller.filename).name}:{caller.lineno}" if caller else "",
         call=_call_text(caller) if caller else "",
     )
+
+
+def _is_below(file: str, *folders: Path) -> bool:
+    return any(Path(file).is_relative_to(folder) for folder in folders)
 
 
 def _relative_to_ttnn(path: str) -> str:

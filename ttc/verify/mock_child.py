@@ -42,19 +42,27 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One job: the pickled callable, the module that defines it, and the mesh to open.
+class Opening:
+    """How to open the device: rows and columns, a ttnn.FabricConfig by name or "none"."""
 
-    `cluster` is the path of the cluster descriptor. `shape` is (rows, columns), or None when no
-    device is to be opened; `fabric` the name of a ttnn.FabricConfig or "none".
+    shape: tuple[int, int]
+    fabric: str
+    trace_region_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One job: the pickled callable, the module that defines it, and the device it wants.
+
+    `cluster` is the path of the cluster descriptor. With `reports` the job is given a function
+    that sends progress.
     """
 
     job: bytes
     module: str
     module_file: str
     cluster: str
-    shape: tuple[int, int] | None
-    fabric: str
+    opening: Opening | None
     reports: bool
     timeout_seconds: float | None
 
@@ -159,10 +167,12 @@ def _run_job(request: Request, results: Connection) -> None:
         named: dict[str, Any] = {}
         if request.reports:
             named["report"] = lambda value: results.send(("progress", value))  # type: ignore[reportUnknownLambdaType]
-        if request.shape is None:
+        if request.opening is None:
             value = job(ttnn, **named)
         else:
-            value = _call_with_device(ttnn, request, job, named)
+            device = _open_device(ttnn, request.opening)
+            value = job(ttnn, device, **named)
+            ttnn.close_mesh_device(device)
         results.send(("value", value))
     except TtcError as error:
         results.send(("user error", (type(error), error.problems)))
@@ -176,16 +186,12 @@ def _run_job(request: Request, results: Connection) -> None:
             results.send(("finding", finding))
 
 
-def _call_with_device(
-    ttnn: Any, request: Request, job: Callable[..., Any], named: dict[str, Any]
-) -> Any:
-    assert request.shape is not None
-    if request.fabric != "none":
-        ttnn.set_fabric_config(getattr(ttnn.FabricConfig, request.fabric))
-    device = ttnn.open_mesh_device(ttnn.MeshShape(*request.shape))
-    value = job(ttnn, device, **named)
-    ttnn.close_mesh_device(device)
-    return value
+def _open_device(ttnn: Any, opening: Opening) -> Any:
+    if opening.fabric != "none":
+        ttnn.set_fabric_config(getattr(ttnn.FabricConfig, opening.fabric))
+    return ttnn.open_mesh_device(
+        ttnn.MeshShape(*opening.shape), trace_region_size=opening.trace_region_bytes
+    )
 
 
 def _import_job_module(name: str, file: str) -> None:

@@ -30,7 +30,7 @@ from typing import Any, Self, cast
 from ttc.hardware.descriptor import HOST_ONLY, cluster_descriptor
 from ttc.hardware.hardware import Mesh
 from ttc.verify.finding import MockFinding
-from ttc.verify.mock_child import PROCESS_NAME, Exit, Message, Request, Settings
+from ttc.verify.mock_child import PROCESS_NAME, Exit, Message, Opening, Request, Settings
 from ttc.verify.overlay import child_environment
 
 _START = """
@@ -100,16 +100,27 @@ class MockHost:
         *,
         timeout_seconds: float | None = None,
         open_device: bool = True,
+        trace_region_bytes: int = 0,
         on_progress: Callable[[Any], None] | None = None,
     ) -> Value:
         """The value of `job(ttnn, device)` on a mock of `mesh`, or of `job(ttnn)` if not opened.
 
+        `trace_region_bytes` of DRAM on each chip are set aside for traces when it is opened.
+
         With `on_progress` the job gets a further argument `report`, a function of one picklable
         value which is passed on to `on_progress` in this process.
         """
-        shape = (mesh.rows, mesh.cols) if open_device else None
+        opening = Opening(
+            shape=(mesh.rows, mesh.cols),
+            fabric=mesh.fabric,
+            trace_region_bytes=trace_region_bytes,
+        )
         return self._run(
-            job, cluster_descriptor(mesh), shape, mesh.fabric, timeout_seconds, on_progress
+            job,
+            cluster_descriptor(mesh),
+            opening if open_device else None,
+            timeout_seconds,
+            on_progress,
         )
 
     def run_without_device[Value](
@@ -120,7 +131,7 @@ class MockHost:
         on_progress: Callable[[Any], None] | None = None,
     ) -> Value:
         """The value of `job(ttnn)`: ttnn's host side only, such as packing weights."""
-        return self._run(job, HOST_ONLY, None, "none", timeout_seconds, on_progress)
+        return self._run(job, HOST_ONLY, None, timeout_seconds, on_progress)
 
     def close(self) -> None:
         """End the process, and a job it is running. The next job starts a new one."""
@@ -139,8 +150,7 @@ class MockHost:
         self,
         job: Callable[..., Value],
         cluster: str,
-        shape: tuple[int, int] | None,
-        fabric: str,
+        opening: Opening | None,
         timeout_seconds: float | None,
         on_progress: Callable[[Any], None] | None,
     ) -> Value:
@@ -155,8 +165,7 @@ class MockHost:
                     module=module,
                     module_file=module_file,
                     cluster=descriptor.name,
-                    shape=shape,
-                    fabric=fabric,
+                    opening=opening,
                     reports=on_progress is not None,
                     timeout_seconds=timeout_seconds,
                 )

@@ -1,9 +1,9 @@
 """The job of `verify_program`: runs in the child, with the real ttnn and a mock device."""
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -54,10 +54,8 @@ class _Run:
 
     ttnn: Any
     device: Any
-    path: Path
     report: Callable[[str], None]
     findings: list[MockFinding] = field(default_factory=list[MockFinding])
-    phases: list[PhaseRun] = field(default_factory=list[PhaseRun])
 
     def empty(self, facts: TensorFacts) -> Any:
         """A tensor of unknown content: no data is made on the host."""
@@ -69,18 +67,18 @@ class _Run:
     def row_major(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return self.empty((shape, dtype, self.ttnn.ROW_MAJOR_LAYOUT, self.ttnn.DRAM_MEMORY_CONFIG))
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Report the phase, and turn what ttnn refuses in it into a finding."""
+    def phase[Value](self, name: str, work: Callable[[], Value]) -> Value | None:
+        """The value of `work`, or None and one more finding when ttnn refused a call in it."""
         self.report(name)
         try:
-            yield
+            return work()
         except Exception as error:
             finding = finding_of(error, Path(str(self.ttnn.__file__)).parent)
             if finding is None:
                 raise
             self.findings.append(replace(finding, phase=name))
             error.__traceback__ = None  # its frames hold tensors
+            return None
         finally:
             gc.collect()
 
@@ -101,23 +99,28 @@ def run_program(
     path: Path, ttnn: ModuleType, device: Any, report: Callable[[str], None]
 ) -> ProgramRun:
     """Allocate all a program needs, run each entry point, and say what happened."""
-    run = _Run(ttnn=ttnn, device=device, path=path, report=report)
-    program: Program | None = None
-    inputs: _Inputs | None = None
-    with run.phase("load"):
-        program = load_program(path, ttnn)
-    if program is not None:
-        with run.phase("weights, caches and inputs"):
-            inputs = _allocate(run, program)
-    if program is None or inputs is None:
-        return ProgramRun(findings=tuple(run.findings), phases=(), resident=Memory(dram=0, l1=0))
+    run = _Run(ttnn=ttnn, device=device, report=report)
+    nothing = ProgramRun(findings=(), phases=(), resident=Memory(dram=0, l1=0))
+    program = run.phase("load", partial(load_program, path, ttnn))
+    if program is None:
+        return replace(nothing, findings=tuple(run.findings))
+    inputs = run.phase("weights, caches and inputs", partial(_allocate, run, program))
+    if inputs is None:
+        return replace(nothing, findings=tuple(run.findings))
     recorder = CallRecorder(ttnn, device, path, inputs.caches)
     setattr(program, "ttnn", recorder)  # noqa: B010  the functions of the module find it there
     resident = recorder.in_use()
-    for tokens in program.PREFILL:
-        _run_prefill(run, program, inputs, recorder, tokens)
-    _run_decode(run, program, inputs, recorder)
-    return ProgramRun(findings=tuple(run.findings), phases=tuple(run.phases), resident=resident)
+    work = {
+        f"prefill_{tokens}": partial(_run_prefill, run, program, inputs, recorder, tokens)
+        for tokens in program.PREFILL
+    }
+    work["decode"] = partial(_run_decode, run, program, inputs, recorder)
+    done = [run.phase(name, phase) for name, phase in work.items()]
+    return ProgramRun(
+        findings=tuple(run.findings),
+        phases=tuple(phase for phase in done if phase is not None),
+        resident=resident,
+    )
 
 
 def _allocate(run: _Run, program: Program) -> _Inputs:
@@ -141,29 +144,28 @@ def _allocate(run: _Run, program: Program) -> _Inputs:
 
 def _run_prefill(
     run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder, tokens: int
-) -> None:
-    name = f"prefill_{tokens}"
+) -> PhaseRun:
+    """One prompt of `tokens` tokens, and the head on its first rows."""
     before = recorder.in_use()
-    with run.phase(name):
-        prompt = run.row_major((1, tokens), run.ttnn.uint32)
-        positions = run.row_major((1, tokens), run.ttnn.uint32)
+    prompt = run.row_major((1, tokens), run.ttnn.uint32)
+    positions = run.row_major((1, tokens), run.ttnn.uint32)
 
-        def step() -> None:
-            x = program.PREFILL[tokens](
-                prompt, positions, inputs.page_table, 0, inputs.caches, inputs.weights
-            )
-            logits = program.head_prefill(x, 0, inputs.weights)
-            run.ttnn.deallocate(x)
-            run.ttnn.deallocate(logits)
+    def step() -> None:
+        x = program.PREFILL[tokens](
+            prompt, positions, inputs.page_table, 0, inputs.caches, inputs.weights
+        )
+        logits = program.head_prefill(x, 0, inputs.weights)
+        run.ttnn.deallocate(x)
+        run.ttnn.deallocate(logits)
 
-        seen = _record(recorder, step)
-        l1_bytes = _l1_footprint(run.ttnn, step)
-        run.ttnn.deallocate(prompt)
-        run.ttnn.deallocate(positions)
-        run.phases.append(_phase_run(name, seen, recorder.in_use(), before, l1_bytes))
+    seen = _record(recorder, step)
+    l1_bytes = _l1_footprint(run.ttnn, step)
+    run.ttnn.deallocate(prompt)
+    run.ttnn.deallocate(positions)
+    return _phase_run(f"prefill_{tokens}", seen, recorder.in_use(), before, l1_bytes)
 
 
-def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder) -> None:
+def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder) -> PhaseRun:
     """Two steps: the second finds every program in the cache, as all later ones do."""
 
     def step() -> None:
@@ -179,20 +181,11 @@ def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallReco
         program.advance(inputs.positions, inputs.rope_positions)
         run.ttnn.deallocate(logits)
 
+    _record(recorder, step)
     before = recorder.in_use()
-    with run.phase("decode"):
-        _record(recorder, step)
-        between = recorder.in_use()
-        seen = _record(recorder, step)
-        after = recorder.in_use()
-        l1_bytes = _l1_footprint(run.ttnn, step)
-        run.phases.append(
-            _phase_run("decode", seen, max(between, after, key=_total), before, l1_bytes)
-        )
-
-
-def _total(memory: Memory) -> int:
-    return memory.dram + memory.l1
+    seen = _record(recorder, step)
+    after = recorder.in_use()
+    return _phase_run("decode", seen, after, before, _l1_footprint(run.ttnn, step))
 
 
 def _record(recorder: CallRecorder, step: Callable[[], None]) -> Recording:

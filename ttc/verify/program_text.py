@@ -8,21 +8,53 @@ from ttc.verify.finding import MockFinding
 # Operations that run on the device, and those that only describe or free a tensor there. Anything
 # else of ttnn inside a function would move data from or to the host, or allocate at replay.
 DEVICE_OPERATIONS = frozenset(
-    """
-    add argmax concat copy deallocate embedding interleaved_to_sharded linear matmul mul multiply
-    plus_one reshape rms_norm sharded_to_interleaved slice to_memory_config transpose typecast
-    untilize
-    experimental.minimal_matmul experimental.nlp_concat_heads experimental.nlp_concat_heads_decode
-    experimental.nlp_create_qkv_heads experimental.nlp_create_qkv_heads_decode
-    experimental.paged_fill_cache experimental.paged_fused_update_cache
-    experimental.paged_update_cache experimental.rotary_embedding_hf
-    experimental.rotary_embedding_llama experimental.rotary_embedding_llama_fused_qk
-    transformer.paged_scaled_dot_product_attention_decode transformer.scaled_dot_product_attention
-    """.split()
+    {
+        "add",
+        "argmax",
+        "concat",
+        "copy",
+        "deallocate",
+        "embedding",
+        "interleaved_to_sharded",
+        "linear",
+        "matmul",
+        "mul",
+        "multiply",
+        "plus_one",
+        "reshape",
+        "rms_norm",
+        "sharded_to_interleaved",
+        "slice",
+        "to_memory_config",
+        "transpose",
+        "typecast",
+        "untilize",
+        "experimental.minimal_matmul",
+        "experimental.nlp_concat_heads",
+        "experimental.nlp_concat_heads_decode",
+        "experimental.nlp_create_qkv_heads",
+        "experimental.nlp_create_qkv_heads_decode",
+        "experimental.paged_fill_cache",
+        "experimental.paged_fused_update_cache",
+        "experimental.paged_update_cache",
+        "experimental.rotary_embedding_hf",
+        "experimental.rotary_embedding_llama",
+        "experimental.rotary_embedding_llama_fused_qk",
+        "transformer.paged_scaled_dot_product_attention_decode",
+        "transformer.scaled_dot_product_attention",
+    }
 )
-# Functions that build constants; nothing else is called from them.
+# Functions that build an argument and touch no device.
 _CONFIGURATION = frozenset(
-    "CoreCoord CoreGrid CoreRange CoreRangeSet MemoryConfig ShardSpec UnaryWithParam".split()
+    {
+        "CoreCoord",
+        "CoreGrid",
+        "CoreRange",
+        "CoreRangeSet",
+        "MemoryConfig",
+        "ShardSpec",
+        "UnaryWithParam",
+    }
 )
 
 
@@ -35,7 +67,9 @@ def check_calls(path: Path) -> tuple[MockFinding, ...]:
     findings: list[MockFinding] = []
     for function in _functions(tree):
         for node in ast.walk(function):
-            name = _ttnn_name(node.func) if isinstance(node, ast.Call) else ""
+            if not isinstance(node, ast.Call):
+                continue
+            name = _ttnn_name(node.func)
             if name and name not in DEVICE_OPERATIONS | _CONFIGURATION:
                 findings.append(
                     MockFinding(
