@@ -119,3 +119,17 @@ def mark_live_rows(tensor: Tensor, count: int) -> None:
 def deallocate(tensor: Tensor, force: bool = True) -> None:
     """Free a tensor. Using it afterwards raises; freeing it again does nothing."""
     tensor.deallocate(force)
+
+
+def copy_host_to_device_tensor(host_tensor: Tensor, device_tensor: Tensor) -> None:
+    """Replace all values of a device tensor, those of rows that were not live included."""
+    op = "copy_host_to_device_tensor"
+    require(device_tensor.is_allocated(), op, "device tensor is not allocated")
+    require(
+        (host_tensor.shape, host_tensor.dtype, host_tensor.layout)
+        == (device_tensor.shape, device_tensor.dtype, device_tensor.layout),
+        op,
+        f"{host_tensor} does not fit {device_tensor}",
+    )
+    device_tensor.stored = [host_tensor.stored[0].clone() for _ in device_tensor.stored]
+    device_tensor.operands.clear()

@@ -40,10 +40,17 @@ from ttc.emulate.data_movement import (
     untilize,
 )
 from ttc.emulate.data_movement import slice_tensor as slice
-from ttc.emulate.device import MeshDevice, MeshShape, close_mesh_device, open_mesh_device
+from ttc.emulate.device import Arch, MeshDevice, MeshShape, close_mesh_device, open_mesh_device
 from ttc.emulate.dtypes import DataType, Layout
 from ttc.emulate.elementwise import add, multiply, typecast
-from ttc.emulate.host import deallocate, empty, from_torch, mark_live_rows, to_torch
+from ttc.emulate.host import (
+    copy_host_to_device_tensor,
+    deallocate,
+    empty,
+    from_torch,
+    mark_live_rows,
+    to_torch,
+)
 from ttc.emulate.indices import argmax, embedding, plus_one
 from ttc.emulate.matmul import linear, matmul
 from ttc.emulate.norm import rms_norm
@@ -67,6 +74,7 @@ __all__ = [
     "L1_WIDTH_SHARDED_MEMORY_CONFIG",
     "ROW_MAJOR_LAYOUT",
     "TILE_LAYOUT",
+    "Arch",
     "BufferType",
     "CoreCoord",
     "CoreGrid",
@@ -98,6 +106,7 @@ __all__ = [
     "close_mesh_device",
     "concat",
     "copy",
+    "copy_host_to_device_tensor",
     "deallocate",
     "embedding",
     "empty",
