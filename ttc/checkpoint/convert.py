@@ -68,7 +68,8 @@ def build_weight(weight: WeightPlan, source: WeightSource) -> torch.Tensor:
     parts: list[torch.Tensor] = []
     for part in weight.parts:
         tensor = source.tensor(weight, part)
-        rows = slice(part.start, part.stop) if part.stop else None
+        whole = part.start == 0 and part.stop in (0, tensor.shape[0])
+        rows = None if whole else slice(part.start, part.stop)
         values = source.checkpoint.read(tensor.name, rows)
         heads = tensor.heads * values.shape[0] // tensor.shape[0]
         parts.append(reorder_rows(values, heads, tensor.rows, part.rows))
