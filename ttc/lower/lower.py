@@ -220,12 +220,7 @@ def _head_prefill(plan: Plan, constants: Constants) -> Function:
 
 def _greedy() -> Function:
     body: list[Statement] = [
-        Call(
-            function="untilize",
-            args=(Ref(name="logits"),),
-            kwargs=(("use_multicore", True),),
-            results=("rows",),
-        ),
+        Call(function="untilize", args=(Ref(name="logits"),), results=("rows",)),
         Call(
             function="argmax",
             args=(Ref(name="rows"),),
