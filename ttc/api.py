@@ -4,29 +4,19 @@ Torch, ttnn's host process and the tokenizers are imported by the calls that nee
 planning starts in a fraction of a second.
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
-from ttc.checkpoint.cache import WeightCache
-from ttc.checkpoint.files import Checkpoint, open_checkpoint
-from ttc.checkpoint.index import IndexEntry, WeightSource, find_pending, link_weights
-from ttc.checkpoint.names import bind
-from ttc.checkpoint.tokenizer import eos_token_ids, write_tokenizer
 from ttc.compile import Compiled, compile_model, plan_spec
-from ttc.errors import ArtefactError, Problem, TtcError, UsageError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.plan import Plan
+from ttc.progress import Progress, silent
 from ttc.runtime.artefact import (
     Artefact,
-    CheckpointFacts,
     KvLayout,
     Manifest,
     MeshFacts,
-    WeightFile,
     file_facts,
     new_artefact,
     read_artefact,
@@ -47,16 +37,6 @@ DEFAULT_MESH = "N150"
 DEFAULT_PRECISION = "performance"
 DEFAULT_CACHE = Path("~/.cache/ttc")
 """Converted weights, reference logits, and what the mock mesh keeps; safe to delete."""
-
-
-class Progress(Protocol):
-    """Called as a long step goes on; `total` 0 means that nobody knows how much there is."""
-
-    def __call__(self, step: str, done: int = 0, total: int = 0) -> None: ...
-
-
-def silent(step: str, done: int = 0, total: int = 0) -> None:
-    """No progress is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,25 +111,19 @@ def compile(
         files = ["model.py", "plan.yaml"]
         manifest = _manifest(model, compiled)
         if not no_weights:
+            from ttc.weights import add_weights
+
             source = weights or default_weights(model)
-            progress("opening the checkpoint")
-            checkpoint = open_checkpoint(source)
-            index = _convert(model, compiled, checkpoint, folder, cache, progress)
-            files += write_tokenizer(checkpoint, folder)
+            added = add_weights(
+                compiled, folder, named=spec, source=source, cache=cache, progress=progress
+            )
+            files += added.tokenizer_files
             manifest = replace(
                 manifest,
-                checkpoint=CheckpointFacts(
-                    description=checkpoint.description, fingerprint=checkpoint.fingerprint
-                ),
-                weights={
-                    entry.name: WeightFile(
-                        file=entry.file, bytes=entry.size_bytes, sha256=entry.sha256
-                    )
-                    for entry in index
-                },
-                eos_ids=eos_token_ids(folder),
+                checkpoint=added.checkpoint,
+                weights=added.weights,
+                eos_ids=added.eos_ids,
             )
-            _remember(cache, checkpoint.fingerprint, spec=spec, weights=source)
         facts = {name: file_facts(folder / name) for name in sorted(files)}
         write_manifest(folder, replace(manifest, files=facts))
     return read_artefact(out, need_weights=False)
@@ -199,6 +173,7 @@ def verify(
     weights  where the checkpoint is, if it is not where it was when the artefact was compiled
     """
     from ttc.verify.report import Report, verify_on_emulator, verify_on_mock
+    from ttc.weights import checkpoint_of
 
     found = opened(artefact, mesh=mesh, need_weights=backend == "emulate")
     cache = Path(cache).expanduser()
@@ -207,8 +182,31 @@ def verify(
         progress("checking on a mock mesh")
         mock = verify_on_mock(found, cache / "mock")
     if backend != "mock" and found.manifest.weights is not None:
-        spec, checkpoint = _checkpoint_of(found, cache, weights)
-        emulate = verify_on_emulator(found, spec, checkpoint, cache / "reference", progress)
+        spec, checkpoint = checkpoint_of(found, cache, weights)
+        with load(found, backend="emulate") as model:
+            emulate = verify_on_emulator(model, spec, checkpoint, cache / "reference", progress)
+    return Report(mock=mock, emulate=emulate)
+
+
+def verify_answer(
+    model: "Model",
+    prompt: str,
+    *,
+    weights: str | None = None,
+    cache: str | Path = DEFAULT_CACHE,
+    progress: Progress = silent,
+) -> "Report":
+    """As `verify`, with the logits of one prompt instead of a text: seconds, not a minute."""
+    from ttc.verify.report import Report, verify_on_emulator, verify_on_mock
+    from ttc.weights import checkpoint_of
+
+    cache = Path(cache).expanduser()
+    progress("checking on a mock mesh")
+    mock = verify_on_mock(model.artefact, cache / "mock")
+    spec, checkpoint = checkpoint_of(model.artefact, cache, weights)
+    emulate = verify_on_emulator(
+        model, spec, checkpoint, cache / "reference", progress, token_ids=model.encode(prompt)
+    )
     return Report(mock=mock, emulate=emulate)
 
 
@@ -240,72 +238,3 @@ def _manifest(spec: ModelSpec, compiled: Compiled) -> Manifest:
         eos_ids=(),
         files={},
     )
-
-
-def _convert(
-    spec: ModelSpec,
-    compiled: Compiled,
-    checkpoint: Checkpoint,
-    folder: Path,
-    cache: Path,
-    progress: Progress,
-) -> Sequence[IndexEntry]:
-    """Convert what the cache lacks, in a process that has the real ttnn, and link all of it."""
-    source = WeightSource(checkpoint=checkpoint, binding=bind(spec, checkpoint))
-    weights = WeightCache(cache / "weights")
-    pending = find_pending(compiled.plan.weights, source, weights)
-    if pending:
-        from ttc.checkpoint.convert import Progress as Converted
-        from ttc.checkpoint.convert import convert_weights
-        from ttc.verify.mock_mesh import host_ttnn
-
-        def show(converted: Converted) -> None:
-            progress("converting weights", converted.done_bytes, converted.total_bytes)
-
-        job = partial(convert_weights, pending=pending, source=source, cache=weights)
-        host_ttnn(job, work_folder=cache / "mock", on_progress=show)
-    return link_weights(compiled.plan.weights, source, weights, folder)
-
-
-def _remember(cache: Path, fingerprint: str, *, spec: str | Path, weights: str) -> None:
-    """Note where a checkpoint is, for verification; an artefact itself holds no path."""
-    path = _note(cache, fingerprint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    place = str(Path(weights).expanduser().absolute()) if Path(weights).exists() else weights
-    named = str(Path(spec).absolute()) if Path(spec).is_file() else str(spec)
-    path.write_text(json.dumps({"spec": named, "weights": place}, sort_keys=True))
-
-
-def _note(cache: Path, fingerprint: str) -> Path:
-    return cache / "checkpoints" / f"{fingerprint}.json"
-
-
-def _checkpoint_of(
-    artefact: Artefact, cache: Path, weights: str | None
-) -> tuple[ModelSpec, Checkpoint]:
-    """The checkpoint an artefact was made from, and the spec that names its tensors."""
-    facts = artefact.manifest.checkpoint
-    assert facts is not None, "an artefact with weights names its checkpoint"
-    path = _note(cache, facts.fingerprint)
-    note = json.loads(path.read_text()) if path.exists() else {}
-    source = weights or note.get("weights") or facts.description
-    try:
-        checkpoint = open_checkpoint(source)
-    except TtcError as error:
-        if weights:
-            raise
-        raise UsageError(
-            Problem(
-                message=f"the checkpoint of {artefact.folder} is not here: {facts.description}",
-                details=(str(error).splitlines()[0],),
-                help="say where it is with --weights",
-            )
-        ) from error
-    if checkpoint.fingerprint != facts.fingerprint:
-        raise ArtefactError(
-            Problem(
-                message=f"{artefact.folder} was made from another checkpoint than {source}",
-                help="name the checkpoint with --weights, or run ttc compile again",
-            )
-        )
-    return load_model(note.get("spec", artefact.manifest.name)), checkpoint

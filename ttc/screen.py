@@ -1,16 +1,19 @@
-"""What the command line prints: plans, verdicts, progress. Results on stdout, all else on stderr."""
+"""What the command line prints: results on stdout, progress and remarks on stderr."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ttc.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from ttc.verify.report import Report
 
 BYTES_UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -51,7 +54,7 @@ class Screen:
     def progress(self) -> Iterator[Callable[..., None]]:
         """A function of (step, done, total) that draws a bar; silent when stderr is a file."""
         if not self.err.is_terminal:
-            yield lambda step, done=0, total=0: None
+            yield _silent
             return
         bars = Progress(
             SpinnerColumn(),
@@ -72,6 +75,10 @@ class Screen:
 
         with bars:
             yield show
+
+
+def _silent(_step: str, _done: int = 0, _total: int = 0) -> None:
+    """No progress is shown."""
 
 
 def amount(size: float) -> str:
@@ -156,3 +163,37 @@ def plan_record(plan: Plan) -> dict[str, Any]:
             for choice in plan.choices
         ],
     }
+
+
+def plan_rows(rows: list[dict[str, Any]]) -> Table:
+    """One line per plan: what it is for, and whether it fits or why not."""
+    names = ("spec", "mesh", "precision", "status", "context", "reason")
+    table = Table(*names, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(row.get(name, "")) for name in names))
+    return table
+
+
+def verdict_lines(report: "Report") -> list[str]:
+    """What verification found, a line for each backend and one for each finding."""
+    lines: list[str] = []
+    if report.mock is not None:
+        mock = report.mock
+        lines.append(
+            f"mock mesh  {_verdict(mock.ok)}: {len(mock.decode)} device operations per decoder in "
+            f"decode, {len(mock.prefill)} in prefill; DRAM {amount(mock.dram_peak_bytes_per_chip)}"
+            f" of a chip, L1 {amount(mock.l1_peak_bytes_per_core)} of a core"
+        )
+        lines += [f"           {finding}" for finding in mock.findings]
+    if report.emulate is not None:
+        agreement = report.emulate.agreement
+        lines.append(
+            f"emulator   {_verdict(report.emulate.ok)}: over {agreement.positions} tokens, against "
+            f"Hugging Face in float32: PCC {agreement.pcc:.5f}, top-1 {agreement.top1:.1%}, "
+            f"top-5 {agreement.top5:.1%}"
+        )
+    return lines
+
+
+def _verdict(ok: bool) -> str:
+    return "ok" if ok else "FAILED"

@@ -128,7 +128,7 @@ def make_session(tmp_path: Path) -> MakeSession:
     (tmp_path / "model.py").write_text(SUMMING_PROGRAM)
 
     def make(blocks: list[int] | None = None) -> Session:
-        backend = Backend(ttnn=small_ttnn(), device=None, emulated=False)
+        backend = Backend(ttnn=small_ttnn(), device=None)
         program = load_program(tmp_path / "model.py", backend.ttnn)
         weights = load_weights(program, tmp_path / "weights", backend)
         return Session(program=program, backend=backend, weights=weights, blocks=blocks)

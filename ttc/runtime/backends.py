@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from ttc.emulate.device import Arch
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.hardware.hardware import Mesh
 from ttc.runtime.program import Tensor, TensorFacts
@@ -47,7 +48,6 @@ class Backend:
 
     ttnn: ModuleType
     device: Any
-    emulated: bool
 
     def put(self, values: torch.Tensor, dtype: str) -> Tensor:
         """A row-major tensor in DRAM with these values."""
@@ -76,21 +76,31 @@ class Backend:
         return cast(Any, self.ttnn).load_tensor(str(path), device=self.device)
 
     def zeros(self, facts: TensorFacts) -> Tensor:
-        """A tensor of zeros. Attention reads whole blocks, and 0 times garbage may be NaN.
-
-        The emulator's empty tensors are zeros already, without memory until they are written.
-        """
-        ttnn = cast(Any, self.ttnn)
+        """A tensor of zeros: attention reads whole blocks, and 0 times garbage may be NaN."""
         shape, dtype, layout, memory_config = facts
-        make = ttnn.empty if self.emulated else ttnn.zeros
-        return make(
+        return cast(Any, self.ttnn).zeros(
             shape, dtype=dtype, layout=layout, device=self.device, memory_config=memory_config
         )
 
     def mark_live(self, tokens: Tensor, count: int) -> None:
-        """Only the first `count` entries matter; the emulator then spares itself the others."""
-        if self.emulated:
-            cast(Any, self.ttnn).mark_live_rows(tokens, count)
+        """Only the first `count` entries matter. A device computes the others all the same."""
+
+
+class EmulatorBackend(Backend):
+    """The emulator, which saves itself what a device cannot."""
+
+    def write(self, values: torch.Tensor, tensor: Tensor, dtype: str) -> None:
+        cast(Any, self.ttnn).copy(self.put(values, dtype), tensor)
+
+    def zeros(self, facts: TensorFacts) -> Tensor:
+        """Emulated empty tensors are zeros, and take no memory before they are written."""
+        shape, dtype, layout, memory_config = facts
+        return cast(Any, self.ttnn).empty(
+            shape, dtype, layout, device=self.device, memory_config=memory_config
+        )
+
+    def mark_live(self, tokens: Tensor, count: int) -> None:
+        cast(Any, self.ttnn).mark_live_rows(tokens, count)
 
 
 @contextmanager
@@ -108,14 +118,14 @@ def open_backend(
         )
     if name == "emulate":
         ttnn = import_module("ttc.emulate.ttnn")
-        device = _open_emulated(ttnn, mesh)
+        backend = EmulatorBackend(ttnn=ttnn, device=_open_emulated(ttnn, mesh))
     else:
         ttnn = import_module("ttnn")
-        device = _open_device(ttnn, mesh, trace_region_bytes)
+        backend = Backend(ttnn=ttnn, device=_open_device(ttnn, mesh, trace_region_bytes))
     try:
-        yield Backend(ttnn=ttnn, device=device, emulated=name == "emulate")
+        yield backend
     finally:
-        cast(Any, ttnn).close_mesh_device(device)
+        cast(Any, ttnn).close_mesh_device(backend.device)
 
 
 def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
@@ -124,7 +134,7 @@ def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
         ttnn.MeshShape(mesh.rows, mesh.cols),
         grid=(chip.grid.x, chip.grid.y),
         dram_banks=chip.dram_banks,
-        arch=ttnn.Arch[chip.arch.upper()],
+        arch=Arch[chip.arch.upper()],
     )
 
 

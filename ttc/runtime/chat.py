@@ -80,7 +80,7 @@ def _token_text(value: Any) -> str | None:
 class _GenerationBlock(Extension):
     """`{% generation %}` marks the assistant's text for training; here it prints its body."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - jinja declares it as an instance variable
 
     def parse(self, parser: Parser) -> list[Node]:
         next(parser.stream)

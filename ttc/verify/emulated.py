@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,20 @@ class EmulatorVerdict:
     @property
     def ok(self) -> bool:
         return self.agreement.pcc >= PCC_FLOOR  # also False for NaN
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of "emulate" in what `ttc verify --json` prints."""
+        return {
+            "ok": self.ok,
+            "top1_vs_reference": self.agreement.top1,
+            "top5_vs_reference": self.agreement.top5,
+            "logits_pcc": self.agreement.pcc,
+            "kl_vs_reference": self.agreement.kl,
+            "tokens": self.agreement.positions,
+            "prefill_tokens": self.prefill_tokens,
+            "prefill_s": self.prefill_s,
+            "decode_tokens_per_s": self.decode_tokens_per_s,
+        }
 
 
 def check_logits(scored: Scored, reference: Logits) -> EmulatorVerdict:

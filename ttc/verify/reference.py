@@ -62,7 +62,8 @@ def build_reference(spec: ModelSpec, checkpoint: Checkpoint) -> Any:
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set[str]()
-    assert not unexpected and set(missing) <= tied, f"{missing} {unexpected}"
+    assert not unexpected, f"transformers has no place for {unexpected}"
+    assert set(missing) <= tied, f"transformers also needs {missing}"
     return model.eval()
 
 

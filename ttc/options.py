@@ -1,0 +1,54 @@
+"""The arguments and options that several commands share."""
+
+# pyright: reportUnknownMemberType=false
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ttc.hardware.hardware import mesh_names
+
+MESHES = ", ".join(mesh_names())
+Spec = Annotated[
+    str,
+    typer.Argument(
+        envvar="HF_MODEL",
+        metavar="SPEC",
+        help="A YAML file, the name of one in specs/, or the Hugging Face id that one is for.",
+    ),
+]
+ArtefactFolder = Annotated[
+    Path, typer.Argument(metavar="ARTEFACT", help="A folder that ttc compile wrote.")
+]
+MeshOption = Annotated[
+    str,
+    typer.Option("--mesh", envvar="MESH_DEVICE", help=f"{MESHES}, or NAME:RxC for a shape."),
+]
+Precision = Annotated[
+    str, typer.Option(metavar="PROFILE", help="One of precision_profiles/, or a YAML file.")
+]
+Batch = Annotated[int, typer.Option(help="Users served at once, 1 to 32.")]
+Context = Annotated[
+    int | None, typer.Option(help="Tokens of each user, prompt and answer. [default: what fits]")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="A Hugging Face folder or id, a .gguf file, or package:NAME/FILE. "
+        "[default: what the spec says]",
+    ),
+]
+Cache = Annotated[
+    Path,
+    typer.Option(envvar=["TTC_CACHE", "TT_CACHE_PATH"], help="Keeps converted weights."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+Backend = Annotated[
+    str, typer.Option(help="auto, emulate or device; auto takes a device if there is one.")
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", "-p", help="What to ask; - reads it. Several run side by side."),
+]
+Tokens = Annotated[int, typer.Option(help="Ends an answer that is longer.")]

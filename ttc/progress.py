@@ -1,0 +1,13 @@
+"""How long steps tell how far they are."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called as a long step goes on; `total` 0 means that nobody knows how much there is."""
+
+    def __call__(self, step: str, done: int = 0, total: int = 0) -> None: ...
+
+
+def silent(step: str, done: int = 0, total: int = 0) -> None:
+    """No progress is shown."""

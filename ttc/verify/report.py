@@ -1,0 +1,71 @@
+"""Both verdicts on an artefact, and how they are reached."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttc.checkpoint.files import Checkpoint
+from ttc.hardware.hardware import load_mesh
+from ttc.runtime.artefact import Artefact
+from ttc.runtime.model import Model
+from ttc.spec.model import ModelSpec
+from ttc.verify.emulated import EmulatorVerdict, check_logits, score_text
+from ttc.verify.mock_mesh import MockHost
+from ttc.verify.mock_program import MockReport, verify_program
+from ttc.verify.reference import TEXT, reference_logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the mock mesh and the emulator say; None where they were not asked."""
+
+    mock: MockReport | None = None
+    emulate: EmulatorVerdict | None = None
+
+    @property
+    def ok(self) -> bool:
+        return all(verdict.ok for verdict in (self.mock, self.emulate) if verdict is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `ttc verify --json` prints."""
+        return {
+            "mock": self.mock.to_json() if self.mock else None,
+            "emulate": self.emulate.to_json() if self.emulate else None,
+        }
+
+
+def verify_on_mock(artefact: Artefact, work_folder: Path) -> MockReport:
+    """Whether the real ttnn accepts the program on a mock of its mesh, and whether it fits."""
+    manifest = artefact.manifest
+    with MockHost(work_folder) as host:
+        return verify_program(
+            artefact.program,
+            load_mesh(manifest.mesh.name),
+            host=host,
+            trace_region_bytes=manifest.trace_region_bytes,
+        )
+
+
+def verify_on_emulator(
+    model: Model,
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    cache: Path,
+    progress: Callable[[str, int, int], None],
+    token_ids: Sequence[int] = (),
+) -> EmulatorVerdict:
+    """Whether the program computes what Hugging Face computes in float32 on the same checkpoint.
+
+    The true tokens are read one after another, whatever the program prefers; without `token_ids`
+    they are those of the text that comes with ttc. Reference logits are kept in `cache`.
+    """
+    token_ids = token_ids or model.tokenizer.encode(TEXT.read_text().strip())
+    progress("computing reference logits", 0, 0)
+    reference = reference_logits(spec, checkpoint, token_ids, cache)
+
+    def on_token(done: int) -> None:
+        progress("running on the emulator", done, len(token_ids))
+
+    on_token(0)
+    return check_logits(score_text(model.session, token_ids, on_token), reference)

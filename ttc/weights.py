@@ -1,0 +1,124 @@
+"""The weights of an artefact: from a checkpoint into the folder, and back to the checkpoint."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from ttc.checkpoint.cache import WeightCache
+from ttc.checkpoint.files import Checkpoint, open_checkpoint
+from ttc.checkpoint.index import IndexEntry, WeightSource, find_pending, link_weights
+from ttc.checkpoint.names import bind
+from ttc.checkpoint.tokenizer import eos_token_ids, write_tokenizer
+from ttc.compile import Compiled
+from ttc.errors import ArtefactError, Problem, TtcError, UsageError
+from ttc.progress import Progress
+from ttc.runtime.artefact import Artefact, CheckpointFacts, WeightFile
+from ttc.spec.model import ModelSpec, load_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedWeights:
+    """What the manifest says of the weights and of the tokenizer that came with them."""
+
+    checkpoint: CheckpointFacts
+    weights: Mapping[str, WeightFile]
+    tokenizer_files: tuple[str, ...]
+    eos_ids: tuple[int, ...]
+
+
+def add_weights(
+    compiled: Compiled,
+    folder: Path,
+    *,
+    named: str | Path,
+    source: str,
+    cache: Path,
+    progress: Progress,
+) -> AddedWeights:
+    """Put the converted weights of the checkpoint `source`, and its tokenizer, into a folder.
+
+    Where the checkpoint is, and the spec that the user `named`, is noted in the cache folder for a
+    later verification: an artefact itself holds no path.
+    """
+    progress("opening the checkpoint")
+    checkpoint = open_checkpoint(source)
+    index = _convert(compiled, checkpoint, folder, cache, progress)
+    files = write_tokenizer(checkpoint, folder)
+    _remember(cache, checkpoint.fingerprint, spec=named, weights=source)
+    return AddedWeights(
+        checkpoint=CheckpointFacts(
+            description=checkpoint.description, fingerprint=checkpoint.fingerprint
+        ),
+        weights={
+            entry.name: WeightFile(file=entry.file, bytes=entry.size_bytes, sha256=entry.sha256)
+            for entry in index
+        },
+        tokenizer_files=files,
+        eos_ids=eos_token_ids(folder),
+    )
+
+
+def _convert(
+    compiled: Compiled, checkpoint: Checkpoint, folder: Path, cache: Path, progress: Progress
+) -> Sequence[IndexEntry]:
+    """Convert what the cache lacks, in a process that has the real ttnn, and link all of it."""
+    source = WeightSource(checkpoint=checkpoint, binding=bind(compiled.spec, checkpoint))
+    weights = WeightCache(cache / "weights")
+    pending = find_pending(compiled.plan.weights, source, weights)
+    if pending:
+        from ttc.checkpoint.convert import Progress as Converted
+        from ttc.checkpoint.convert import convert_weights
+        from ttc.verify.mock_mesh import host_ttnn
+
+        def show(converted: Converted) -> None:
+            progress("converting weights", converted.done_bytes, converted.total_bytes)
+
+        job = partial(convert_weights, pending=pending, source=source, cache=weights)
+        host_ttnn(job, work_folder=cache / "mock", on_progress=show)
+    return link_weights(compiled.plan.weights, source, weights, folder)
+
+
+def _remember(cache: Path, fingerprint: str, *, spec: str | Path, weights: str) -> None:
+    path = _note(cache, fingerprint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = str(Path(weights).expanduser().absolute()) if Path(weights).exists() else weights
+    named = str(Path(spec).absolute()) if Path(spec).is_file() else str(spec)
+    path.write_text(json.dumps({"spec": named, "weights": place}, sort_keys=True))
+
+
+def _note(cache: Path, fingerprint: str) -> Path:
+    return cache / "checkpoints" / f"{fingerprint}.json"
+
+
+def checkpoint_of(
+    artefact: Artefact, cache: Path, weights: str | None
+) -> tuple[ModelSpec, Checkpoint]:
+    """The checkpoint an artefact was made from, and the spec that names its tensors."""
+    facts = artefact.manifest.checkpoint
+    assert facts is not None, "an artefact with weights names its checkpoint"
+    path = _note(cache, facts.fingerprint)
+    note = cast(dict[str, str], json.loads(path.read_text())) if path.exists() else {}
+    source = weights or note.get("weights") or facts.description
+    try:
+        checkpoint = open_checkpoint(source)
+    except TtcError as error:
+        if weights:
+            raise
+        raise UsageError(
+            Problem(
+                message=f"the checkpoint of {artefact.folder} is not here: {facts.description}",
+                details=(str(error).splitlines()[0],),
+                help="say where it is with --weights",
+            )
+        ) from error
+    if checkpoint.fingerprint != facts.fingerprint:
+        raise ArtefactError(
+            Problem(
+                message=f"{artefact.folder} was made from another checkpoint than {source}",
+                help="name the checkpoint with --weights, or run ttc compile again",
+            )
+        )
+    return load_model(note.get("spec", artefact.manifest.name)), checkpoint
