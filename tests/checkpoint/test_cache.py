@@ -1,8 +1,8 @@
 import errno
 import json
-import multiprocessing
 import os
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,26 +136,26 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         WeightCache(tmp_path / "file").store(KEY, {}, write_content)
 
 
-def store_slowly(root: Path, log: Path) -> None:
-    def write(path: Path) -> None:
-        with log.open("a") as file:
-            file.write("written\n")
-        time.sleep(0.2)
-        write_content(path)
+STORE_SLOWLY = """
+import sys, time
+from pathlib import Path
+from ttc.checkpoint.cache import WeightCache
 
-    WeightCache(root).store(KEY, {}, write)
+def write(path):
+    with open(sys.argv[2], "a") as log:
+        log.write("written;")
+    time.sleep(0.5)
+    path.write_bytes(b"content")
+
+WeightCache(Path(sys.argv[1])).store("0" * 64, {}, write)
+"""
 
 
 def test_two_processes_do_the_work_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    arguments = (tmp_path / "cache", tmp_path / "log")
-    processes = [context.Process(target=store_slowly, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    assert (tmp_path / "log").read_text() == "written\n"
+    command = [sys.executable, "-c", STORE_SLOWLY, str(tmp_path / "cache"), str(tmp_path / "log")]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert (tmp_path / "log").read_text() == "written;"
 
 
 def test_link_is_a_hard_link(entry: CacheEntry, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ PLANS = (
     ),
     weight(
         "attn_norm",
-        "attn_norm",
+        parts=(WeightPart(tensor="attn_norm", stop=64),),
         transpose=False,
         tensor=TensorPlan(shape=(1, 1, 2, 32), dtype="bf16", placement=DRAM, layout="row_major"),
     ),

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttc.checkpoint.files import open_checkpoint
@@ -112,6 +112,7 @@ def test_bad_headers(tmp_path: Path, data: bytes, expected: str) -> None:
     assert expected in refusal(path)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_changed_headers_end_in_a_checkpoint_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -120,6 +120,7 @@ def test_a_header_longer_than_any(tmp_path: Path) -> None:
     assert "a header of 1,152,921,504,606,846,976 bytes" in refusal(tmp_path)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_end_in_a_checkpoint_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes

@@ -2,9 +2,9 @@
 
 `<root>/<first two digits>/<key>.tensorbin` holds a tensor and `<key>.json` beside it its size and
 checksums. The key is a hash of everything the tensor was made from (see index.py), so an entry
-never changes. An entry exists once its JSON file does: the tensor is written under a temporary name,
-flushed to the disk and renamed, then the JSON file in the same way. A crash at any point leaves no
-entry, or a whole one. Whatever fails its check is reported, and converted again.
+never changes. An entry exists once its JSON file does: the tensor is written under a temporary
+name, flushed to the disk and renamed, then the JSON file in the same way. A crash at any point
+leaves no entry, or a whole one. Whatever fails its check is reported, and converted again.
 """
 
 import errno

@@ -56,7 +56,7 @@ def check_rope_factors(spec: ModelSpec, checkpoint: Checkpoint) -> None:
     if checkpoint.format != "gguf" or ROPE_FACTORS not in checkpoint.names():
         return
     head_dim = spec.dims.head_dim
-    factors = cast(list[float], checkpoint.read(ROPE_FACTORS).tolist())
+    factors = cast(list[float], cast(Any, checkpoint.read(ROPE_FACTORS)).tolist())
     expected = inverse_frequencies(spec.rope, head_dim)
     found = [
         spec.rope.theta ** (-2 * i / head_dim) / factor if factor else float("inf")

@@ -1,4 +1,6 @@
-"""A GGUF file as a checkpoint: tensors dequantised one at a time, its metadata as a configuration."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+"""A GGUF file as a checkpoint: tensors dequantised one at a time, metadata as configuration."""
 
 import json
 from collections.abc import Mapping
@@ -147,7 +149,7 @@ def _architecture(path: Path, metadata: Mapping[str, Value]) -> str:
     if metadata.get("split.count", 1) not in (0, 1):
         raise CheckpointError(
             Problem(
-                message=f"{path.name} is one of {metadata['split.count']} parts of a split GGUF file",
+                message=f"{path.name} is one of {metadata['split.count']} parts of a split file",
                 help="merge the parts (gguf-split --merge) and give the merged file",
             )
         )

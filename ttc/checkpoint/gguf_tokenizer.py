@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """The tokenizer that GGUF metadata describes, as the files that Hugging Face would have.
 
 GGUF names only the kind of pre-tokenizer; gguf_formats.json says what each kind splits.
@@ -30,7 +32,7 @@ NAMED_TOKENS = {
 
 
 def build_tokenizer(gguf: GgufFile) -> Tokenizer:
-    """The byte-level BPE tokenizer of the metadata; CheckpointError for a kind ttc does not know."""
+    """The byte-level BPE tokenizer of the metadata; CheckpointError for an unknown kind."""
     kind = _pre_tokenizer_kind(gguf)
     tokens, merges = _texts(gguf, TOKENS), _texts(gguf, "tokenizer.ggml.merges")
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]

@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """Download a checkpoint from the Hugging Face hub: the files that are needed and no others.
 
 huggingface_hub does the work, with its own environment variables, cache, resume and progress bars.

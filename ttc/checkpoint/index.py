@@ -35,7 +35,7 @@ class WeightSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
-    """One weight file of an artefact, as the manifest lists it; `file` is relative to the folder."""
+    """One weight file of an artefact, as the manifest lists it; `file` is relative to it."""
 
     name: str
     file: str

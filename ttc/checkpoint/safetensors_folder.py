@@ -1,4 +1,4 @@
-"""A folder in Hugging Face's layout: config.json beside one safetensors file, or shards and an index.
+"""A folder in Hugging Face's layout: config.json and one safetensors file, or shards and an index.
 
 Opening reads and checks the headers only; `read` maps one tensor at a time and lets go of the file.
 """
@@ -205,7 +205,7 @@ def _weight_files(folder: Path) -> dict[Path, frozenset[str]]:
         Problem(
             message=f"no weights in checkpoint folder '{folder.name}'",
             note=f"expected {SINGLE_FILE} or {INDEX_FILE}; found {listing or 'an empty folder'}",
-            help="save the model as safetensors (model.save_pretrained(..., safe_serialization=True))"
+            help="save it as safetensors (model.save_pretrained(..., safe_serialization=True))"
             if pickled
             else f"give a folder that holds {SINGLE_FILE}, a .gguf file or a hub id",
         )

@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """The tokenizer files of an artefact, in Hugging Face's format, whatever the checkpoint's format.
 
 An artefact has exactly three: tokenizer.json; tokenizer_config.json with the special tokens and the
