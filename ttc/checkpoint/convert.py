@@ -62,15 +62,19 @@ def convert_weights(
 
 
 def build_weight(weight: WeightPlan, source: WeightSource) -> torch.Tensor:
-    """What the plan says of one weight, as a bf16 or float32 tensor of `weight.shape`."""
+    """What the plan says of one weight, as a bf16 or float32 tensor of `weight.shape`.
+
+    A weight stored as bf16 is rounded to nearest even as soon as it is read, which halves the rest
+    of the work; ttnn itself packs to the block formats.
+    """
     if weight.table is not None:
-        return rope_table(weight.table, weight.shape)
+        return _rounded(rope_table(weight.table, weight.shape), weight)
     parts: list[torch.Tensor] = []
     for part in weight.parts:
         tensor = source.tensor(weight, part)
         whole = part.start == 0 and part.stop in (0, tensor.shape[0])
         rows = None if whole else slice(part.start, part.stop)
-        values = source.checkpoint.read(tensor.name, rows)
+        values = _rounded(source.checkpoint.read(tensor.name, rows), weight)
         heads = tensor.heads * values.shape[0] // tensor.shape[0]
         parts.append(reorder_rows(values, heads, tensor.rows, part.rows))
     return assemble(parts, weight.transpose, weight.shape)
@@ -92,13 +96,15 @@ def placement_to_memory_config(ttnn: Any, placement: Placement) -> Any:
     return ttnn.MemoryConfig(layout, buffer, shard)
 
 
+def _rounded(values: torch.Tensor, weight: WeightPlan) -> torch.Tensor:
+    return values.to(torch.bfloat16) if weight.dtype == "bf16" else values
+
+
 def _convert(item: PendingWeight, source: WeightSource, cache: WeightCache, ttnn: Any) -> None:
     weight = item.weight
 
     def write(path: Path) -> None:
         values = build_weight(weight, source)
-        if weight.dtype == "bf16":
-            values = values.to(torch.bfloat16)  # rounds to nearest even, as the emulator does
         packed = ttnn.from_torch(
             values,
             dtype=getattr(ttnn, DTYPES[weight.dtype]),
