@@ -66,7 +66,7 @@ def plan_memory(
     kv_cache: KvCachePlan,
     decode: PhasePlan,
     prefill: Sequence[PhasePlan],
-    head: Iterable[PlannedOp],
+    head: Sequence[PlannedOp],
 ) -> MemoryPlan:
     """Sum what lives in DRAM and find the fullest core."""
     chip = setting.chip
@@ -79,7 +79,8 @@ def plan_memory(
         else:
             groups[weight.group] = groups.get(weight.group, 0) + size
     resident = sum(weight.tensor.bytes_per_core(chip.grid.cores) for weight in weights)
-    decode_ops = [op for decoder in decode.decoders for op in decoder.ops]
+    decoding = (_l1_peak([*decoder.ops, *head], chip) for decoder in decode.decoders)
+    prefilling = (_l1_peak(decoder.ops, chip) for phase in prefill for decoder in phase.decoders)
     kv_bytes = sum(2 * dram_bytes(tensor, chip) for tensor in kv_cache.tensor)
     return MemoryPlan(
         weights_by_group=tuple(sorted(groups.items())),
@@ -88,7 +89,7 @@ def plan_memory(
         activation_bytes=max((activation_bytes(phase, chip) for phase in prefill), default=0),
         trace_region_bytes=trace_region_bytes(decode, setting),
         dram_limit_bytes=chip.dram_banks * chip.dram_bank_bytes,
-        l1_peak_bytes_per_core=resident + _l1_peak([*decode_ops, *head], chip),
+        l1_peak_bytes_per_core=resident + max(*decoding, *prefilling),
         l1_limit_bytes_per_core=chip.l1_bytes_per_core,
     )
 
@@ -192,7 +193,7 @@ def _live_bytes(phase: PhasePlan, decoder: DecoderPlan, chip: Chip) -> int:
 
 
 def _l1_peak(ops: Sequence[PlannedOp], chip: Chip) -> int:
-    """The fullest core of a decode step: live shards and the buffers of the running operation."""
+    """The fullest core while `ops` run: live shards and the buffers of the running operation."""
     last = {name: i for i, op in enumerate(ops) for name in reads_of(op)}
     live: dict[str, int] = {}
     peak = 0
