@@ -44,7 +44,7 @@ def cluster_descriptor(mesh: Mesh) -> str:
         for number, board in enumerate(cluster.boards)
     ]
     lines = [
-        _mapping("arch", {chip: mesh.chip.arch for chip in chips}),
+        _mapping("arch", dict.fromkeys(chips, mesh.chip.arch)),
         _mapping("chips", {chip: f"[{x}, {y}, 0, 0]" for chip, (x, y) in coordinates}),
         _mapping("chip_unique_ids", {chip: str(_FIRST_CHIP_ID + chip) for chip in chips}),
         _sequence("ethernet_connections", _links(mesh)),

@@ -208,7 +208,8 @@ def _import_job_module(name: str, file: str) -> None:
         except ModuleNotFoundError:
             pass
     spec = importlib.util.spec_from_file_location("mock_job" if name == "__main__" else name, file)
-    assert spec is not None and spec.loader is not None, f"no module at {file}"
+    assert spec is not None, f"no module at {file}"
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -1,6 +1,5 @@
 """verify_program: does the real ttnn accept an emitted program, and does it fit?"""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,7 +10,7 @@ from ttc.hardware.hardware import Mesh
 from ttc.verify.call_recorder import DeviceCall
 from ttc.verify.finding import MockFinding
 from ttc.verify.mock_mesh import MockHost
-from ttc.verify.program_run import PhaseRun, ProgramRun, run_program
+from ttc.verify.program_run import PhaseRun, run_program
 from ttc.verify.program_text import check_calls, kept_values
 
 
@@ -32,6 +31,7 @@ class MockReport:
     dram_bytes_per_chip: int
     dram_peak_bytes_per_chip: int
     l1_peak_bytes_per_core: int
+    l1_peak_call: str
     l1_tensor_peak_bytes_per_core: int
 
     @property
@@ -49,6 +49,7 @@ class MockReport:
             "dram_bytes_per_chip": self.dram_bytes_per_chip,
             "dram_peak_bytes_per_chip": self.dram_peak_bytes_per_chip,
             "l1_peak_bytes_per_core": self.l1_peak_bytes_per_core,
+            "l1_peak_call": self.l1_peak_call,
             "l1_tensor_peak_bytes_per_core": self.l1_tensor_peak_bytes_per_core,
         }
 
@@ -80,6 +81,8 @@ def verify_program(
         findings += _memory_findings(program, phase)
     prefill = [phase for phase in run.phases if phase.name.startswith("prefill")]
     decode = [phase for phase in run.phases if phase.name == "decode"]
+    calls = [call for phase in run.phases for call in phase.calls]
+    worst = max(calls, key=lambda call: call.l1_bytes_per_core, default=None)
     return MockReport(
         findings=tuple(findings),
         decode=_decoder_operations(decode),
@@ -89,7 +92,8 @@ def verify_program(
         dram_peak_bytes_per_chip=max(
             (phase.peak.dram for phase in run.phases), default=run.resident.dram
         ),
-        l1_peak_bytes_per_core=_l1_peak(run),
+        l1_peak_bytes_per_core=worst.l1_bytes_per_core if worst else run.resident.l1,
+        l1_peak_call=f"{_short_name(worst)} in {worst.function}" if worst else "",
         l1_tensor_peak_bytes_per_core=max(
             (phase.peak.l1 for phase in run.phases), default=run.resident.l1
         ),
@@ -100,8 +104,8 @@ def _ignore(_phase: str) -> None:
     """Progress that nobody asked for."""
 
 
-def _l1_peak(run: ProgramRun) -> int:
-    return run.resident.l1 + max((phase.l1_bytes_per_core for phase in run.phases), default=0)
+def _short_name(call: DeviceCall) -> str:
+    return f"{call.name.removeprefix('ttnn.')}:{call.line}"
 
 
 def _decoder_operations(phases: list[PhaseRun]) -> tuple[str, ...]:
@@ -112,11 +116,7 @@ def _decoder_operations(phases: list[PhaseRun]) -> tuple[str, ...]:
         for call in phase.calls:
             layers.setdefault(call.layer, []).append(call)
         by_layer += [
-            [
-                f"{call.name.removeprefix('ttnn.')}:{call.line} {operation}"
-                for call in calls
-                for operation in call.operations
-            ]
+            [f"{_short_name(call)} {operation}" for call in calls for operation in call.operations]
             for layer, calls in layers.items()
             if layer >= 0
         ]
@@ -135,8 +135,7 @@ def _memory_findings(program: Path, phase: PhaseRun) -> list[MockFinding]:
                     phase=phase.name,
                 )
             )
-    times = Counter(phase.unfreed)
-    for unfreed, count in times.items():
+    for unfreed in phase.unfreed:
         values = " and ".join(kept_values(program, unfreed.function)) or "a value"
         sizes = [
             f"{size} bytes of {buffer}"
@@ -150,7 +149,7 @@ def _memory_findings(program: Path, phase: PhaseRun) -> list[MockFinding]:
             MockFinding(
                 kind="not freed",
                 info=f"{values} of {unfreed.function} is not deallocated: {' and '.join(sizes)} "
-                f"stay in use until Python drops the variable ({count} times)",
+                f"stay in use until it returns",
                 where=f"{program.name}:{unfreed.line}",
                 phase=phase.name,
             )

@@ -12,11 +12,9 @@ from ttc.runtime.program import Program, TensorFacts, load_program
 from ttc.verify.call_recorder import (
     CallRecorder,
     DeviceCall,
-    Graph,
     Memory,
     Recording,
     Unfreed,
-    captured,
 )
 from ttc.verify.finding import MockFinding, finding_of
 
@@ -25,18 +23,13 @@ _TILE_ROWS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseRun:
-    """One run of an entry point. `leaked` is what its end did not give back.
-
-    `l1_bytes_per_core` is the worst sum of its own tensors and of the buffers of the operation
-    that runs, over all cores.
-    """
+    """One run of an entry point. `leaked` is what its end did not give back."""
 
     name: str
     calls: tuple[DeviceCall, ...]
     peak: Memory
     leaked: Memory
     unfreed: tuple[Unfreed, ...]
-    l1_bytes_per_core: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +71,8 @@ class _Run:
                 raise
             self.findings.append(replace(finding, phase=name))
             error.__traceback__ = None  # its frames hold tensors
-            return None
-        finally:
-            gc.collect()
+        gc.collect()
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,14 +147,13 @@ def _run_prefill(
             prompt, positions, inputs.page_table, 0, inputs.caches, inputs.weights
         )
         logits = program.head_prefill(x, 0, inputs.weights)
-        run.ttnn.deallocate(x)
-        run.ttnn.deallocate(logits)
+        recorder.deallocate(x)
+        recorder.deallocate(logits)
 
     seen = _record(recorder, step)
-    l1_bytes = _l1_footprint(run.ttnn, step)
     run.ttnn.deallocate(prompt)
     run.ttnn.deallocate(positions)
-    return _phase_run(f"prefill_{tokens}", seen, recorder.in_use(), before, l1_bytes)
+    return _phase_run(f"prefill_{tokens}", seen, recorder.in_use(), before)
 
 
 def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder) -> PhaseRun:
@@ -179,13 +170,13 @@ def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallReco
         )
         program.greedy(logits, inputs.tokens)
         program.advance(inputs.positions, inputs.rope_positions)
-        run.ttnn.deallocate(logits)
+        recorder.deallocate(logits)
 
     _record(recorder, step)
     before = recorder.in_use()
     seen = _record(recorder, step)
     after = recorder.in_use()
-    return _phase_run("decode", seen, after, before, _l1_footprint(run.ttnn, step))
+    return _phase_run("decode", seen, after, before)
 
 
 def _record(recorder: CallRecorder, step: Callable[[], None]) -> Recording:
@@ -194,25 +185,11 @@ def _record(recorder: CallRecorder, step: Callable[[], None]) -> Recording:
     return result()
 
 
-def _phase_run(
-    name: str, seen: Recording, after: Memory, before: Memory, l1_bytes: int
-) -> PhaseRun:
+def _phase_run(name: str, seen: Recording, after: Memory, before: Memory) -> PhaseRun:
     return PhaseRun(
         name=name,
         calls=seen.calls,
         peak=seen.peak,
         leaked=Memory(dram=after.dram - before.dram, l1=after.l1 - before.l1),
         unfreed=seen.unfreed,
-        l1_bytes_per_core=l1_bytes,
     )
-
-
-def _l1_footprint(ttnn: Any, step: Callable[[], None]) -> int:
-    """Bytes of L1 that the step needs on its fullest core, beyond what was in use before it.
-
-    Captured without dispatch: only that mode lists the buffers of every operation.
-    """
-    graph: Graph = []
-    with captured(ttnn, "NO_DISPATCH", graph):
-        step()
-    return ttnn.graph.extract_resource_usage_per_core(graph).peak_total

@@ -1,0 +1,54 @@
+"""Cluster descriptors are what ttnn's own reader expects; that they open is a mock test."""
+
+import re
+
+import pytest
+import yaml
+
+from ttc.hardware.descriptor import HOST_ONLY, cluster_descriptor
+from ttc.hardware.hardware import load_mesh, mesh_names
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("name", mesh_names())
+def test_each_channel_has_one_link_and_is_switched_on(name: str) -> None:
+    mesh = load_mesh(name)
+    links = yaml.safe_load(cluster_descriptor(mesh))["ethernet_connections"]
+    ends = [(end["chip"], end["chan"]) for link in links for end in link]
+    assert len(ends) == len(set(ends)) == 2 * sum(wire.links for wire in mesh.cluster.wiring)
+    assert not any(mesh.chip.harvest.ethernet >> channel & 1 for _, channel in ends)
+
+
+@pytest.mark.parametrize("name", mesh_names())
+def test_each_chip_is_described(name: str) -> None:
+    mesh = load_mesh(name)
+    text = yaml.safe_load(cluster_descriptor(mesh))
+    chips = set(range(mesh.cluster.chips))
+    assert set(text["arch"]) == set(text["harvesting"]) == set(text["chip_unique_ids"]) == chips
+    assert {chip for board in text["boards"] for chip in board[2]["chips"]} == chips
+    assert len(set(text["chip_unique_ids"].values())) == len(chips)
+    assert all(
+        each["harvest_mask"] == mesh.chip.harvest.tensix for each in text["harvesting"].values()
+    )
+
+
+def test_remote_chips_hang_on_the_channels_of_their_host() -> None:
+    links = yaml.safe_load(cluster_descriptor(load_mesh("N300")))["ethernet_connections"]
+    assert links == [
+        [{"chip": 0, "chan": 8}, {"chip": 1, "chan": 0}],
+        [{"chip": 0, "chan": 9}, {"chip": 1, "chan": 1}],
+    ]
+
+
+def test_galaxy_chips_stand_on_four_trays() -> None:
+    buses = yaml.safe_load(cluster_descriptor(load_mesh("TG")))["chip_to_bus_id"]
+    assert all(re.fullmatch(r"0x[0-9a-f]{4}", bus) for bus in buses.values())
+    numbers = [int(bus, 16) for bus in buses.values()]
+    assert len(set(numbers)) == 32
+    assert {number >> 4 for number in numbers} == {0x0, 0x4, 0x8, 0xC}
+    assert {number & 0xF for number in numbers} == set(range(1, 9))
+
+
+def test_the_host_only_cluster_has_one_chip() -> None:
+    assert yaml.safe_load(HOST_ONLY)["chips"] == {0: [0, 0, 0, 0]}
