@@ -125,6 +125,8 @@ def _broadcast_shape(op: str, a: Tensor, b: Tensor | float) -> tuple[int, ...]:
         op,
         f"mixed element types {a.dtype.name} and {b.dtype.name}",
     )
+    if a.shape == b.shape:
+        return a.shape
     try:
         return tuple(torch.broadcast_shapes(a.shape, b.shape))
     except RuntimeError:

@@ -16,11 +16,11 @@ wide Dst (fp32_dest_acc_en)   products are summed in float32: a plain GEMM of th
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 
 from ttc.emulate.configs import MathFidelity
-from ttc.emulate.dtypes import round_to_nearest_even
 
 PHASES = {
     MathFidelity.LoFi: (0,),
@@ -34,6 +34,7 @@ _KEEP_5 = torch.tensor(-1 << 19, dtype=torch.int32)
 _KEEP_7 = torch.tensor(-1 << 17, dtype=torch.int32)
 _KEEP_TF32 = torch.tensor(-1 << 13, dtype=torch.int32)
 _KEEP_TF32_WEIGHT = torch.tensor(-1 << 14, dtype=torch.int32)
+_SIGN_AND_EXPONENT = torch.tensor(-1 << 23, dtype=torch.int32)
 _EXPONENT = torch.tensor(0x7F800000, dtype=torch.int32)
 _HALF = torch.tensor(0x8000, dtype=torch.int32)
 _UPPER = torch.tensor(-0x10000, dtype=torch.int32)
@@ -41,6 +42,7 @@ _ONE = torch.tensor(1, dtype=torch.int32)
 # 1.5 * 2^13: added to a value with exponent 0, float32 keeps exactly 10 bits below that exponent.
 _ANCHOR = 12288.0
 
+_TABLE_SIZE = 128 * 128
 _GROUP_SUM_BUDGET = 1 << 21  # floats of group sums held at a time, so that they stay in cache
 
 
@@ -211,10 +213,12 @@ def _sum_groups(
     shape = sums[0].shape[1:]
     if accumulate_in_l1 and blocks > 1:
         partials = run(torch.zeros(blocks - 1, *shape), 0, blocks - 1)
-        total = partials[0]
-        for partial in partials[1:]:
-            total = round_to_nearest_even(total + partial)
-        return run(total.unsqueeze(0).contiguous(), blocks - 1, 1)[0]
+        # Adding BF16 tensors rounds to nearest even, as the packer does in L1.
+        first, *others = partials.to(torch.bfloat16).unbind(0)
+        for partial in others:
+            first = first + partial
+        total = first.to(torch.float32)
+        return run(total.unsqueeze(0), blocks - 1, 1)[0]
     dst = torch.zeros(1, *shape)
     for block in range(blocks):
         if pack_partial is not None and block:
@@ -228,15 +232,45 @@ def multiply(
 ) -> torch.Tensor:
     """Element-wise product on the matrix unit (a in SrcA, b in SrcB), broadcast as in torch.
 
-    With a 16-bit Dst each phase is one rounded accumulation.
+    With a 16-bit Dst, a and b are BF16 values and each phase is one rounded accumulation. The
+    roundings depend on the two significands only, so the products of all of them are a table.
     """
-    if wide_dst:
-        high, phases = cut(b, _KEEP_7), PHASES[fidelity]
-        first = weight_form(a, "w5") if len(phases) == 1 else cut(a, _KEEP_TF32_WEIGHT)
-        if len(phases) == 4:
-            return first * b
-        product = first * high
-        return product.add_(weight_slice(a, 0) * (b - high)) if len(phases) == 3 else product
+    if not wide_dst:
+        scale = cut(a, _SIGN_AND_EXPONENT) * cut(b, _SIGN_AND_EXPONENT)
+        index = scale.view(torch.int32).bitwise_right_shift(31).bitwise_and_(_TABLE_SIZE)
+        index.add_(_significand(a), alpha=128).add_(_significand(b))
+        return scale.mul_(_significand_products(fidelity)[index])
+    high, phases = cut(b, _KEEP_7), PHASES[fidelity]
+    if len(phases) == 4:
+        return cut(a, _KEEP_TF32_WEIGHT) * b
+    if len(phases) == 1:
+        return weight_slice(a, 0) * high
+    product = cut(a, _KEEP_TF32_WEIGHT) * high
+    return product.add_(weight_slice(a, 0) * (b - high)) if len(phases) == 3 else product
+
+
+def _significand(values: torch.Tensor) -> torch.Tensor:
+    """The 7 mantissa bits of BF16 values held as float32."""
+    return values.view(torch.int32).bitwise_right_shift(16).bitwise_and_(0x7F)
+
+
+@lru_cache(maxsize=4)
+def _significand_products(fidelity: MathFidelity) -> torch.Tensor:
+    """Products of all BF16 significands in [1, 2) through a 16-bit Dst.
+
+    Index 128 * a + b for products above zero and, as ties round up, another table for the
+    magnitudes of those below.
+    """
+    ones = torch.arange(128, dtype=torch.int32).bitwise_left_shift_(16).add_(0x3F800000)
+    a, b = ones.view(torch.float32).unsqueeze(1), ones.view(torch.float32).unsqueeze(0)
+    above, below = (accumulate_products(sign * a, b, fidelity).abs() for sign in (1.0, -1.0))
+    return torch.cat((above.flatten(), below.flatten()))
+
+
+def accumulate_products(
+    a: torch.Tensor, b: torch.Tensor, fidelity: MathFidelity
+) -> torch.Tensor:
+    """a * b, phase by phase into a 16-bit Dst."""
     a, b = torch.broadcast_tensors(a, b)
     product = _Accumulator(torch.zeros(a.shape))
     exponents = _exponents(a).add_(_exponents(b)).sub_(127 << 23)

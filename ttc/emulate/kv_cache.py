@@ -4,6 +4,9 @@
 A page table [batch, blocks per user] gives the block that holds each part of a user's sequence.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
 from ttc.emulate.configs import WormholeComputeKernelConfig
@@ -28,7 +31,7 @@ def paged_update_cache(
     del compute_kernel_config
     _check_update(op, cache_tensor, input_tensor, update_idxs_tensor, page_table)
     assert update_idxs_tensor is not None and page_table is not None, "just checked"
-    _update(op, cache_tensor, input_tensor, update_idxs_tensor, page_table)
+    _update(op, [(cache_tensor, input_tensor)], update_idxs_tensor, page_table)
     return cache_tensor
 
 
@@ -56,8 +59,8 @@ def paged_fused_update_cache(
         f"input_tensor1 ({first.grid}) and input_tensor2 ({second.grid}) must not overlap",
     )
     require(cache_tensor1.dtype is cache_tensor2.dtype, op, "the caches must have one element type")
-    _update(op, cache_tensor1, input_tensor1, update_idxs_tensor, page_table)
-    _update(op, cache_tensor2, input_tensor2, update_idxs_tensor, page_table)
+    updates = [(cache_tensor1, input_tensor1), (cache_tensor2, input_tensor2)]
+    _update(op, updates, update_idxs_tensor, page_table)
     return cache_tensor1, cache_tensor2
 
 
@@ -91,26 +94,51 @@ def check_page_table(op: str, page_table: Tensor) -> None:
     require(page_table.layout is Layout.ROW_MAJOR, op, "the page table must be row major")
 
 
-def _update(op: str, cache: Tensor, tokens: Tensor, positions: Tensor, page_table: Tensor) -> None:
-    device = device_of(op, cache)
-    block, users = cache.shape[2], tokens.shape[1]
-    for index, values in enumerate(tokens.values(op)):
-        places = extend(positions.values(op)[index].reshape(-1), (users,))
-        table = page_table.values(op)[index]
-        active = torch.nonzero(places >= 0).flatten()
-        if not len(active):
+class _Places(NamedTuple):
+    """Where the active users' tokens go: user, block, row in the block."""
+
+    users: torch.Tensor
+    blocks: torch.Tensor
+    rows: torch.Tensor
+
+
+def _places(op: str, cache: Tensor, positions: Tensor, page_table: Tensor) -> list[_Places]:
+    """For each device. Users that are not stored are idle."""
+    block = cache.shape[2]
+    places: list[_Places] = []
+    for at, table in zip(positions.values(op), page_table.values(op), strict=True):
+        at = at.reshape(-1)
+        users = torch.nonzero(at >= 0).flatten()
+        at = at[users]
+        if len(users) and int(at.max()) >= table.shape[1] * block:
+            raise EmulationError(op, "a position is beyond the page table")
+        blocks = table[users, at // block]
+        if len(users):
+            check_blocks(op, blocks, cache)
+        places.append(_Places(users, blocks, at % block))
+    return places
+
+
+def _update(
+    op: str, updates: Sequence[tuple[Tensor, Tensor]], positions: Tensor, page_table: Tensor
+) -> None:
+    """Write the tokens of each (cache, tokens) pair; the caches have one element type."""
+    device = device_of(op, updates[0][0])
+    places = _places(op, updates[0][0], positions, page_table)
+    for index, place in enumerate(places):
+        if not len(place.users):
             continue
-        at = places[active]
-        require(
-            int(at.max()) < table.shape[1] * block, op, "a position is beyond the page table"
+        rows = torch.stack(
+            [
+                extend(tokens.values(op)[index], (1, *tokens.shape[1:]))[0, place.users]
+                for _, tokens in updates
+            ]
         )
-        blocks = table[active, at // block]
-        check_blocks(op, blocks, cache)
-        rows = extend(values, (1, users, *values.shape[2:]))[0, active]
         if device.rounding:
-            rows = pack_on_device(rows, cache.dtype, wide_dst=False)
-        into = cache.stored[index]
-        into[blocks, :, at % block] = rows.to(into.dtype)
+            rows = pack_on_device(rows, updates[0][0].dtype, wide_dst=False)
+        for (cache, _), one in zip(updates, rows.unbind(0), strict=True):
+            into = cache.stored[index]
+            into[place.blocks, :, place.rows] = one.to(into.dtype)
 
 
 def check_blocks(op: str, blocks: torch.Tensor, cache: Tensor) -> None:

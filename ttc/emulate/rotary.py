@@ -55,10 +55,10 @@ def rotary_embedding_llama(
             require(tensor.shape[1] == users, op, "cos and sin must have the batch of the input")
     else:
         _check_prefill(op, input_tensor, cos_cache)
-    rotation = _pair_rotation(op, trans_mat, rounding=device.rounding)
-    return _rotate(
+    rotation = _pair_rotation(op, trans_mat)
+    return _embed(
         op, input_tensor, cos_cache, sin_cache, rotation, is_decode_mode, memory_config,
-        compute_kernel_config or _DEFAULT,
+        compute_kernel_config,
     )  # fmt: skip
 
 
@@ -90,14 +90,25 @@ def rotary_embedding_llama_fused_qk(
     require(
         len(_cores(op, trans_mat)) >= users, op, "the transformation matrix must be on all cores"
     )
-    rotation = _pair_rotation(op, trans_mat, rounding=device.rounding)
+    # Both at once, the heads of k after those of q.
+    heads = (q.shape[2], k.shape[2])
+    both = [
+        torch.cat(_same_users(*parts), dim=2)
+        for parts in zip(q.values(op), k.values(op), strict=True)
+    ]
+    cosines, sines = (_rows_of_both(op, table, q, k) for table in (cos_cache, sin_cache))
+    rotation = _pair_rotation(op, trans_mat)
     config = compute_kernel_config or _DEFAULT
+    rotated = [
+        _rotate(*one, rotation, config, rounding=device.rounding)
+        for one in zip(both, cosines, sines, strict=True)
+    ]
     results = [
-        _rotate(
-            op, tensor, _rows(op, cos_cache, first, tensor), _rows(op, sin_cache, first, tensor),
-            rotation, True, None, config,
+        output(
+            op, [one[:, :, part] for one in rotated], tensor.shape, tensor.dtype,
+            tensor.memory_config(), device, wide_dst=config.fp32_dest_acc_en,
         )  # fmt: skip
-        for tensor, first in ((q, 0), (k, q.shape[1]))
+        for tensor, part in ((q, slice(0, heads[0])), (k, slice(heads[0], sum(heads))))
     ]
     return results[0], results[1]
 
@@ -131,9 +142,9 @@ def rotary_embedding_hf(
         require(
             cos_cache.shape[-2] >= input_tensor.shape[-2], op, "cos has fewer rows than the input"
         )
-    return _rotate(
+    return _embed(
         op, input_tensor, cos_cache, sin_cache, _rotate_half, is_decode_mode, memory_config,
-        compute_kernel_config or _DEFAULT,
+        compute_kernel_config,
     )  # fmt: skip
 
 
@@ -142,18 +153,27 @@ def _rotate_half(x: torch.Tensor) -> torch.Tensor:
     return torch.cat((-second, first), dim=-1)
 
 
-def _pair_rotation(op: str, trans_mat: Tensor, *, rounding: bool) -> _Rotation:
-    """x @ transformation matrix, tile by tile. Exact, as the matrix only moves and negates."""
-    del rounding
-    matrix = trans_mat.values(op)[0].reshape(-1, TILE)[:TILE]
+def _pair_rotation(op: str, trans_mat: Tensor) -> _Rotation:
+    """x @ transformation matrix, tile by tile.
+
+    A matrix that only moves and negates is applied as such: the product is exact then.
+    """
+    if "rotation" not in trans_mat.operands:
+        matrix = trans_mat.values(op)[0].reshape(-1, TILE)[:TILE]
+        sources = matrix.abs().argmax(0)
+        signs = matrix[sources, torch.arange(TILE)]
+        moved = torch.zeros_like(matrix).index_put_((sources, torch.arange(TILE)), signs)
+        require(torch.equal(moved, matrix), op, "the transformation matrix must move single values")
+        trans_mat.operands["rotation"] = [sources, signs]
+    sources, signs = trans_mat.operands["rotation"]
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
-        return (x.unflatten(-1, (-1, TILE)) @ matrix).flatten(-2)
+        return x.unflatten(-1, (-1, TILE))[..., sources].mul_(signs).flatten(-2)
 
     return rotate
 
 
-def _rotate(
+def _embed(
     op: str,
     x: Tensor,
     cos: Tensor,
@@ -161,27 +181,44 @@ def _rotate(
     rotation: _Rotation,
     decode: bool,
     memory_config: MemoryConfig | None,
-    config: WormholeComputeKernelConfig,
+    kernel: WormholeComputeKernelConfig | None,
 ) -> Tensor:
-    device = device_of(op, x)
+    device, config = device_of(op, x), kernel or _DEFAULT
+    results = [
+        _rotate(
+            values, _rows_for(values, cosines, decode), _rows_for(values, sines, decode), rotation,
+            config, rounding=device.rounding,
+        )  # fmt: skip
+        for values, cosines, sines in zip(
+            x.values(op), cos.values(op), sin.values(op), strict=True
+        )
+    ]
+    placed = memory_config or x.memory_config()
+    wide = config.fp32_dest_acc_en
+    return output(op, results, x.shape, x.dtype, placed, device, wide_dst=wide)
+
+
+def _rotate(
+    x: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    rotation: _Rotation,
+    config: WormholeComputeKernelConfig,
+    *,
+    rounding: bool,
+) -> torch.Tensor:
+    """x * cos + rotated(x) * sin, with BF16 between the steps."""
+    if not rounding:
+        return x * cosines + rotation(x) * sines
     fidelity, wide = config.math_fidelity, config.fp32_dest_acc_en
     if fidelity is MathFidelity.Invalid:
         fidelity = MathFidelity.HiFi4
-
-    def step(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        product = fpu.multiply(a, b, fidelity, wide_dst=wide)
-        return round_to_bf16_(product) if wide else product
-
-    results: list[torch.Tensor] = []
-    for values, cosines, sines in zip(x.values(op), cos.values(op), sin.values(op), strict=True):
-        cosines, sines = (_rows_for(values, one, decode) for one in (cosines, sines))
-        if device.rounding:
-            left, right = step(values, cosines), step(rotation(values), sines)
-            results.append(fpu.add(left, right, wide_dst=wide))
-        else:
-            results.append(values * cosines + rotation(values) * sines)
-    placed = memory_config or x.memory_config()
-    return output(op, results, x.shape, x.dtype, placed, device, wide_dst=wide)
+    products = fpu.multiply(
+        torch.stack((x, rotation(x))), torch.stack((cosines, sines)), fidelity, wide_dst=wide
+    )
+    if wide:
+        round_to_bf16_(products)
+    return fpu.add(products[0], products[1], wide_dst=wide)
 
 
 def _rows_for(x: torch.Tensor, table: torch.Tensor, decode: bool) -> torch.Tensor:
@@ -195,12 +232,30 @@ def _rows_for(x: torch.Tensor, table: torch.Tensor, decode: bool) -> torch.Tenso
     return table[..., : x.shape[-2], :]
 
 
-def _rows(op: str, table: Tensor, first: int, x: Tensor) -> Tensor:
-    """The users from `first` on of a [1, 2 * batch, rows, head_dim] table."""
-    users = x.shape[1]
-    stored = [one[:, first : first + users] for one in table.dense(op)]
-    shape = (1, users, *table.shape[2:])
-    return Tensor(stored, shape, table.dtype, table.layout, table.device(), x.memory_config())
+def _same_users(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    users = max(q.shape[1], k.shape[1])
+    return extend(q, (1, users, *q.shape[2:])), extend(k, (1, users, *k.shape[2:]))
+
+
+def _rows_of_both(op: str, table: Tensor, q: Tensor, k: Tensor) -> list[torch.Tensor]:
+    """A [1, 2 * batch, rows, head_dim] table as [1, users, q heads + k heads, head_dim].
+
+    Kept on the table, which is the same for all decoders of a step.
+    """
+    stored = max(q.stored[0].shape[1], k.stored[0].shape[1])
+    name = f"rows of {q.shape[2]} and {k.shape[2]} heads, {stored} users"
+    if name not in table.operands:
+        table.operands[name] = [
+            torch.cat(
+                (
+                    one[:, :stored, :1].expand(-1, -1, q.shape[2], -1),
+                    one[:, q.shape[1] : q.shape[1] + stored, :1].expand(-1, -1, k.shape[2], -1),
+                ),
+                dim=2,
+            )
+            for one in table.dense(op)
+        ]
+    return table.operands[name]
 
 
 def _cores(op: str, tensor: Tensor) -> set[tuple[int, int]]:

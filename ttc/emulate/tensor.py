@@ -248,7 +248,8 @@ def is_float(dtype: DataType) -> bool:
 
 def require_tiles(op: str, *tensors: Tensor) -> None:
     for tensor in tensors:
-        require(tensor.layout is Layout.TILE, op, f"operands must be in TILE layout, got {tensor}")
+        if tensor.layout is not Layout.TILE:
+            raise EmulationError(op, f"operands must be in TILE layout, got {tensor}")
 
 
 def matches(stored: torch.Tensor, shape: Shape) -> bool:

@@ -1,0 +1,183 @@
+# pyright: reportUnknownMemberType=false
+"""Flash attention as ttnn's kernels compute it.
+
+Scores, probabilities, running maximum, sums and output pass through BF16 buffers whatever the
+width of Dst, which only widens what happens inside one step. The scale is part of the exponential.
+
+prefill   chunks of keys one after the other, each rescaling what came before
+decode    every chunk of keys on its own core, the results merged in a tree
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ttc.emulate import fpu
+from ttc.emulate.configs import MathFidelity
+from ttc.emulate.dtypes import TILE, round_to_bf16_, round_to_nearest_even
+from ttc.emulate.sfpu import exp_accurate, exp_approximate
+
+_LOWEST = -1.0e30  # stands for minus infinity: small enough for exp, far from float32's limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """The numbers of one attention.
+
+    approximate   the main exponential is the fast one, which is off by up to 3.4 %
+    """
+
+    scale: float
+    fidelity: MathFidelity
+    wide_dst: bool
+    approximate: bool
+
+
+def prefill(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool,
+    q_chunk: int,
+    k_chunk: int,
+    numbers: Attention,
+) -> torch.Tensor:
+    """q [heads, rows, head_dim], k and v [kv_heads, keys, head_dim] -> [heads, rows, head_dim].
+
+    A chunk of keys meets all chunks of queries that see any of it, side by side.
+    """
+    kv_heads, rows = k.shape[0], q.shape[1]
+    queries = q.unflatten(0, (kv_heads, -1))
+    maximum = torch.full((*queries.shape[:-1], 1), _LOWEST)
+    state = torch.zeros(*queries.shape[:-1], q.shape[-1] + TILE)
+    for first in range(0, k.shape[1], k_chunk):
+        start = first // q_chunk * q_chunk if causal else 0
+        if start >= rows:
+            break
+        keys, values = k[:, first : first + k_chunk], v[:, first : first + k_chunk]
+        scores = _product(queries[:, :, start:], keys.transpose(1, 2), numbers)
+        hidden = None
+        if causal and first + keys.shape[1] - 1 > start:
+            row = torch.arange(start, rows).unsqueeze(1)
+            hidden = torch.arange(first, first + keys.shape[1]).unsqueeze(0) > row
+            scores.masked_fill_(hidden, _LOWEST)
+        before = maximum[:, :, start:]
+        highest = torch.maximum(scores.amax(-1, keepdim=True), before)
+        weights = _weights(scores, highest, hidden, numbers)
+        added = torch.cat((_product(weights, values, numbers), _tile_columns(weights)), dim=-1)
+        if first:
+            rescaled = _rescale(state[:, :, start:], before, highest, numbers)
+            added = round_to_nearest_even(rescaled.add_(added))
+        maximum[:, :, start:] = highest
+        state[:, :, start:] = added
+    return _divide_by_sums(state, numbers).flatten(0, 1)
+
+
+def decode(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, chunk: int, numbers: Attention
+) -> torch.Tensor:
+    """q [heads, head_dim] of one token, k and v [kv_heads, keys, head_dim] -> [heads, head_dim]."""
+    kv_heads, count, head_dim = k.shape
+    queries = q.view(kv_heads, -1, head_dim)
+    chunks = -(-count // chunk)
+    missing = chunks * chunk - count
+    if missing:
+        k, v = (torch.nn.functional.pad(one, (0, 0, 0, missing)) for one in (k, v))
+    scores = _product(queries.unsqueeze(1), k.transpose(1, 2), numbers).squeeze(1)
+    hidden = None
+    if missing:
+        hidden = torch.arange(chunks * chunk) >= count
+        scores.masked_fill_(hidden, _LOWEST)
+        hidden = hidden.view(chunks, 1, chunk)
+    scores = scores.unflatten(-1, (chunks, chunk)).transpose(1, 2).contiguous()
+    maximum = scores.amax(-1, keepdim=True)
+    weights = _weights(scores, maximum, hidden, numbers)
+    out = _product(
+        weights.flatten(0, 1).unsqueeze(1), v.unflatten(1, (chunks, chunk)).flatten(0, 1), numbers
+    )
+    state = torch.cat((out.view(*weights.shape[:-1], head_dim), _tile_columns(weights)), dim=-1)
+    # [kv_heads, chunks, group, ...]: merge neighbours until one chunk is left
+    while state.shape[1] > 1:
+        alone = state.shape[1] % 2
+        rest, rest_maximum = state[:, -alone:][:, :alone], maximum[:, -alone:][:, :alone]
+        pairs = state[:, : state.shape[1] - alone].unflatten(1, (-1, 2))
+        before = maximum[:, : maximum.shape[1] - alone].unflatten(1, (-1, 2))
+        highest = before.amax(2, keepdim=True)
+        rescaled = _rescale(pairs, before, highest, numbers)
+        merged = round_to_nearest_even(rescaled[:, :, 0] + rescaled[:, :, 1])
+        state = torch.cat((merged, rest), dim=1) if alone else merged
+        maximum = torch.cat((highest[:, :, 0], rest_maximum), dim=1) if alone else highest[:, :, 0]
+    return _divide_by_sums(state, numbers).flatten(0, 2)
+
+
+def _product(
+    x: torch.Tensor, w: torch.Tensor, numbers: Attention, fidelity: MathFidelity | None = None
+) -> torch.Tensor:
+    """x [batch, group, rows, K] @ w [batch, K, N] on the matrix unit, packed to BF16."""
+    flat = x.flatten(1, 2)
+    fidelity = fidelity or numbers.fidelity
+    if numbers.wide_dst:
+        result = round_to_bf16_(fpu.wide_matmul(flat, w, fidelity))
+    else:
+        phases = fpu.PHASES[fidelity]
+        products = [
+            fpu.group_matmul(
+                rows,
+                [fpu.weight_slice(weights.contiguous(), phase) for phase in phases],
+                phases,
+                in0_block_w=-(-x.shape[-1] // TILE),
+                accumulate_in_l1=False,
+            )
+            for rows, weights in zip(flat.unbind(0), w.unbind(0), strict=True)
+        ]
+        result = torch.stack(products)
+    return result.unflatten(1, x.shape[1:3])
+
+
+def _weights(
+    scores: torch.Tensor, maximum: torch.Tensor, hidden: torch.Tensor | None, numbers: Attention
+) -> torch.Tensor:
+    """exp(scale * (scores - maximum)) in BF16, zero where a key is hidden."""
+    wide = numbers.wide_dst
+    distance = fpu.add(scores, -maximum, wide_dst=wide)
+    function = exp_approximate if numbers.approximate else exp_accurate
+    weights = round_to_bf16_(function(distance, numbers.scale, wide_dst=wide))
+    return weights if hidden is None else weights.masked_fill_(hidden, 0.0)
+
+
+def _rescale(
+    state: torch.Tensor, before: torch.Tensor, maximum: torch.Tensor, numbers: Attention
+) -> torch.Tensor:
+    """State of an old maximum under a new one: times exp(scale * (before - maximum)), accurate."""
+    wide = numbers.wide_dst
+    distance = fpu.add(before, -maximum, wide_dst=wide)
+    factor = round_to_bf16_(exp_accurate(distance, numbers.scale, wide_dst=wide))
+    return _multiply(state, factor, numbers)
+
+
+def _multiply(values: torch.Tensor, factor: torch.Tensor, numbers: Attention) -> torch.Tensor:
+    exact = numbers.fidelity is MathFidelity.HiFi4
+    fidelity = MathFidelity.HiFi4 if exact else MathFidelity.HiFi2
+    product = fpu.multiply(values, factor, fidelity, wide_dst=numbers.wide_dst)
+    return round_to_bf16_(product) if numbers.wide_dst else product
+
+
+def _tile_columns(weights: torch.Tensor) -> torch.Tensor:
+    """[..., keys] summed over tiles of 32 columns in L1: BF16, nearest even -> [..., 32]."""
+    missing = -weights.shape[-1] % TILE
+    if missing:
+        weights = torch.nn.functional.pad(weights, (0, missing))
+    first, *others = weights.to(torch.bfloat16).unflatten(-1, (-1, TILE)).unbind(-2)
+    for column in others:
+        first = first + column
+    return first.to(torch.float32)
+
+
+def _divide_by_sums(state: torch.Tensor, numbers: Attention) -> torch.Tensor:
+    """[..., head_dim + 32] -> [..., head_dim]: the tile columns times ones, then a reciprocal."""
+    out, sums = state[..., :-TILE], state[..., -TILE:].contiguous()
+    ones = torch.ones(1, TILE, 1)
+    total = _product(sums.view(1, 1, -1, TILE), ones, numbers, MathFidelity.HiFi2)
+    factor = round_to_bf16_(total.reciprocal_()).view(*sums.shape[:-1], 1)
+    return _multiply(out.contiguous(), factor, numbers)
