@@ -5,6 +5,7 @@ planning starts in a fraction of a second.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,6 +30,7 @@ from ttc.spec.precision import load_profile
 
 if TYPE_CHECKING:
     from ttc.runtime.model import Model
+    from ttc.verify.emulated import EmulatorVerdict
     from ttc.verify.report import Report
 
 type Backends = Literal["all", "mock", "emulate"]
@@ -172,20 +174,23 @@ def verify(
     backend  mock, emulate or all; an artefact without weights can only be checked on mock
     weights  where the checkpoint is, if it is not where it was when the artefact was compiled
     """
-    from ttc.verify.report import Report, verify_on_emulator, verify_on_mock
+    from ttc.verify.report import verify_both, verify_on_emulator, verify_on_mock
     from ttc.weights import checkpoint_of
 
     found = opened(artefact, mesh=mesh, need_weights=backend == "emulate")
     cache = Path(cache).expanduser()
-    mock = emulate = None
-    if backend != "emulate":
-        progress("checking on a mock mesh")
-        mock = verify_on_mock(found, cache / "mock")
-    if backend != "mock" and found.manifest.weights is not None:
+
+    def on_emulator() -> "EmulatorVerdict":
         spec, checkpoint = checkpoint_of(found, cache, weights)
         with load(found, backend="emulate") as model:
-            emulate = verify_on_emulator(model, spec, checkpoint, cache / "reference", progress)
-    return Report(mock=mock, emulate=emulate)
+            return verify_on_emulator(model, spec, checkpoint, cache / "reference", progress)
+
+    with_weights = found.manifest.weights is not None
+    return verify_both(
+        mock=None if backend == "emulate" else partial(verify_on_mock, found, cache / "mock"),
+        emulate=on_emulator if backend != "mock" and with_weights else None,
+        progress=progress,
+    )
 
 
 def verify_answer(
@@ -197,17 +202,22 @@ def verify_answer(
     progress: Progress = silent,
 ) -> "Report":
     """As `verify`, with the logits of one prompt instead of a text: seconds, not a minute."""
-    from ttc.verify.report import Report, verify_on_emulator, verify_on_mock
+    from ttc.verify.report import verify_both, verify_on_emulator, verify_on_mock
     from ttc.weights import checkpoint_of
 
     cache = Path(cache).expanduser()
-    progress("checking on a mock mesh")
-    mock = verify_on_mock(model.artefact, cache / "mock")
-    spec, checkpoint = checkpoint_of(model.artefact, cache, weights)
-    emulate = verify_on_emulator(
-        model, spec, checkpoint, cache / "reference", progress, token_ids=model.encode(prompt)
+
+    def on_emulator() -> "EmulatorVerdict":
+        spec, checkpoint = checkpoint_of(model.artefact, cache, weights)
+        return verify_on_emulator(
+            model, spec, checkpoint, cache / "reference", progress, token_ids=model.encode(prompt)
+        )
+
+    return verify_both(
+        mock=partial(verify_on_mock, model.artefact, cache / "mock"),
+        emulate=on_emulator,
+        progress=progress,
     )
-    return Report(mock=mock, emulate=emulate)
 
 
 def default_weights(spec: ModelSpec) -> str:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ttc.runtime.model import Model, Prompt, Settings
 
 DEMO_SPEC = "smollm2-135m-instruct"
+DEMO_PRECISION = "bf16"  # the emulator is fastest and closest to the reference with it
 DEMO_QUESTION = "What is the capital of France?"
 
 app = typer.Typer(
@@ -272,7 +273,7 @@ def demo(
     context_: typer.Context,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to ask.")] = DEMO_QUESTION,
     mesh: MeshOption = DEFAULT_MESH,
-    precision: Precision = DEFAULT_PRECISION,
+    precision: Precision = DEMO_PRECISION,
     weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
 ) -> None:

@@ -1,12 +1,14 @@
 """Both verdicts on an artefact, and how they are reached."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ttc.checkpoint.files import Checkpoint
 from ttc.hardware.hardware import load_mesh
+from ttc.progress import Progress
 from ttc.runtime.artefact import Artefact
 from ttc.runtime.model import Model
 from ttc.spec.model import ModelSpec
@@ -35,6 +37,20 @@ class Report:
         }
 
 
+def verify_both(
+    *,
+    mock: Callable[[], MockReport] | None,
+    emulate: Callable[[], EmulatorVerdict] | None,
+    progress: Progress,
+) -> Report:
+    """Carry out both checks side by side, as the mock mesh is a process of its own."""
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        pending = beside.submit(mock) if mock else None
+        verdict = emulate() if emulate else None
+        progress("checking on a mock mesh")
+        return Report(mock=pending.result() if pending else None, emulate=verdict)
+
+
 def verify_on_mock(artefact: Artefact, work_folder: Path) -> MockReport:
     """Whether the real ttnn accepts the program on a mock of its mesh, and whether it fits."""
     manifest = artefact.manifest
@@ -52,7 +68,7 @@ def verify_on_emulator(
     spec: ModelSpec,
     checkpoint: Checkpoint,
     cache: Path,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     token_ids: Sequence[int] = (),
 ) -> EmulatorVerdict:
     """Whether the program computes what Hugging Face computes in float32 on the same checkpoint.
@@ -61,7 +77,7 @@ def verify_on_emulator(
     they are those of the text that comes with ttc. Reference logits are kept in `cache`.
     """
     token_ids = token_ids or model.tokenizer.encode(TEXT.read_text().strip())
-    progress("computing reference logits", 0, 0)
+    progress("computing reference logits")
     reference = reference_logits(spec, checkpoint, token_ids, cache)
 
     def on_token(done: int) -> None:
