@@ -82,6 +82,7 @@ def test_a_refused_call_names_its_line_and_the_rest_goes_on(checker: Checker) ->
     line = line_of("out = ttnn.linear(rows, w.wo, program_config")
     assert (finding.where, finding.call) == (f"program.py:{line}", "ttnn.linear")
     assert finding.phase == "prefill_64"
+    assert finding.step == "out: the output projection"
     assert len(report.decode) == 11
 
 

@@ -26,8 +26,9 @@ class MockFinding:
 
     `kind` is "out of memory", "L1 clash", "too big for L1", "wrong argument", "refused" (any other
     condition of ttnn), or the name of the check of ours that failed. `condition` is the C++
-    expression that was false, `ttnn_source` where in ttnn. `where` and `call` name the line of the
-    program that made the call and its text; `phase` what was being run.
+    expression that was false, `ttnn_source` where in ttnn. `where` names the line of the program
+    that made the call, `call` the function called, `step` the comment above it, which says what of
+    the architecture it carries out; `phase` is what was being run.
     """
 
     kind: str
@@ -36,11 +37,12 @@ class MockFinding:
     ttnn_source: str = ""
     where: str = ""
     call: str = ""
+    step: str = ""
     phase: str = ""
 
     def __str__(self) -> str:
         head = f"{self.kind}: {self.info}"
-        place = " ".join(part for part in (self.where, self.call) if part)
+        place = " ".join(filter(None, (self.where, self.call, self.step and f"({self.step})")))
         lines = [
             head,
             f"  at {place}" if place else "",

@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import current_process
 from multiprocessing.connection import Connection
@@ -108,8 +109,14 @@ def serve(control: Connection) -> None:
 
 
 def _run_in_fork(request: Request, control: Connection) -> Exit | None:
-    """Run one job in a fork of this process; None when the caller went away meanwhile."""
+    """Run one job in a fork of this process; None when the caller went away meanwhile.
+
+    The module of the job is imported before the fork, so that later forks find it.
+    """
     results = Connection(recv_handle(control))
+    if request.module != "__main__":  # a script may do anything when it is executed
+        with suppress(Exception):  # the fork will report it
+            _import_job_module(request.module, request.module_file)
     with tempfile.TemporaryFile("w+") as log:
         pid = os.fork()
         if pid == 0:
@@ -212,4 +219,8 @@ def _import_job_module(name: str, file: str) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

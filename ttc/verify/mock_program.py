@@ -1,7 +1,7 @@
 """verify_program: does the real ttnn accept an emitted program, and does it fit?"""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from ttc.verify.call_recorder import DeviceCall
 from ttc.verify.finding import MockFinding
 from ttc.verify.mock_mesh import MockHost
 from ttc.verify.program_run import PhaseRun, run_program
-from ttc.verify.program_text import check_calls, kept_values
+from ttc.verify.program_text import check_calls, kept_values, step_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def verify_program(
     calls = [call for phase in run.phases for call in phase.calls]
     worst = max(calls, key=lambda call: call.l1_bytes_per_core, default=None)
     return MockReport(
-        findings=tuple(findings),
+        findings=tuple(replace(each, step=step_of(program, each.where)) for each in findings),
         decode=_decoder_operations(decode),
         prefill=_decoder_operations(prefill),
         decode_step_ops=sum(len(call.operations) for run in decode for call in run.calls),

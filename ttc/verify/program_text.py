@@ -102,6 +102,20 @@ def kept_values(path: Path, function_name: str) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(made) if name not in gone)
 
 
+def step_of(path: Path, where: str) -> str:
+    """The comment nearest above a line, within its function; `where` is `model.py:123`."""
+    file, _, number = where.rpartition(":")
+    if file != path.name:
+        return ""
+    lines = path.read_text().splitlines()[: int(number)]
+    for line in reversed(lines):
+        if line.lstrip().startswith("#"):
+            return line.strip().lstrip("# ")
+        if line and not line[0].isspace():
+            break
+    return ""
+
+
 def _functions(tree: ast.Module) -> list[ast.FunctionDef]:
     return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
 

@@ -115,6 +115,7 @@ def decoder_prefill(x, page_table, user, cache, w):
     ttnn.deallocate(v)
     rows = ttnn.experimental.nlp_concat_heads(attn)
     ttnn.deallocate(attn)
+    # out: the output projection
     out = ttnn.linear(rows, w.wo, program_config=MATMUL_64X64, compute_kernel_config=HIFI4)
     ttnn.deallocate(rows)
     y = ttnn.add(x, out)
