@@ -19,7 +19,7 @@ from ttc.verify.mock_mesh import (
     MockRefusal,
     run_on_mock,
 )
-from ttc.verify.overlay import _ttnn_package
+from ttc.verify.overlay import ttnn_package
 
 pytestmark = pytest.mark.mock
 
@@ -238,13 +238,13 @@ def test_nothing_is_left_behind(
     monkeypatch.chdir(tmp_path / "here")
     environment = dict(os.environ)
     shared = files_below(Path("/dev/shm"))
-    package = {each for each in files_below(_ttnn_package()) if "__pycache__" not in each[0]}
+    package = {each for each in files_below(ttnn_package()) if "__pycache__" not in each[0]}
     with MockHost(tmp_path / "mock") as host:
         host.run_without_device(print_loudly)
         assert host.run(load_mesh("N150"), measure)[:2] == (8, 8)
     assert dict(os.environ) == environment
     assert files_below(Path("/dev/shm")) == shared
-    after = {each for each in files_below(_ttnn_package()) if "__pycache__" not in each[0]}
+    after = {each for each in files_below(ttnn_package()) if "__pycache__" not in each[0]}
     assert after == package
     assert not list((tmp_path / "here").iterdir())
     assert capfd.readouterr() == ("", "")

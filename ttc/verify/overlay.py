@@ -41,7 +41,7 @@ def child_environment(work_folder: Path) -> dict[str, str]:
 
 def runtime_root(work_folder: Path) -> Path:
     """The overlay root for the installed ttnn, built on first use; two processes may race."""
-    package = _ttnn_package()
+    package = ttnn_package()
     root = work_folder / f"root-{version('ttnn')}-{_ROOT_FORMAT}"
     if root.is_dir() and (root / "ttnn/cpp").resolve() == (package / "ttnn/cpp").resolve():
         return root
@@ -56,7 +56,7 @@ def runtime_root(work_folder: Path) -> Path:
     return root
 
 
-def _ttnn_package() -> Path:
+def ttnn_package() -> Path:
     """The folder of the installed ttnn, found without importing it."""
     spec = find_spec("ttnn")
     if spec is None or not spec.submodule_search_locations:
