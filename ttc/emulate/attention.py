@@ -1,4 +1,5 @@
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """Attention over a sequence and over a paged cache; the arithmetic is in `flash`."""
 
 import torch
@@ -54,9 +55,14 @@ def scaled_dot_product_attention(
             keys, values = k.dense(op)[index], v.dense(op)[index]
         if device.rounding:
             result = flash.prefill(
-                queries[0], keys[0], values[0], causal=is_causal, q_chunk=q_chunk,
-                k_chunk=k_chunk, numbers=numbers,
-            )  # fmt: skip
+                queries[0],
+                keys[0],
+                values[0],
+                causal=is_causal,
+                q_chunk=q_chunk,
+                k_chunk=k_chunk,
+                numbers=numbers,
+            )
         else:
             result = torch.nn.functional.scaled_dot_product_attention(
                 queries, keys, values, is_causal=is_causal, scale=numbers.scale, enable_gqa=True
@@ -119,9 +125,12 @@ def paged_scaled_dot_product_attention_decode(
                 one = flash.decode(queries[0, user], keys, values, chunk=size, numbers=numbers)
             else:
                 one = torch.nn.functional.scaled_dot_product_attention(
-                    queries[:, user].unsqueeze(2), keys[None], values[None], scale=numbers.scale,
+                    queries[:, user].unsqueeze(2),
+                    keys[None],
+                    values[None],
+                    scale=numbers.scale,
                     enable_gqa=True,
-                )[0, :, 0]  # fmt: skip
+                )[0, :, 0]
             result[0, user] = one
         results.append(result)
     placed = memory_config or DRAM_MEMORY_CONFIG

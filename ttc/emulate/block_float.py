@@ -46,10 +46,8 @@ def _out_of_blocks(values: torch.Tensor, width: int) -> torch.Tensor:
     return flat if flat.shape[-1] == width else flat[..., :width].contiguous()
 
 
-def encode_on_host(
-    values: torch.Tensor, form: BlockFormat
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Float values [..., width] -> magnitudes with sign [..., blocks, 16], exponents [..., blocks, 1].
+def encode_on_host(values: torch.Tensor, form: BlockFormat) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values [..., width] -> signed magnitudes [..., blocks, 16], exponents [..., blocks, 1].
 
     Both are int32; the sign of a datum is the sign of the integer, so there is no negative zero.
     """
@@ -66,33 +64,41 @@ def encode_on_host(
     return torch.where(bits < 0, -magnitude, magnitude), shared
 
 
-def _early(bits: torch.Tensor, early: Early) -> torch.Tensor:
-    """The packer's 16-bit intermediate, as the upper half of int32 patterns."""
-    magnitude = bits.bitwise_and(0x7FFFFFFF).clamp_(max=0x7F800000)
-    if early == "six_bits":
-        magnitude.add_(0x10000).bitwise_and_(-0x20000)
-    elif early == "bf16":
-        magnitude.add_(0x8000).bitwise_and_(-0x10000)
-    else:
-        magnitude.bitwise_and_(-0x10000)
-    return magnitude.masked_fill_(magnitude < 0x800000, 0)
+def _bits(value: int) -> torch.Tensor:
+    """An int32 constant as a tensor, which torch combines faster than a Python number."""
+    return torch.tensor(value, dtype=torch.int32)
+
+
+_MAGNITUDE, _SIGN, _INFINITY = _bits(0x7FFFFFFF), _bits(-0x80000000), _bits(0x7F800000)
+_SMALLEST, _HIDDEN, _MANTISSA = _bits(0x800000), _bits(0x80), _bits(0x7F)
+_ROUND = {"six_bits": _bits(0x10000), "bf16": _bits(0x8000), "truncate": _bits(0)}
+_KEEP = {"six_bits": _bits(-0x20000), "bf16": _bits(-0x10000), "truncate": _bits(-0x10000)}
+_ZERO, _ONE, _FARTHEST, _LARGEST = _bits(0), _bits(1), _bits(15), _bits(127)
+_MANTISSA_BITS, _HALF_WORD = _bits(23), _bits(16)
+_SEVEN = _bits(7)
 
 
 def encode_on_device(
     values: torch.Tensor, form: BlockFormat, early: Early = "six_bits"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `encode_on_host`, by the packer's rules. `values` are float32 Dst values."""
+    """As `encode_on_host`, by the packer's rules. `values` are float32 Dst values.
+
+    early   the 16-bit intermediate: 6 mantissa bits, BF16, or BF16 by truncation
+    """
     bits = _in_blocks(values).view(torch.int32)
-    pattern = _early(bits, early)
-    exponents = pattern.bitwise_right_shift(23)
+    pattern = torch.minimum(bits.bitwise_and(_MAGNITUDE), _INFINITY)
+    pattern.add_(_ROUND[early]).bitwise_and_(_KEEP[early])
+    pattern.mul_(pattern >= _SMALLEST)
+    exponents = pattern.bitwise_right_shift(_MANTISSA_BITS)
     shared = exponents.amax(dim=-1, keepdim=True)
-    magnitude = pattern.bitwise_right_shift_(16).bitwise_and_(0x7F)
-    magnitude.bitwise_or_(exponents.clamp(max=1).bitwise_left_shift_(7))
-    shift = (shared - exponents).clamp_(max=15)
-    half = torch.ones_like(shift).bitwise_left_shift_(shift)
-    magnitude.add_(half).bitwise_right_shift_(shift.add_(1)).clamp_(max=127)
-    magnitude.bitwise_right_shift_(7 - form.magnitude_bits)
-    return torch.where(bits < 0, -magnitude, magnitude), shared
+    magnitude = pattern.bitwise_right_shift_(_HALF_WORD).bitwise_and_(_MANTISSA)
+    magnitude.bitwise_or_(torch.minimum(exponents, _ONE).bitwise_left_shift_(_SEVEN))
+    shift = torch.minimum(shared - exponents, _FARTHEST)
+    magnitude.add_(torch.bitwise_left_shift(_ONE, shift)).bitwise_right_shift_(shift.add_(_ONE))
+    magnitude = torch.minimum(magnitude, _LARGEST)
+    if form.magnitude_bits < 7:
+        magnitude.bitwise_right_shift_(7 - form.magnitude_bits)
+    return torch.where(bits < _ZERO, -magnitude, magnitude), shared
 
 
 def decode(magnitude: torch.Tensor, shared: torch.Tensor, form: BlockFormat) -> torch.Tensor:
@@ -103,11 +109,10 @@ def decode(magnitude: torch.Tensor, shared: torch.Tensor, form: BlockFormat) -> 
     """
     values = magnitude.to(torch.float32)
     bits = values.view(torch.int32)
-    scale = shared.sub(126 + form.magnitude_bits).bitwise_left_shift_(23)
-    zero = magnitude == 0
-    sign = bits.bitwise_and(-0x80000000)
-    bits.bitwise_and_(0x7FFFFFFF).add_(scale).bitwise_and_(0x7FFFFFFF).bitwise_or_(sign)
-    return values.masked_fill_(zero, 0.0)
+    scale = shared.sub(126 + form.magnitude_bits).bitwise_left_shift_(_MANTISSA_BITS)
+    sign = bits.bitwise_and(_SIGN)
+    bits.add_(scale).bitwise_and_(_MAGNITUDE).bitwise_or_(sign)
+    return values.masked_fill_(magnitude == _ZERO, 0.0)
 
 
 def quantize_on_host(values: torch.Tensor, form: BlockFormat) -> torch.Tensor:

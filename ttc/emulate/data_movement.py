@@ -52,9 +52,15 @@ def reshape(
         )
         stored = [_reshape_stored(one, input_tensor.shape, target) for one in values]
     result = output(
-        op, stored, target, input_tensor.dtype, placed, device, layout=input_tensor.layout,
+        op,
+        stored,
+        target,
+        input_tensor.dtype,
+        placed,
+        device,
+        layout=input_tensor.layout,
         packed=True,
-    )  # fmt: skip
+    )
     same_memory = placed == input_tensor.memory_config() and target[-1] == input_tensor.shape[-1]
     return alias(result, input_tensor) if same_memory else result
 
@@ -102,8 +108,11 @@ def _reshape_stored(values: torch.Tensor, old: Shape, new: Shape) -> torch.Tenso
                 break
         if sizes:
             return values.reshape(sizes)
-    pads = [pad for have, want in zip(reversed(values.shape), reversed(old), strict=True)
-            for pad in (0, want - have)]  # fmt: skip
+    pads = [
+        pad
+        for have, want in zip(reversed(values.shape), reversed(old), strict=True)
+        for pad in (0, want - have)
+    ]
     return torch.nn.functional.pad(values, pads).reshape(new)
 
 
@@ -124,9 +133,15 @@ def transpose(
     stored = [one.transpose(dim1, dim2).contiguous() for one in input_tensor.values(op)]
     placed = memory_config or input_tensor.memory_config()
     return output(
-        op, stored, shape, input_tensor.dtype, placed, device, layout=input_tensor.layout,
+        op,
+        stored,
+        shape,
+        input_tensor.dtype,
+        placed,
+        device,
+        layout=input_tensor.layout,
         packed=True,
-    )  # fmt: skip
+    )
 
 
 def slice_tensor(
@@ -151,9 +166,15 @@ def slice_tensor(
     stored = [one[region].contiguous() for one in input_tensor.values(op)]
     placed = memory_config or input_tensor.memory_config()
     result = output(
-        op, stored, shape, input_tensor.dtype, placed, device, layout=input_tensor.layout,
+        op,
+        stored,
+        shape,
+        input_tensor.dtype,
+        placed,
+        device,
+        layout=input_tensor.layout,
         packed=True,
-    )  # fmt: skip
+    )
     whole = result.shape == input_tensor.shape and placed == input_tensor.memory_config()
     return alias(result, input_tensor) if whole else result
 
@@ -200,8 +221,11 @@ def concat(
 
 
 def _extend_to(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    pads = [pad for have, want in zip(reversed(values.shape), reversed(shape), strict=True)
-            for pad in (0, want - have)]  # fmt: skip
+    pads = [
+        pad
+        for have, want in zip(reversed(values.shape), reversed(shape), strict=True)
+        for pad in (0, want - have)
+    ]
     return torch.nn.functional.pad(values, pads) if any(pads) else values
 
 
@@ -268,9 +292,16 @@ def _moved(op: str, tensor: Tensor, placed: MemoryConfig, dtype: DataType | None
     same_dtype = target is tensor.dtype
     values = tensor.values(op) if same_dtype else [one.clone() for one in tensor.values(op)]
     result = output(
-        op, values, tensor.shape, target, placed, device, layout=tensor.layout,
-        wide_dst=tensor.dtype is DataType.FLOAT32, packed=same_dtype,
-    )  # fmt: skip
+        op,
+        values,
+        tensor.shape,
+        target,
+        placed,
+        device,
+        layout=tensor.layout,
+        wide_dst=tensor.dtype is DataType.FLOAT32,
+        packed=same_dtype,
+    )
     return alias(result, tensor) if same_dtype and placed == tensor.memory_config() else result
 
 
@@ -287,8 +318,15 @@ def copy(input_a: Tensor, input_b: Tensor) -> Tensor:
         raise EmulationError(op, "both tensors must have one layout")
     values = [one.clone() for one in input_a.values(op)]
     result = output(
-        op, values, input_b.shape, input_b.dtype, input_b.memory_config(), device,
-        layout=input_b.layout, wide_dst=False, packed=input_a.dtype is input_b.dtype,
-    )  # fmt: skip
+        op,
+        values,
+        input_b.shape,
+        input_b.dtype,
+        input_b.memory_config(),
+        device,
+        layout=input_b.layout,
+        wide_dst=False,
+        packed=input_a.dtype is input_b.dtype,
+    )
     write_into(op, result, input_b)
     return input_b

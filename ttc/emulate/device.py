@@ -59,7 +59,13 @@ class MeshDevice:
     """
 
     def __init__(
-        self, shape: MeshShape, *, grid: tuple[int, int], dram_banks: int, arch: Arch, rounding: bool
+        self,
+        shape: MeshShape,
+        *,
+        grid: tuple[int, int],
+        dram_banks: int,
+        arch: Arch,
+        rounding: bool,
     ) -> None:
         self.shape = shape
         self.rounding = rounding

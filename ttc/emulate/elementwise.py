@@ -1,4 +1,5 @@
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """add, multiply and typecast.
 
 ttnn runs BF16 sums and block format products on the matrix unit, BF16 products on the vector unit

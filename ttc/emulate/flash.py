@@ -1,4 +1,5 @@
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """Flash attention as ttnn's kernels compute it.
 
 Scores, probabilities, running maximum, sums and output pass through BF16 buffers whatever the
@@ -124,7 +125,7 @@ def _product(
         products = [
             fpu.group_matmul(
                 rows,
-                [fpu.weight_slice(weights.contiguous(), phase) for phase in phases],
+                [fpu.group_weights(weights, phase) for phase in phases],
                 phases,
                 in0_block_w=-(-x.shape[-1] // TILE),
                 accumulate_in_l1=False,

@@ -1,4 +1,5 @@
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """The matrix unit: multiplier slices per fidelity, and how products are summed.
 
 Weights go to the 5-bit port of the multiplier (SrcA), activations to the 7-bit port (SrcB). Each
@@ -29,21 +30,30 @@ PHASES = {
     MathFidelity.HiFi4: (0, 1, 2, 3),
 }
 
-# Mantissa bits of float32 that stay when a significand is cut to 5, 7 or 10+1 bits.
-_KEEP_5 = torch.tensor(-1 << 19, dtype=torch.int32)
-_KEEP_7 = torch.tensor(-1 << 17, dtype=torch.int32)
-_KEEP_TF32 = torch.tensor(-1 << 13, dtype=torch.int32)
-_KEEP_TF32_WEIGHT = torch.tensor(-1 << 14, dtype=torch.int32)
-_SIGN_AND_EXPONENT = torch.tensor(-1 << 23, dtype=torch.int32)
-_EXPONENT = torch.tensor(0x7F800000, dtype=torch.int32)
-_HALF = torch.tensor(0x8000, dtype=torch.int32)
-_UPPER = torch.tensor(-0x10000, dtype=torch.int32)
-_ONE = torch.tensor(1, dtype=torch.int32)
+
+def _bits(value: int) -> torch.Tensor:
+    """An int32 constant as a tensor, which torch combines faster than a Python number."""
+    return torch.tensor(value, dtype=torch.int32)
+
+
+# Bits of float32 that stay when a significand is cut to 5, 7 or 11 bits.
+_KEEP_5 = _bits(-1 << 19)
+_KEEP_7 = _bits(-1 << 17)
+_KEEP_TF32 = _bits(-1 << 13)
+_KEEP_TF32_WEIGHT = _bits(-1 << 14)  # the lowest bit of a TF32 weight is never used
+_SIGN_AND_EXPONENT = _bits(-1 << 23)
+_EXPONENT = _bits(0x7F800000)
+_HALF = _bits(0x8000)
+_UPPER = _bits(-0x10000)
+_ONE = _bits(1)
+_MANTISSA = _bits(0x7F)
+_SECOND_TABLE = _bits(128 * 128)
+_HALF_WORD = _bits(16)
+_SIGN_SHIFT = _bits(31)
 # 1.5 * 2^13: added to a value with exponent 0, float32 keeps exactly 10 bits below that exponent.
 _ANCHOR = 12288.0
 
-_TABLE_SIZE = 128 * 128
-_GROUP_SUM_BUDGET = 1 << 21  # floats of group sums held at a time, so that they stay in cache
+_GROUP_SUM_BUDGET = 1 << 20  # floats of group sums held at a time, so that they stay in cache
 
 
 def cut(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -67,9 +77,7 @@ def weight_slice(w: torch.Tensor, phase: int) -> torch.Tensor:
     return cut(w, _KEEP_TF32_WEIGHT) - high if phase & 1 else high
 
 
-def effective_products(
-    x: torch.Tensor, fidelity: MathFidelity
-) -> list[tuple[torch.Tensor, str]]:
+def effective_products(x: torch.Tensor, fidelity: MathFidelity) -> list[tuple[torch.Tensor, str]]:
     """The products a fidelity realises: activation values and the name of a weight form.
 
     Weight forms are "w" (all bits) and "w5" (the top 5), see `weight_form`.
@@ -105,39 +113,67 @@ def wide_matmul(x: torch.Tensor, w: torch.Tensor, fidelity: MathFidelity) -> tor
 
 
 class _Accumulator:
-    """A 16-bit Dst of one shape, and the scratch memory for adding to it."""
+    """A 16-bit Dst of one shape, empty or with the values of `start`."""
 
-    def __init__(self, dst: torch.Tensor) -> None:
-        self.dst = dst
-        self._dst_bits = dst.view(torch.int32)
+    def __init__(self, shape: Sequence[int], start: torch.Tensor | None = None) -> None:
+        self.dst = torch.empty(shape) if start is None else start.clone()
+        self._empty = start is None
+        self._dst_bits = self.dst.view(torch.int32)
         self._top_bits = torch.empty_like(self._dst_bits)
         self._top = self._top_bits.view(torch.float32)
-        self._sum = torch.empty_like(dst)
+        self._sum = torch.empty_like(self.dst)
 
     def add(self, exponents: torch.Tensor, *terms: torch.Tensor) -> None:
         """Add group sums as one MVMUL does.
 
         The terms and Dst are rounded to 11 bits below their largest exponent, the sum to BF16,
         both half away from zero. Adding 1.5 * 2^13 times the largest power of two makes float32
-        addition round at exactly that bit; `terms` are one unit away from zero so that a tie
-        never occurs (see `_nudge`). `exponents` are those of the terms, as int32 patterns.
+        addition round at exactly that bit. `terms` are lifted a little, so that ties go up.
+        `exponents` are those of the terms, as int32 patterns.
         """
-        torch.bitwise_and(self._dst_bits, _EXPONENT, out=self._top_bits)
-        torch.maximum(self._top_bits, exponents, out=self._top_bits)
-        torch.add(self.dst, self._top, alpha=_ANCHOR, out=self._sum)
+        top = exponents.view(torch.float32)
+        if self._empty:
+            torch.mul(top, _ANCHOR, out=self._sum)
+            self._empty = False
+        else:
+            top = self._top
+            torch.bitwise_and(self._dst_bits, _EXPONENT, out=self._top_bits)
+            torch.maximum(self._top_bits, exponents, out=self._top_bits)
+            torch.add(self.dst, top, alpha=_ANCHOR, out=self._sum)
         for term in terms:
             self._sum.add_(term)
-        torch.sub(self._sum, self._top, alpha=_ANCHOR, out=self.dst)
+        torch.sub(self._sum, top, alpha=_ANCHOR, out=self.dst)
         self._dst_bits.add_(_HALF).bitwise_and_(_UPPER)
-
-
-def _nudge(values: torch.Tensor) -> torch.Tensor:
-    """Move every value about one float32 unit up, in place: ties then round up."""
-    return values.add_(values.abs(), alpha=2.0**-23)
 
 
 def _exponents(values: torch.Tensor) -> torch.Tensor:
     return values.view(torch.int32).bitwise_and(_EXPONENT)
+
+
+def group_weights(w: torch.Tensor, phase: int) -> torch.Tensor:
+    """w [K, N] as `group_matmul` takes it: the slice of a phase, [K / 8, 9, N], K padded to tiles.
+
+    The ninth row of a group is its largest magnitude, see `_group_activations`.
+    """
+    missing = -w.shape[0] % 32
+    if missing:
+        w = torch.nn.functional.pad(w, (0, 0, 0, missing))
+    groups = weight_slice(w, phase).unflatten(0, (-1, 8))
+    return torch.cat((groups, groups.abs().amax(1, keepdim=True)), dim=1)
+
+
+def _group_activations(x: torch.Tensor, phase: int, groups: int) -> torch.Tensor:
+    """x [M, K] -> the slice of a phase, [groups, M, 9].
+
+    The ninth column lifts each sum of 8 products by a little less than its last bit. A sum that
+    lies halfway between two values of Dst is then rounded up, as the hardware does.
+    """
+    missing = 8 * groups - x.shape[1]
+    if missing:
+        x = torch.nn.functional.pad(x, (0, missing))
+    parts = activation_slice(x, phase).unflatten(1, (groups, 8))
+    lift = parts.abs().amax(2, keepdim=True).mul_(2.0**-18)
+    return torch.cat((parts, lift), dim=2).transpose(0, 1)
 
 
 def group_matmul(
@@ -151,79 +187,75 @@ def group_matmul(
 ) -> torch.Tensor:
     """x [M, K] @ w [K, N] with a 16-bit Dst -> BF16 values as float32.
 
-    weights            w's slice for each entry of `phases` (`weight_slice`)
+    weights            `group_weights` of w for each entry of `phases`
     in0_block_w        32-wide K tiles per block; Dst starts from zero in each block
     accumulate_in_l1   blocks before the last are added in L1 in BF16, the last starts from that
                        sum; otherwise every block starts from what the one before it packed
     pack_partial       the rounding of that packing, where the output is not BF16
     """
-    rows, depth = x.shape
-    width = weights[0].shape[1]
-    missing = -depth % 32
+    rows = x.shape[0]
+    groups, _, width = weights[0].shape
+    per_block = 4 * in0_block_w
+    missing = -groups % per_block
     if missing:
-        x = torch.nn.functional.pad(x, (0, missing))
-        weights = [torch.nn.functional.pad(w, (0, 0, 0, missing)) for w in weights]
-    slices = [activation_slice(x, phase) for phase in phases]
-    groups = x.shape[1] // 8
-    row_step = max(1, min(rows, _GROUP_SUM_BUDGET // (groups * width * len(phases))))
-    column_step = max(64, _GROUP_SUM_BUDGET // (groups * row_step * len(phases)))
+        weights = [torch.nn.functional.pad(w, (0, 0, 0, 0, 0, missing)) for w in weights]
+        groups += missing
+    activations = [_group_activations(x, phase, groups) for phase in phases]
+    row_step = max(1, min(rows, _GROUP_SUM_BUDGET // (groups * width)))
+    column_step = max(64, _GROUP_SUM_BUDGET // (groups * row_step))
+    if row_step == rows and column_step >= width:
+        sums = [torch.bmm(*pair) for pair in zip(activations, weights, strict=True)]
+        return _sum_groups(sums, per_block, accumulate_in_l1, pack_partial)
     out = torch.empty(rows, width)
     for column in range(0, width, column_step):
         columns = slice(column, column + column_step)
-        parts = [w[:, columns].unflatten(0, (groups, 8)) for w in weights]
         for row in range(0, rows, row_step):
+            span = slice(row, row + row_step)
             sums = [
-                torch.bmm(one[row : row + row_step].unflatten(1, (groups, 8)).transpose(0, 1), part)
-                for one, part in zip(slices, parts, strict=True)
+                torch.bmm(a[:, span], w[:, :, columns])
+                for a, w in zip(activations, weights, strict=True)
             ]
-            out[row : row + row_step, columns] = _sum_groups(
-                sums, 4 * in0_block_w, accumulate_in_l1, pack_partial
-            )
+            out[span, columns] = _sum_groups(sums, per_block, accumulate_in_l1, pack_partial)
     return out
 
 
 def _sum_groups(
     sums: list[torch.Tensor],
-    groups_per_block: int,
+    per_block: int,
     accumulate_in_l1: bool,
     pack_partial: Callable[[torch.Tensor], torch.Tensor] | None,
 ) -> torch.Tensor:
     """Sums of 8 products, [groups, M, N] for each phase, through Dst and L1 -> [M, N]."""
-    exponents = [
-        torch.maximum(bits[0::2], bits[1::2]) for bits in (_exponents(_nudge(one)) for one in sums)
-    ]
-    groups = sums[0].shape[0]
-    blocks = -(-groups // groups_per_block)
+    shape = sums[0].shape[1:]
+    blocks = sums[0].shape[0] // per_block
+    exponents = [_exponents(one).unflatten(0, (blocks, per_block // 2, 2)) for one in sums]
+    exponents = [torch.maximum(one[:, :, 0], one[:, :, 1]) for one in exponents]
+    terms = [one.unflatten(0, (blocks, per_block)) for one in sums]
 
-    def run(dst: torch.Tensor, first: int, count: int) -> torch.Tensor:
-        """Blocks `first` .. `first + count`, side by side: dst is [count, M, N]."""
-        accumulator = _Accumulator(dst)
-        start = first * groups_per_block
-        length = min(groups_per_block, groups - start)
-        stop = start + (count - 1) * groups_per_block + 1
-        for tile in range(0, length, 4):
-            for one, tops in zip(sums, exponents, strict=True):
-                for group in (start + tile, start + tile + 2):
-                    span = slice(group, stop + group - start, groups_per_block)
-                    after = slice(group + 1, stop + group - start + 1, groups_per_block)
-                    halves = slice(group // 2, (stop + group - start + 1) // 2, groups_per_block // 2)
-                    accumulator.add(tops[halves], one[span], one[after])
+    def run(start: torch.Tensor | None, first: int, last: int) -> torch.Tensor:
+        """Blocks `first` to before `last` side by side, all from `start` -> [blocks, M, N]."""
+        tops = [one[first:last].unbind(1) for one in exponents]
+        groups = [one[first:last].unbind(1) for one in terms]
+        accumulator = _Accumulator((last - first, *shape), start)
+        for half in range(0, per_block // 2, 2):
+            # Within a tile of K the phases are the outer loop; one MVMUL adds two groups.
+            for top, group in zip(tops, groups, strict=True):
+                for one in (half, half + 1):
+                    accumulator.add(top[one], group[2 * one], group[2 * one + 1])
         return accumulator.dst
 
-    shape = sums[0].shape[1:]
     if accumulate_in_l1 and blocks > 1:
-        partials = run(torch.zeros(blocks - 1, *shape), 0, blocks - 1)
         # Adding BF16 tensors rounds to nearest even, as the packer does in L1.
-        first, *others = partials.to(torch.bfloat16).unbind(0)
+        total, *others = run(None, 0, blocks - 1).to(torch.bfloat16).unbind(0)
         for partial in others:
-            first = first + partial
-        total = first.to(torch.float32)
-        return run(total.unsqueeze(0), blocks - 1, 1)[0]
-    dst = torch.zeros(1, *shape)
+            total = total + partial
+        return run(total.to(torch.float32).unsqueeze(0), blocks - 1, blocks)[0]
+    dst = None
     for block in range(blocks):
-        if pack_partial is not None and block:
+        if pack_partial is not None and dst is not None:
             dst = pack_partial(dst)
-        dst = run(dst, block, 1)
+        dst = run(dst, block, block + 1)
+    assert dst is not None, "there is at least one block"
     return dst[0]
 
 
@@ -237,7 +269,7 @@ def multiply(
     """
     if not wide_dst:
         scale = cut(a, _SIGN_AND_EXPONENT) * cut(b, _SIGN_AND_EXPONENT)
-        index = scale.view(torch.int32).bitwise_right_shift(31).bitwise_and_(_TABLE_SIZE)
+        index = scale.view(torch.int32).bitwise_right_shift(_SIGN_SHIFT).bitwise_and_(_SECOND_TABLE)
         index.add_(_significand(a), alpha=128).add_(_significand(b))
         return scale.mul_(_significand_products(fidelity)[index])
     high, phases = cut(b, _KEEP_7), PHASES[fidelity]
@@ -251,7 +283,7 @@ def multiply(
 
 def _significand(values: torch.Tensor) -> torch.Tensor:
     """The 7 mantissa bits of BF16 values held as float32."""
-    return values.view(torch.int32).bitwise_right_shift(16).bitwise_and_(0x7F)
+    return values.view(torch.int32).bitwise_right_shift(_HALF_WORD).bitwise_and_(_MANTISSA)
 
 
 @lru_cache(maxsize=4)
@@ -267,18 +299,16 @@ def _significand_products(fidelity: MathFidelity) -> torch.Tensor:
     return torch.cat((above.flatten(), below.flatten()))
 
 
-def accumulate_products(
-    a: torch.Tensor, b: torch.Tensor, fidelity: MathFidelity
-) -> torch.Tensor:
+def accumulate_products(a: torch.Tensor, b: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:
     """a * b, phase by phase into a 16-bit Dst."""
     a, b = torch.broadcast_tensors(a, b)
-    product = _Accumulator(torch.zeros(a.shape))
+    product = _Accumulator(a.shape)
     exponents = _exponents(a).add_(_exponents(b)).sub_(127 << 23)
     for phase in PHASES[fidelity]:
         # A product is aligned by the exponents of its operands, not by its own.
         shift = 5 * (phase & 1) + 7 * (phase >> 1)
         term = weight_slice(a, phase) * activation_slice(b, phase)
-        product.add(exponents.sub(shift << 23).clamp_(min=0), _nudge(term))
+        product.add(exponents.sub(shift << 23).clamp_(min=0), term.add_(term.abs(), alpha=2.0**-23))
     return product.dst
 
 

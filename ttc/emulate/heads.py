@@ -1,4 +1,5 @@
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """Splitting a fused QKV tensor into heads, and joining heads again."""
 
 import torch
@@ -55,16 +56,23 @@ def nlp_create_qkv_heads_decode(
         )
     parts = _split_heads(input_tensor.values(op), num_heads, kv_heads, head_dim)
     results: list[Tensor] = []
-    for index, (heads, stored) in enumerate(zip((num_heads, kv_heads, kv_heads), parts, strict=True)):
+    for index, (heads, stored) in enumerate(
+        zip((num_heads, kv_heads, kv_heads), parts, strict=True)
+    ):
         first = batch if apart and index == 1 else 0
         require(first + batch <= grid.x * grid.y, op, "q and k need more cores than there are")
         height = -(-heads // TILE) * TILE
         placed = l1_sharded(_HEIGHT, height, head_dim, cores_by_row(batch, grid, first))
         results.append(
             output(
-                op, [one.transpose(0, 1) for one in stored], (1, batch, heads, head_dim),
-                input_tensor.dtype, placed, device, packed=True,
-            )  # fmt: skip
+                op,
+                [one.transpose(0, 1) for one in stored],
+                (1, batch, heads, head_dim),
+                input_tensor.dtype,
+                placed,
+                device,
+                packed=True,
+            )
         )
     return results[0], results[1], results[2]
 
@@ -74,7 +82,10 @@ def _split_heads(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
     """[1, 1, rows, width] -> q, k, v of every device, [rows, 1, heads, head_dim]."""
     split = [
-        one[0, 0].unflatten(-1, (-1, head_dim)).unsqueeze(1).split([heads, kv_heads, kv_heads], dim=2)
+        one[0, 0]
+        .unflatten(-1, (-1, head_dim))
+        .unsqueeze(1)
+        .split([heads, kv_heads, kv_heads], dim=2)
         for one in values
     ]
     return [one[0] for one in split], [one[1] for one in split], [one[2] for one in split]
@@ -126,9 +137,14 @@ def nlp_concat_heads(input_tensor: Tensor, *, memory_config: MemoryConfig | None
     stored = [one.transpose(1, 2).flatten(2).unsqueeze(1) for one in input_tensor.values(op)]
     placed = memory_config or input_tensor.memory_config()
     return output(
-        op, stored, (batch, 1, seq, heads * head_dim), input_tensor.dtype, placed, device,
+        op,
+        stored,
+        (batch, 1, seq, heads * head_dim),
+        input_tensor.dtype,
+        placed,
+        device,
         packed=True,
-    )  # fmt: skip
+    )
 
 
 def nlp_concat_heads_decode(
@@ -158,6 +174,11 @@ def nlp_concat_heads_decode(
     cores = cores_by_row(num_heads, device.compute_with_storage_grid_size())
     placed = l1_sharded(_WIDTH, TILE, head_dim, cores)
     return output(
-        op, stored, (1, 1, TILE, num_heads * head_dim), input_tensor.dtype, placed, device,
+        op,
+        stored,
+        (1, 1, TILE, num_heads * head_dim),
+        input_tensor.dtype,
+        placed,
+        device,
         packed=True,
-    )  # fmt: skip
+    )

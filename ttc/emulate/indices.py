@@ -83,9 +83,7 @@ def argmax(
         f"unsupported element type {input_tensor.dtype.name}",
     )
     require(not input_tensor.is_sharded(), op, "the input must be interleaved")
-    stored = [
-        torch.argmax(one, dim=-1, keepdim=keepdim) for one in input_tensor.values(op)
-    ]
+    stored = [torch.argmax(one, dim=-1, keepdim=keepdim) for one in input_tensor.values(op)]
     shape = (*input_tensor.shape[:-1], 1) if keepdim else input_tensor.shape[:-1]
     if output_tensor is not None:
         require(

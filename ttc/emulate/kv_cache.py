@@ -1,4 +1,5 @@
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """Paged key and value caches: blocks of tokens [blocks, kv_heads, block, head_dim].
 
 A page table [batch, blocks per user] gives the block that holds each part of a user's sequence.
@@ -30,7 +31,8 @@ def paged_update_cache(
     op = "experimental.paged_update_cache"
     del compute_kernel_config
     _check_update(op, cache_tensor, input_tensor, update_idxs_tensor, page_table)
-    assert update_idxs_tensor is not None and page_table is not None, "just checked"
+    assert update_idxs_tensor is not None, "just checked"
+    assert page_table is not None, "just checked"
     _update(op, [(cache_tensor, input_tensor)], update_idxs_tensor, page_table)
     return cache_tensor
 
@@ -50,9 +52,11 @@ def paged_fused_update_cache(
     del compute_kernel_config
     for cache, tokens in ((cache_tensor1, input_tensor1), (cache_tensor2, input_tensor2)):
         _check_update(op, cache, tokens, update_idxs_tensor, page_table)
-    assert update_idxs_tensor is not None and page_table is not None, "just checked"
+    assert update_idxs_tensor is not None, "just checked"
+    assert page_table is not None, "just checked"
     first, second = (tensor.memory_config().shard_spec for tensor in (input_tensor1, input_tensor2))
-    assert first is not None and second is not None, "sharded device tensors have a shard spec"
+    assert first is not None, "sharded device tensors have a shard spec"
+    assert second is not None, "sharded device tensors have a shard spec"
     require(
         set(first.grid.cores).isdisjoint(second.grid.cores),
         op,

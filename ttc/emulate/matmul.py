@@ -5,6 +5,7 @@ What a matmul computes depends on: the element types, the fidelity, the width of
 16-bit Dst, on `in0_block_w` and `packer_l1_acc`. Whether ttnn accepts it is `matmul_programs`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -215,13 +216,11 @@ def _run(
             if device.rounding and not arithmetic.wide_dst:
                 result = round_to_bf16_(result)
         results.append(result)
-    return output(
-        op, results, shape, dtype, memory_config, device, wide_dst=arithmetic.wide_dst
-    )
+    return output(op, results, shape, dtype, memory_config, device, wide_dst=arithmetic.wide_dst)
 
 
 def _weights(op: str, b: Tensor, form: str, index: int) -> torch.Tensor:
-    """A form of the weight as float32 ("w", "w5", "w_low"), kept on the tensor.
+    """A form of the weight as float32 ("w", "w5"), kept on the tensor.
 
     [K, N] where all batch dimensions are 1, so that the product is one GEMM.
     """
@@ -229,9 +228,19 @@ def _weights(op: str, b: Tensor, form: str, index: int) -> torch.Tensor:
         values = b.dense(op)
         if all(size == 1 for size in b.shape[:-2]):
             values = [one.view(b.shape[-2], b.shape[-1]) for one in values]
-        if b.dtype is DataType.FLOAT32 and form != "w":
-            values = [truncate_to_bf16(one) for one in values]
         b.operands[form] = [fpu.weight_form(one, form) for one in values]
+    return b.operands[form][index]
+
+
+def _group_weights(op: str, b: Tensor, phase: int, index: int) -> torch.Tensor:
+    """`fpu.group_weights` of a phase, kept on the tensor; one more dimension for batches."""
+    form = f"groups of phase {phase}"
+    if form not in b.operands:
+        values = [one.view(-1, *one.shape[-2:]) for one in b.dense(op)]
+        if b.dtype is DataType.FLOAT32:
+            values = [truncate_to_bf16(one) for one in values]
+        grouped = [torch.stack([fpu.group_weights(w, phase) for w in one]) for one in values]
+        b.operands[form] = [one[0] if len(one) == 1 else one for one in grouped]
     return b.operands[form][index]
 
 
@@ -255,7 +264,7 @@ def _narrow(
     dtype: DataType,
 ) -> torch.Tensor:
     phases = _phases_that_matter(arithmetic.fidelity, a.dtype, b.dtype)
-    weights = [_weights(op, b, "w_low" if phase & 1 else "w5", index) for phase in phases]
+    weights = [_group_weights(op, b, phase & 1, index) for phase in phases]
     tiles = -(-x.shape[-1] // TILE)
     blocks = -(-tiles // arithmetic.in0_block_w)
     in_l1 = arithmetic.packer_l1_acc and blocks > arithmetic.l1_blocks_over
@@ -264,7 +273,7 @@ def _narrow(
     def pack_partial(partial: torch.Tensor) -> torch.Tensor:
         return pack_on_device(partial, dtype, wide_dst=False)
 
-    def product(rows: torch.Tensor, slices: list[torch.Tensor]) -> torch.Tensor:
+    def product(rows: torch.Tensor, slices: Sequence[torch.Tensor]) -> torch.Tensor:
         return fpu.group_matmul(
             rows,
             slices,
@@ -274,13 +283,10 @@ def _narrow(
             pack_partial=pack_partial if to_bfp8 else None,
         )
 
-    if weights[0].ndim == 2:
+    if weights[0].ndim == 3:
         return product(x.reshape(-1, x.shape[-1]), weights).view(*x.shape[:-1], -1)
-    batched = x.reshape(-1, *x.shape[-2:])
-    flat = [one.reshape(-1, *one.shape[-2:]) for one in weights]
-    each = [
-        product(rows, [one[batch] for one in flat]) for batch, rows in enumerate(batched.unbind(0))
-    ]
+    batched = x.reshape(-1, *x.shape[-2:]).unbind(0)
+    each = [product(*one) for one in zip(batched, zip(*weights, strict=True), strict=True)]
     return torch.stack(each).view(*x.shape[:-1], -1)
 
 
@@ -297,4 +303,3 @@ def _phases_that_matter(
         if not (phase & 1 and weights is DataType.BFLOAT4_B)
         and not (phase & 2 and activations in BLOCK_FORMATS)
     ]
-

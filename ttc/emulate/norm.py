@@ -99,7 +99,7 @@ def _narrow_sum(squares: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:
     phases = [phase for phase in fpu.PHASES[fidelity] if not phase & 1]
     total = fpu.group_matmul(
         rows,
-        [fpu.weight_slice(ones, phase) for phase in phases],
+        [fpu.group_weights(ones, phase) for phase in phases],
         phases,
         in0_block_w=-(-rows.shape[1] // TILE),
         accumulate_in_l1=False,

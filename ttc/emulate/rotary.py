@@ -1,4 +1,5 @@
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 """Rotary position embedding: neighbouring pairs (the llama ops) and halves (the hf op).
 
 Both compute x * cos + rotated(x) * sin on the matrix unit with BF16 between the steps, by default
@@ -41,7 +42,7 @@ def rotary_embedding_llama(
               per core
     """
     op = "experimental.rotary_embedding_llama"
-    device = device_of(op, input_tensor, cos_cache, sin_cache, trans_mat)
+    device_of(op, input_tensor, cos_cache, sin_cache, trans_mat)
     for tensor in (input_tensor, cos_cache, sin_cache, trans_mat):
         require(tensor.dtype is DataType.BFLOAT16, op, "all operands must be BFLOAT16")
     require_tiles(op, input_tensor, cos_cache, sin_cache, trans_mat)
@@ -57,9 +58,15 @@ def rotary_embedding_llama(
         _check_prefill(op, input_tensor, cos_cache)
     rotation = _pair_rotation(op, trans_mat)
     return _embed(
-        op, input_tensor, cos_cache, sin_cache, rotation, is_decode_mode, memory_config,
+        op,
+        input_tensor,
+        cos_cache,
+        sin_cache,
+        rotation,
+        is_decode_mode,
+        memory_config,
         compute_kernel_config,
-    )  # fmt: skip
+    )
 
 
 def rotary_embedding_llama_fused_qk(
@@ -105,9 +112,14 @@ def rotary_embedding_llama_fused_qk(
     ]
     results = [
         output(
-            op, [one[:, :, part] for one in rotated], tensor.shape, tensor.dtype,
-            tensor.memory_config(), device, wide_dst=config.fp32_dest_acc_en,
-        )  # fmt: skip
+            op,
+            [one[:, :, part] for one in rotated],
+            tensor.shape,
+            tensor.dtype,
+            tensor.memory_config(),
+            device,
+            wide_dst=config.fp32_dest_acc_en,
+        )
         for tensor, part in ((q, slice(0, heads[0])), (k, slice(heads[0], sum(heads))))
     ]
     return results[0], results[1]
@@ -126,9 +138,7 @@ def rotary_embedding_hf(
     op = "experimental.rotary_embedding_hf"
     device_of(op, input_tensor, cos_cache, sin_cache)
     require_tiles(op, input_tensor, cos_cache, sin_cache)
-    require(
-        input_tensor.dtype in (DataType.BFLOAT16, DataType.BFLOAT8_B), op, "unsupported type"
-    )
+    require(input_tensor.dtype in (DataType.BFLOAT16, DataType.BFLOAT8_B), op, "unsupported type")
     head_dim = input_tensor.shape[-1]
     require(
         head_dim == TILE or head_dim % (2 * TILE) == 0,
@@ -143,9 +153,15 @@ def rotary_embedding_hf(
             cos_cache.shape[-2] >= input_tensor.shape[-2], op, "cos has fewer rows than the input"
         )
     return _embed(
-        op, input_tensor, cos_cache, sin_cache, _rotate_half, is_decode_mode, memory_config,
+        op,
+        input_tensor,
+        cos_cache,
+        sin_cache,
+        _rotate_half,
+        is_decode_mode,
+        memory_config,
         compute_kernel_config,
-    )  # fmt: skip
+    )
 
 
 def _rotate_half(x: torch.Tensor) -> torch.Tensor:
@@ -186,12 +202,14 @@ def _embed(
     device, config = device_of(op, x), kernel or _DEFAULT
     results = [
         _rotate(
-            values, _rows_for(values, cosines, decode), _rows_for(values, sines, decode), rotation,
-            config, rounding=device.rounding,
-        )  # fmt: skip
-        for values, cosines, sines in zip(
-            x.values(op), cos.values(op), sin.values(op), strict=True
+            values,
+            _rows_for(values, cosines, decode),
+            _rows_for(values, sines, decode),
+            rotation,
+            config,
+            rounding=device.rounding,
         )
+        for values, cosines, sines in zip(x.values(op), cos.values(op), sin.values(op), strict=True)
     ]
     placed = memory_config or x.memory_config()
     wide = config.fp32_dest_acc_en

@@ -52,8 +52,15 @@ class Tensor:
     """A tensor on a device (or, with `device` None, on the host)."""
 
     __slots__ = (
-        "_allocation", "_device", "_memory_config", "dtype", "layout", "operands", "shape", "stored"
-    )  # fmt: skip
+        "_allocation",
+        "_device",
+        "_memory_config",
+        "dtype",
+        "layout",
+        "operands",
+        "shape",
+        "stored",
+    )
 
     def __init__(
         self,

@@ -120,8 +120,9 @@ def load_tensor(file_name: str | Path, *, device: MeshDevice | None = None) -> T
         stored: list[torch.Tensor] = []
         for shard in root.tables(2):
             offset, length = shard.pair(1, "<QQ")
-            raw = torch.frombuffer(bytearray(data[start + offset : start + offset + length]),
-                                   dtype=torch.uint8)  # fmt: skip
+            raw = torch.frombuffer(
+                bytearray(data[start + offset : start + offset + length]), dtype=torch.uint8
+            )
             stored.append(_values(raw, shape, dtype, layout))
     if device is not None:
         check_placement("load_tensor", shape, dtype, layout, memory_config, device)
