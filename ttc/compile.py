@@ -51,9 +51,7 @@ def plan_spec(
 ) -> tuple[ModelGraph, Plan]:
     """The first half: what would be compiled. Raises PlanError where it does not fit."""
     graph = run_passes(build_graph(spec))
-    plan = plan_model(
-        spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk
-    )
+    plan = plan_model(spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk)
     return graph, plan
 
 
@@ -67,9 +65,7 @@ def compile_model(
     chunk: int | None = None,
 ) -> Compiled:
     """Run all stages. `batch` users, `context` tokens each, at most `chunk` tokens per prefill."""
-    graph, plan = plan_spec(
-        spec, mesh, profile, batch=batch, context=context, chunk=chunk
-    )
+    graph, plan = plan_spec(spec, mesh, profile, batch=batch, context=context, chunk=chunk)
     calls = lower_plan(plan, mesh.chip)
     return Compiled(
         spec=spec,

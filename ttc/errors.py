@@ -63,6 +63,10 @@ class TtcError(Exception):
         assert self.problems, "an error needs at least one problem"
         super().__init__("\n\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type["TtcError"], tuple[tuple[Problem, ...]]]:
+        """Errors travel between processes with their problems, not as text."""
+        return type(self), (self.problems,)
+
 
 class SpecError(TtcError):
     """A spec, architecture, precision profile or hardware file is not valid."""
