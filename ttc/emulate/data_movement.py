@@ -62,19 +62,10 @@ def reshape(
         packed=True,
     )
     same_memory = placed == input_tensor.memory_config() and target[-1] == input_tensor.shape[-1]
-    return alias(result, input_tensor) if same_memory else result
-
-
-def alias(result: Tensor, source: Tensor) -> Tensor:
-    """A result that looks into the memory of its source."""
+    if not same_memory:
+        return result
     return Tensor(
-        result.stored,
-        result.shape,
-        result.dtype,
-        result.layout,
-        result.device(),
-        result.memory_config(),
-        view_of=source,
+        stored, target, result.dtype, result.layout, device, placed, view_of=input_tensor
     )
 
 
@@ -176,7 +167,7 @@ def slice_tensor(
         packed=True,
     )
     whole = result.shape == input_tensor.shape and placed == input_tensor.memory_config()
-    return alias(result, input_tensor) if whole else result
+    return input_tensor if whole else result
 
 
 def concat(
@@ -217,7 +208,7 @@ def concat(
         op, stored, shape, first.dtype, placed, device, layout=first.layout, packed=True
     )
     alone = len(tensors) == 1 and placed == first.memory_config()
-    return alias(result, first) if alone else result
+    return first if alone else result
 
 
 def _extend_to(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -302,7 +293,7 @@ def _moved(op: str, tensor: Tensor, placed: MemoryConfig, dtype: DataType | None
         wide_dst=tensor.dtype is DataType.FLOAT32,
         packed=same_dtype,
     )
-    return alias(result, tensor) if same_dtype and placed == tensor.memory_config() else result
+    return tensor if same_dtype and placed == tensor.memory_config() else result
 
 
 def copy(input_a: Tensor, input_b: Tensor) -> Tensor:

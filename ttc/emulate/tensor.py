@@ -30,7 +30,7 @@ Shape = tuple[int, ...]
 
 
 class _Allocation:
-    """Device memory. A view keeps the memory it looks into: freeing the view frees that too."""
+    """Device memory. A view outlives the tensor it was made of, but freeing it frees that too."""
 
     __slots__ = ("alive", "base")
 
@@ -42,10 +42,6 @@ class _Allocation:
         self.alive = False
         if self.base is not None:
             self.base.free()
-
-    @property
-    def usable(self) -> bool:
-        return self.alive and (self.base is None or self.base.alive)
 
 
 class Tensor:
@@ -96,7 +92,7 @@ class Tensor:
         return self._memory_config.is_sharded()
 
     def is_allocated(self) -> bool:
-        return self._allocation.usable
+        return self._allocation.alive
 
     def deallocate(self, force: bool = True) -> None:
         del force
@@ -106,7 +102,7 @@ class Tensor:
 
     def values(self, op: str) -> list[torch.Tensor]:
         """The stored corner on each device as float32 (int64 for integers). Do not change it."""
-        if not self._allocation.usable:
+        if not self._allocation.alive:
             raise EmulationError(op, "input tensor is not allocated (used after deallocate)")
         if self.stored[0].dtype is torch.bfloat16:
             return [one.to(torch.float32) for one in self.stored]
@@ -143,12 +139,13 @@ def padded_shape(shape: Shape, layout: Layout) -> Shape:
 
 
 def device_of(op: str, *tensors: Tensor) -> MeshDevice:
-    """The one device all operands are on."""
+    """The one device all operands are on; all of them must be allocated."""
     device = tensors[0].device()
     if device is None:
         raise EmulationError(op, "operands must be on a device")
-    for tensor in tensors[1:]:
+    for tensor in tensors:
         require(tensor.device() is device, op, "operands must be on one device")
+        require(tensor.is_allocated(), op, "an operand is not allocated (used after deallocate)")
     return device
 
 
