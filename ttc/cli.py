@@ -475,6 +475,9 @@ def _verify_meshes(screen: Screen, spec: str, precision: str, cache: Path) -> No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user are printed as problems, ours as one line."""
+    # Torch's threads otherwise spin while they wait for each other: with anything else running on
+    # the same cores that made the emulator ten times slower (2 cores, torch 2.15).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
