@@ -308,15 +308,21 @@ CASES: dict[str, Callable[[Maker], Any]] = {
         ids(m, 1, 1), ids(m, 1, 1, 99, HIDDEN, dtype="bfloat16")
     ),
     "embed into shards": lambda m: m.t.embedding(
-        ids(m, 1, 32), ids(m, 1, 1, 99, HIDDEN, dtype="bfloat16"), layout=m.t.TILE_LAYOUT,
+        ids(m, 1, 32),
+        ids(m, 1, 1, 99, HIDDEN, dtype="bfloat16"),
+        layout=m.t.TILE_LAYOUT,
         memory_config=m.wide(HIDDEN, 18),
     ),
     "embed a column": lambda m: m.t.embedding(
-        ids(m, 64, 1), ids(m, 1, 1, 99, HEAD_DIM, dtype="bfloat16"), layout=m.t.TILE_LAYOUT,
+        ids(m, 64, 1),
+        ids(m, 1, 1, 99, HEAD_DIM, dtype="bfloat16"),
+        layout=m.t.TILE_LAYOUT,
         memory_config=m.by_user(64),
     ),
     "embed to block format": lambda m: m.t.embedding(
-        ids(m, 1, 32), ids(m, 1, 1, 99, HIDDEN, dtype="bfloat16"), layout=m.t.TILE_LAYOUT,
+        ids(m, 1, 32),
+        ids(m, 1, 1, 99, HIDDEN, dtype="bfloat16"),
+        layout=m.t.TILE_LAYOUT,
         dtype=m.t.bfloat8_b,
     ),
     "embed signed": lambda m: m.t.embedding(
@@ -366,9 +372,7 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "untilize blocks": lambda m: m.t.untilize(x(m, dtype="bfloat8_b")),
     "untilize rows": lambda m: m.t.untilize(logits(m)),
     "shard": lambda m: m.t.interleaved_to_sharded(x(m), m.wide(HIDDEN, 18)),
-    "shard by user": lambda m: m.t.interleaved_to_sharded(
-        m.tensor((1, 64, 1, 64)), m.by_user(64)
-    ),
+    "shard by user": lambda m: m.t.interleaved_to_sharded(m.tensor((1, 64, 1, 64)), m.by_user(64)),
     "shard too few": lambda m: m.t.interleaved_to_sharded(
         x(m), m.sharded("WIDTH", 32, 32, m.cores(17))
     ),
@@ -414,13 +418,16 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "add ranks": lambda m: m.t.add(m.tensor((1, 32, HIDDEN)), x(m)),
     "add a number": lambda m: m.t.add(x(m), 1.0),
     "gate": lambda m: m.t.mul(
-        x(m, m.wide(HIDDEN, 18)), x(m, m.wide(HIDDEN, 18)),
-        input_tensor_a_activations=silu(m), dtype=m.t.bfloat8_b,
+        x(m, m.wide(HIDDEN, 18)),
+        x(m, m.wide(HIDDEN, 18)),
+        input_tensor_a_activations=silu(m),
+        dtype=m.t.bfloat8_b,
     ),
     "gate by name": lambda m: m.t.mul(x(m), x(m), input_tensor_a_activations=["silu"]),
     "multiply a number": lambda m: m.t.multiply(x(m), 0.5),
     "multiply to unspecified shards": lambda m: m.t.mul(
-        x(m, m.wide(HIDDEN, 18)), x(m, m.wide(HIDDEN, 18)),
+        x(m, m.wide(HIDDEN, 18)),
+        x(m, m.wide(HIDDEN, 18)),
         memory_config=m.t.L1_WIDTH_SHARDED_MEMORY_CONFIG,
     ),
     # norm
@@ -435,9 +442,7 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "norm blocks": lambda m: norm(m, dtype="bfloat8_b"),
     "norm to shards": lambda m: norm(m, memory_config=m.wide(HIDDEN, 18)),
     "norm shards": lambda m: norm(m, m.cores(18, 6), program_config=m.norm(6, 3)),
-    "norm shards in a larger grid": lambda m: norm(
-        m, m.cores(18, 6), program_config=m.norm(8, 3)
-    ),
+    "norm shards in a larger grid": lambda m: norm(m, m.cores(18, 6), program_config=m.norm(8, 3)),
     "norm ragged shards": lambda m: norm(m, m.cores(18), program_config=m.norm(8, 3)),
     "norm grid too small": lambda m: norm(m, m.cores(18), program_config=m.norm(6, 3)),
     "norm without program": lambda m: norm(m, m.cores(18, 6)),
@@ -463,9 +468,7 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "banks, block across cores": lambda m: bank_matmul(m, 9, 3, 4),
     "banks to DRAM": lambda m: bank_matmul(m, out=m.t.DRAM_MEMORY_CONFIG),
     "banks to height shards": lambda m: bank_matmul(m, out=m.t.L1_HEIGHT_SHARDED_MEMORY_CONFIG),
-    "banks to other shards": lambda m: bank_matmul(
-        m, out=m.sharded("WIDTH", 32, 32, m.cores(30))
-    ),
+    "banks to other shards": lambda m: bank_matmul(m, out=m.sharded("WIDTH", 32, 32, m.cores(30))),
     "banks, interleaved weight": lambda m: bank_matmul(
         m, b=m.tensor((1, 1, HIDDEN, QKV), "bfloat8_b")
     ),
@@ -506,9 +509,7 @@ CASES: dict[str, Callable[[Maker], Any]] = {
         m, memory=m.t.L1_WIDTH_SHARDED_MEMORY_CONFIG, per_core_N=2
     ),
     "line of shards": lambda m: line_matmul(m, a_memory=m.wide(HIDDEN, 18)),
-    "line, block over shards": lambda m: line_matmul(
-        m, a_memory=m.wide(HIDDEN, 18), in0_block_w=2
-    ),
+    "line, block over shards": lambda m: line_matmul(m, a_memory=m.wide(HIDDEN, 18), in0_block_w=2),
     "line, weight in banks": lambda m: line_matmul(m, b_memory=m.in_banks(HIDDEN, QKV)),
     "line, blocks of 4": lambda m: line_matmul(m, in0_block_w=4),
     "line, too many columns": lambda m: line_matmul(m, width=3 * FFN),
@@ -517,7 +518,8 @@ CASES: dict[str, Callable[[Maker], Any]] = {
         x(m, rows=512), m.tensor((1, 1, HIDDEN, QKV), "bfloat8_b")
     ),
     "minimal from banks": lambda m: m.t.experimental.minimal_matmul(
-        x(m, rows=512), m.tensor((1, 1, HIDDEN, QKV), memory=m.in_banks(HIDDEN, QKV)),
+        x(m, rows=512),
+        m.tensor((1, 1, HIDDEN, QKV), memory=m.in_banks(HIDDEN, QKV)),
         dtype=m.t.bfloat8_b,
     ),
     # heads
@@ -540,11 +542,15 @@ CASES: dict[str, Callable[[Maker], Any]] = {
         m.tensor((1, 1, 32, 56 * 64), memory=m.t.L1_MEMORY_CONFIG), num_heads=40, num_kv_heads=8
     ),
     "prefill heads": lambda m: m.t.experimental.nlp_create_qkv_heads(
-        m.tensor((1, 1, 64, QKV), "bfloat8_b"), num_heads=HEADS, num_kv_heads=KV_HEADS,
+        m.tensor((1, 1, 64, QKV), "bfloat8_b"),
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
         transpose_k_heads=False,
     ),
     "prefill heads, k transposed": lambda m: m.t.experimental.nlp_create_qkv_heads(
-        m.tensor((1, 1, 64, QKV)), num_heads=HEADS, num_kv_heads=KV_HEADS,
+        m.tensor((1, 1, 64, QKV)),
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
         memory_config=m.t.L1_MEMORY_CONFIG,
     ),
     "join": lambda m: m.t.experimental.nlp_concat_heads(m.tensor((1, HEADS, 64, 64))),
@@ -563,11 +569,15 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "pairs of blocks": lambda m: pair_rope(m, 32, dtype="bfloat8_b"),
     "pairs, fewer rows": lambda m: pair_rope(m, 32, 16),
     "pairs, prefill": lambda m: m.t.experimental.rotary_embedding_llama(
-        m.tensor((1, HEADS, 64, 64)), m.tensor((1, 1, 128, 64)), m.tensor((1, 1, 128, 64)),
+        m.tensor((1, HEADS, 64, 64)),
+        m.tensor((1, 1, 128, 64)),
+        m.tensor((1, 1, 128, 64)),
         m.tensor((1, 1, 32, 32)),
     ),
     "pairs, prefill, rank of cos": lambda m: m.t.experimental.rotary_embedding_llama(
-        m.tensor((1, HEADS, 64, 64)), m.tensor((1, 64, 64)), m.tensor((1, 64, 64)),
+        m.tensor((1, HEADS, 64, 64)),
+        m.tensor((1, 64, 64)),
+        m.tensor((1, 64, 64)),
         m.tensor((1, 1, 32, 32)),
     ),
     "q and k": lambda m: fused_rope(m),
@@ -575,12 +585,16 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "q and k, matrices of one": lambda m: fused_rope(m, 64, 32),
     "q and k on the same cores": lambda m: fused_rope(m, together=True),
     "halves": lambda m: half_rope(
-        m, m.tensor((1, 32, HEADS, 64), memory=m.by_user(32)),
-        m.tensor((1, 32, 1, 64), memory=m.by_user(32)), True,
+        m,
+        m.tensor((1, 32, HEADS, 64), memory=m.by_user(32)),
+        m.tensor((1, 32, 1, 64), memory=m.by_user(32)),
+        True,
     ),
     "halves of blocks": lambda m: half_rope(
-        m, m.tensor((1, 32, HEADS, 64), "bfloat8_b", m.by_user(32)),
-        m.tensor((1, 32, 1, 64), memory=m.by_user(32)), True,
+        m,
+        m.tensor((1, 32, HEADS, 64), "bfloat8_b", m.by_user(32)),
+        m.tensor((1, 32, 1, 64), memory=m.by_user(32)),
+        True,
     ),
     "halves, interleaved cos": lambda m: half_rope(
         m, m.tensor((1, 32, HEADS, 64), memory=m.by_user(32)), m.tensor((1, 32, 1, 64)), True
@@ -591,9 +605,7 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "halves, prefill, short cos": lambda m: half_rope(
         m, m.tensor((1, HEADS, 64, 64)), m.tensor((1, 1, 32, 64))
     ),
-    "halves of 96": lambda m: half_rope(
-        m, m.tensor((1, HEADS, 64, 96)), m.tensor((1, 1, 64, 96))
-    ),
+    "halves of 96": lambda m: half_rope(m, m.tensor((1, HEADS, 64, 96)), m.tensor((1, 1, 64, 96))),
     # caches
     "update": lambda m: update(m),
     "update from DRAM": lambda m: update(m, m.tensor((1, 32, KV_HEADS, 64))),
@@ -603,9 +615,7 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "update, unsigned positions": lambda m: update(m, update_idxs_tensor=ids(m, 32)),
     "update, unsigned table": lambda m: update(m, page_table=table(m, dtype="uint32")),
     "update, short table": lambda m: update(m, page_table=table(m, 16)),
-    "update, few positions": lambda m: update(
-        m, update_idxs_tensor=ids(m, 16, dtype="int32")
-    ),
+    "update, few positions": lambda m: update(m, update_idxs_tensor=ids(m, 16, dtype="int32")),
     "update, no positions": lambda m: update(m, update_idxs_tensor=None),
     "update both": lambda m: fused_update(m),
     "update both on the same cores": lambda m: fused_update(m, together=True),
@@ -638,9 +648,7 @@ CASES: dict[str, Callable[[Maker], Any]] = {
     "step, queries of blocks": lambda m: attend_step(m, m.tensor((1, 32, HEADS, 64), "bfloat8_b")),
     "step, unsigned positions": lambda m: attend_step(m, cur_pos_tensor=ids(m, 32)),
     "step, short table": lambda m: attend_step(m, page_table_tensor=table(m, 16)),
-    "step, table of tiles": lambda m: attend_step(
-        m, page_table_tensor=m.tensor((32, 2), "int32")
-    ),
+    "step, table of tiles": lambda m: attend_step(m, page_table_tensor=m.tensor((32, 2), "int32")),
     "step, no positions": lambda m: attend_step(m, cur_pos_tensor=None),
     "step, odd chunk": lambda m: attend_step(m, program_config=m.attention(32, 48)),
     "step, chunk left open": lambda m: attend_step(m, program_config=m.attention(0, 0)),

@@ -107,9 +107,7 @@ def count_mismatches(ttnn: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, values in patterns():
         for dtype, form in FORMATS.items():
-            packed = ttnn.from_torch(
-                values, dtype=getattr(ttnn, dtype), layout=ttnn.TILE_LAYOUT
-            )
+            packed = ttnn.from_torch(values, dtype=getattr(ttnn, dtype), layout=ttnn.TILE_LAYOUT)
             theirs = ttnn.to_torch(packed).float().view(torch.int32)
             ours = block_float.quantize_on_host(values, form).view(torch.int32)
             counts[f"{dtype}, {name}"] = int((theirs != ours).sum())

@@ -67,9 +67,7 @@ def test_every_kind_of_file(
 ) -> None:
     mock_host.run(load_mesh("N150"), partial(dump, tmp_path), open_device=False)
     values: dict[str, torch.Tensor] = torch.load(tmp_path / "values.pt")
-    tensors = {
-        name: load_tensor(tmp_path / f"{name}.tensorbin", device=device) for name in values
-    }
+    tensors = {name: load_tensor(tmp_path / f"{name}.tensorbin", device=device) for name in values}
     for name, tensor in tensors.items():
         assert torch.equal(emulated.to_torch(tensor).double(), values[name]), name
         assert tensor.shape == tuple(values[name].shape)
@@ -88,9 +86,7 @@ def test_every_kind_of_file(
     assert ragged.num_cores() == 18
 
 
-def test_a_placement_that_the_device_lacks_is_refused(
-    mock_host: MockHost, tmp_path: Path
-) -> None:
+def test_a_placement_that_the_device_lacks_is_refused(mock_host: MockHost, tmp_path: Path) -> None:
     mock_host.run(load_mesh("N150"), partial(dump, tmp_path), open_device=False)
     small = emulated.open_mesh_device(emulated.MeshShape(1, 1), dram_banks=8)
     with pytest.raises(RuntimeError, match="no DRAM bank"):

@@ -64,9 +64,7 @@ def reshape(
     same_memory = placed == input_tensor.memory_config() and target[-1] == input_tensor.shape[-1]
     if not same_memory:
         return result
-    return Tensor(
-        stored, target, result.dtype, result.layout, device, placed, view_of=input_tensor
-    )
+    return Tensor(stored, target, result.dtype, result.layout, device, placed, view_of=input_tensor)
 
 
 def _with_inferred_size(op: str, shape: Sequence[int], volume: int) -> Shape:
