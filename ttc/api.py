@@ -4,6 +4,7 @@ Torch, ttnn's host process and the tokenizers are imported by the calls that nee
 planning starts in a fraction of a second.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ttc.runtime.artefact import (
     ttnn_version,
     write_manifest,
 )
+from ttc.runtime.backends import choose_backend
 from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.precision import load_profile
 
@@ -144,11 +146,12 @@ def load(
     mesh       refuse an artefact that was built for another mesh
     simulator  a simulated device is set up; auto then takes it
     """
-    from ttc.runtime.backends import choose_backend
+    found = opened(artefact, mesh=mesh)
+    name, why = choose_backend(backend, simulator=simulator)
+    if backend == "auto":
+        logging.getLogger(__name__).warning("running on the backend '%s': %s", name, why)
     from ttc.runtime.model import Model
 
-    found = opened(artefact, mesh=mesh)
-    name, _ = choose_backend(backend, simulator=simulator)
     return Model(found, name)
 
 

@@ -34,13 +34,15 @@ from ttc.options import (
     Tokens,
     Weights,
 )
+from ttc.runtime.backends import choose_backend
+from ttc.runtime.request import Prompt, Settings
 from ttc.screen import Screen, plan_lines, plan_record, plan_rows, plan_table, verdict_lines
 from ttc.spec import library
 from ttc.spec.check import FileCheck, check_all, check_file
 from ttc.spec.model import load_model
 
 if TYPE_CHECKING:
-    from ttc.runtime.model import Model, Prompt, Settings
+    from ttc.runtime.model import Model
 
 DEMO_SPEC = "smollm2-135m-instruct"
 DEMO_PRECISION = "bf16"  # the emulator is fastest and closest to the reference with it
@@ -250,8 +252,6 @@ def run(
 
     ttc run build/smol --prompt "What is the capital of France?"
     """
-    from ttc.runtime.model import Settings
-
     screen = _screen(context_, as_json)
     prompts = _prompts(prompt, messages, system=system, chat=not no_chat_template)
     settings = Settings(
@@ -281,8 +281,6 @@ def demo(
 
     ttc demo --prompt "Write a haiku about the sea."
     """
-    from ttc.runtime.model import Prompt, Settings
-
     screen = _screen(context_, False)
     chosen = api.plan(DEMO_SPEC, Target(mesh=mesh, precision=precision))
     for line in plan_lines(chosen):
@@ -352,10 +350,8 @@ def _specs(only: str | None) -> Sequence[str]:
 
 def _prompts(
     texts: Sequence[str] | None, messages: Path | None, *, system: str, chat: bool
-) -> "list[Prompt]":
+) -> list[Prompt]:
     """What `ttc run` asks: each --prompt, or the messages of a file."""
-    from ttc.runtime.model import Prompt
-
     if messages is not None:
         try:
             read = json.loads(messages.read_text())
@@ -373,8 +369,6 @@ def _prompts(
 
 
 def _load(screen: Screen, artefact: Path, *, backend: str, mesh: str) -> "Model":
-    from ttc.runtime.backends import choose_backend
-
     simulator = bool(os.environ.get("TT_METAL_SIMULATOR"))
     name, why = choose_backend(backend, simulator=simulator)
     screen.note(f"backend: {name} ({why})")
@@ -384,7 +378,7 @@ def _load(screen: Screen, artefact: Path, *, backend: str, mesh: str) -> "Model"
 
 
 def _generate(
-    screen: Screen, model: "Model", prompts: "Sequence[Prompt]", settings: "Settings"
+    screen: Screen, model: "Model", prompts: Sequence[Prompt], settings: Settings
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Answer all prompts, as many at once as the program serves; (outputs, timing) for --json.
 

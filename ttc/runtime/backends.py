@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
-
-from ttc.emulate.device import Arch
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.hardware.hardware import Mesh
 from ttc.runtime.program import Tensor, TensorFacts
 
-type BackendName = Literal["emulate", "mock", "device"]
+if TYPE_CHECKING:
+    import torch
 
-CHOICES = ("auto", "emulate", "mock", "device")
+type BackendName = Literal["emulate", "device"]
+
+CHOICES = ("auto", "emulate", "device")
 
 DEVICE_FILES = Path("/dev/tenstorrent")
 """The kernel driver makes one file in it per card."""
@@ -26,6 +26,14 @@ DEVICE_FILES = Path("/dev/tenstorrent")
 
 def choose_backend(choice: str, *, simulator: bool = False) -> tuple[BackendName, str]:
     """The backend that `choice` stands for here, and why. `simulator`: a device is simulated."""
+    if choice == "mock":
+        raise UsageError(
+            Problem(
+                message="the mock backend computes no values",
+                help="check an artefact on it with ttc verify --backend mock; "
+                "run it with --backend emulate",
+            )
+        )
     if choice not in CHOICES:
         raise UsageError(
             Problem(message=f"there is no backend '{choice}'", help=did_you_mean(choice, CHOICES))
@@ -49,7 +57,7 @@ class Backend:
     ttnn: ModuleType
     device: Any
 
-    def put(self, values: torch.Tensor, dtype: str) -> Tensor:
+    def put(self, values: "torch.Tensor", dtype: str) -> Tensor:
         """A row-major tensor in DRAM with these values."""
         ttnn = cast(Any, self.ttnn)
         return ttnn.from_torch(
@@ -60,13 +68,13 @@ class Backend:
             memory_config=ttnn.DRAM_MEMORY_CONFIG,
         )
 
-    def write(self, values: torch.Tensor, tensor: Tensor, dtype: str) -> None:
+    def write(self, values: "torch.Tensor", tensor: Tensor, dtype: str) -> None:
         """Replace the values of a row-major tensor; its address stays."""
         ttnn = cast(Any, self.ttnn)
         host = ttnn.from_torch(values, dtype=getattr(ttnn, dtype), layout=ttnn.ROW_MAJOR_LAYOUT)
         ttnn.copy_host_to_device_tensor(host, tensor)
 
-    def read(self, tensor: Tensor) -> torch.Tensor:
+    def read(self, tensor: Tensor) -> "torch.Tensor":
         return cast(Any, self.ttnn).to_torch(tensor)
 
     def free(self, tensor: Tensor) -> None:
@@ -89,7 +97,7 @@ class Backend:
 class EmulatorBackend(Backend):
     """The emulator, which saves itself what a device cannot."""
 
-    def write(self, values: torch.Tensor, tensor: Tensor, dtype: str) -> None:
+    def write(self, values: "torch.Tensor", tensor: Tensor, dtype: str) -> None:
         cast(Any, self.ttnn).copy(self.put(values, dtype), tensor)
 
     def zeros(self, facts: TensorFacts) -> Tensor:
@@ -108,14 +116,6 @@ def open_backend(
     name: BackendName, mesh: Mesh, *, trace_region_bytes: int = 0
 ) -> Generator[Backend]:
     """Open the mesh on a backend; it is closed at the end of the block."""
-    if name == "mock":
-        raise UsageError(
-            Problem(
-                message="the mock backend computes no values",
-                help="check an artefact on it with ttc verify --backend mock; "
-                "run it with --backend emulate",
-            )
-        )
     if name == "emulate":
         ttnn = import_module("ttc.emulate.ttnn")
         backend = EmulatorBackend(ttnn=ttnn, device=_open_emulated(ttnn, mesh))
@@ -129,12 +129,12 @@ def open_backend(
 
 
 def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
-    chip = mesh.chip
+    chip, arch = mesh.chip, import_module("ttc.emulate.device").Arch
     return ttnn.open_mesh_device(
         ttnn.MeshShape(mesh.rows, mesh.cols),
         grid=(chip.grid.x, chip.grid.y),
         dram_banks=chip.dram_banks,
-        arch=Arch[chip.arch.upper()],
+        arch=arch[chip.arch.upper()],
     )
 
 

@@ -14,9 +14,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 
 from ttc.errors import ArtefactError, Problem, UsageError
-
-type Message = Mapping[str, Any]
-"""{"role": "system" | "user" | "assistant", "content": text}, and what else a template reads."""
+from ttc.runtime.request import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

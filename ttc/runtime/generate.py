@@ -6,16 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ttc.errors import Problem, UsageError
+from ttc.runtime.request import NEW_TOKENS
 from ttc.runtime.sampling import Sampling, sample
 from ttc.runtime.session import Logits, Session
 from ttc.runtime.tokens import Decoder, StopStrings, TextPieces
 
 type FinishReason = Literal["eos", "stop", "length", "context"]
 """An end token, a stop string, max_new_tokens, or no room left in the context."""
-
-
-NEW_TOKENS = 128
-"""How long an answer gets when nobody says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,49 +3,22 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
 from ttc.runtime.artefact import Artefact
 from ttc.runtime.backends import BackendName, open_backend
-from ttc.runtime.chat import Message
-from ttc.runtime.generate import NEW_TOKENS, Generation, Limits
+from ttc.runtime.generate import Generation, Limits
 from ttc.runtime.program import load_program
+from ttc.runtime.request import NEW_TOKENS, Message, Prompt, Settings
 from ttc.runtime.sampling import Sampling
 from ttc.runtime.session import Logits, Session, load_weights
 from ttc.runtime.tokens import Tokenizer, load_tokenizer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """What a user asks: a text, or messages. `chat` applies the model's chat template."""
-
-    text: str = ""
-    messages: tuple[Message, ...] = ()
-    system: str = ""
-    chat: bool = True
-
-
-class Settings(TypedDict, total=False):
-    """How a text is generated; what is left out or None has a default.
-
-    max_new_tokens                   128
-    temperature, top_k, top_p, seed  see Sampling; the defaults are those of the model's
-                                     generation_config.json if it asks for sampling, else greedy
-    stop                             texts that end the answer and are not part of it
-    """
-
-    max_new_tokens: int
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    seed: int | None
-    stop: Sequence[str]
 
 
 class Model:

@@ -1,0 +1,350 @@
+"""The command line: exit codes, JSON, error texts, and what it takes from the environment."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttc import api
+from ttc.cli import app, main
+
+pytestmark = pytest.mark.fast
+
+VERBS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+ENVIRONMENT = (
+    "HF_MODEL",
+    "LLAMA_DIR",
+    "MESH_DEVICE",
+    "TT_CACHE_PATH",
+    "TTC_CACHE",
+    "MAX_PREFILL_CHUNK_SIZE",
+    "PAD_MLP_CORES",
+)
+SPEC = "smollm2-135m-instruct"
+LLAMA = "meta-llama/Llama-3.2-1B-Instruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Command:
+    """`ttc` with arguments, in this process and with no variable of the user's set."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: str | Path) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = self.capsys.readouterr()
+        return Result(code=int(ended.value.code or 0), out=captured.out, err=captured.err)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    return Command(capsys)
+
+
+@pytest.fixture
+def artefact(command: Command, tmp_path: Path, tiny_spec: Path) -> Path:
+    out = tmp_path / "tiny"
+    assert command("compile", tiny_spec, "--no-weights", "-o", out).code == 0
+    return out
+
+
+def test_there_are_six_verbs() -> None:
+    assert VERBS == ["check", "plan", "compile", "verify", "run", "demo"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example(command: Command, verb: str) -> None:
+    result = command(verb, "--help")
+    assert result.code == 0
+    assert f"ttc {verb}" in result.out.split("Usage:")[1].split("\n", 1)[1]
+
+
+def test_a_verb_that_is_not_there(command: Command) -> None:
+    result = command("compil")
+    assert result.code == 2
+    assert "compile" in result.err
+
+
+# check
+
+
+def test_check_of_all_that_is_shipped(command: Command) -> None:
+    result = command("check", "--json")
+    assert result.code == 0
+    assert result.json["ok"]
+    kinds = {each["kind"] for each in result.json["files"]}
+    assert kinds == {"spec", "architecture", "precision profile"}
+
+
+def test_check_of_a_bad_file(command: Command, tmp_path: Path, tiny_spec: Path) -> None:
+    bad = tmp_path / "tiny.yaml"
+    bad.write_text(tiny_spec.read_text().replace("kv_heads:", "kv_head:"))
+    result = command("check", bad, "--json")
+    assert result.code == 2
+    assert "kv_heads" in result.err
+    (file,) = result.json["files"]
+    assert not result.json["ok"]
+    assert f"{bad}:4:" in file["problems"][0]["at"]
+    assert "Traceback" not in result.err
+
+
+# plan
+
+
+def test_plan_as_json(command: Command) -> None:
+    result = command("plan", SPEC, "--mesh", "N150", "--json")
+    assert result.code == 0
+    plan = result.json
+    assert plan["fits"]
+    assert plan["dram_bytes_per_chip"] <= plan["dram_limit_bytes"]
+    assert plan["l1_peak_bytes_per_core"] <= plan["l1_limit_bytes_per_core"]
+    assert plan["trace_region_bytes"] > 0
+    assert set(plan["largest"]) == {"context", "batch", "prefill_bucket", "max_tokens_all_users"}
+
+
+def test_plan_for_people(command: Command) -> None:
+    result = command("plan", SPEC, "--batch", "4", "--context", "1024")
+    assert result.code == 0
+    assert "4 of up to 1024 tokens" in result.out
+    assert "KV cache" in result.out
+
+
+def test_plan_of_everything(command: Command) -> None:
+    result = command("plan", SPEC, "--all", "--json")
+    assert result.code == 0
+    rows = result.json["rows"]
+    status = {(row["mesh"], row["precision"]): row["status"] for row in rows}
+    assert status["N150", "performance"] == status["P150", "bf16"] == "ok"
+    assert all(row["reason"] for row in rows if row["status"] == "refused")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["smollm2-135-instruct"], "did you mean 'smollm2-135m-instruct'"),
+        (["nowhere/spec.yaml"], "nowhere/spec.yaml"),
+        ([SPEC, "--mesh", "N15O"], "did you mean 'N150'"),
+        ([SPEC, "--mesh", "N150:3x3"], "cannot be opened as '3x3'"),
+        ([SPEC, "--precision", "performence"], "did you mean 'performance'"),
+        ([SPEC, "--batch", "33"], "use --batch 32"),
+        ([SPEC, "--batch", "0"], "use --batch 1"),
+        ([SPEC, "--context", "16384"], "use --context 8192"),
+        ([SPEC, "--context", "100"], "use --context 128"),
+        ([SPEC, "--batch", "many"], "not a valid integer"),
+        ([], "no spec is named"),
+    ],
+)
+def test_plans_that_are_refused(command: Command, arguments: list[str], words: str) -> None:
+    result = command("plan", *arguments)
+    assert result.code == 2
+    assert words in " ".join(result.err.split())
+    assert result.out == ""
+
+
+def test_what_does_not_fit_says_what_would(command: Command) -> None:
+    result = command("plan", "llama-3.1-8b-instruct", "--batch", "32", "--context", "131072")
+    assert result.code == 2
+    assert "help:" in result.err
+
+
+# compile
+
+
+def test_compile_without_weights(artefact: Path) -> None:
+    assert {path.name for path in artefact.iterdir()} == {"model.py", "plan.yaml", "manifest.json"}
+
+
+def test_compile_as_json(command: Command, tmp_path: Path, tiny_spec: Path) -> None:
+    out = tmp_path / "tiny"
+    result = command("compile", tiny_spec, "--no-weights", "-o", out, "--json")
+    assert result.json["artefact"] == str(out)
+    assert result.json["weights"] == 0
+
+
+def test_same_inputs_same_bytes(command: Command, artefact: Path, tiny_spec: Path) -> None:
+    before = {path.name: path.read_bytes() for path in artefact.iterdir()}
+    assert command("compile", tiny_spec, "--no-weights", "-o", artefact).code == 0
+    assert {path.name: path.read_bytes() for path in artefact.iterdir()} == before
+
+
+def test_compile_does_not_replace_other_folders(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    result = command("compile", SPEC, "--no-weights", "-o", tmp_path)
+    assert result.code == 2
+    assert "exists and is not an artefact" in result.err
+
+
+def test_compile_from_a_checkpoint_that_is_not_there(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = command("compile", SPEC, "--weights", tmp_path / "gone", "-o", out)
+    assert result.code == 2
+    assert "no checkpoint" in result.err
+    assert not out.exists()
+
+
+# verify and run: what is refused before anything heavy is loaded
+
+
+def test_run_needs_weights(command: Command, artefact: Path) -> None:
+    result = command("run", artefact, "-p", "Hello", "--backend", "emulate")
+    assert result.code == 2
+    assert "compiled with --no-weights" in result.err
+
+
+def test_verify_on_the_emulator_needs_weights(command: Command, artefact: Path) -> None:
+    result = command("verify", artefact, "--backend", "emulate")
+    assert result.code == 2
+    assert "compiled with --no-weights" in result.err
+
+
+@pytest.mark.parametrize("verb", ["run", "verify"])
+def test_an_artefact_of_another_version(command: Command, artefact: Path, verb: str) -> None:
+    manifest = artefact / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"ttc": "0.0.9"}))
+    result = command(verb, artefact, *(["-p", "Hello"] if verb == "run" else []))
+    assert result.code == 2
+    assert "was built by ttc 0.0.9, this is" in result.err
+    assert "run ttc compile again" in result.err
+
+
+@pytest.mark.parametrize("verb", ["run", "verify"])
+def test_a_mesh_it_was_not_built_for(command: Command, artefact: Path, verb: str) -> None:
+    options = ["-p", "Hello"] if verb == "run" else []
+    result = command(verb, artefact, *options, "--mesh", "P150")
+    assert result.code == 2
+    assert "built for the mesh N150, not for P150" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-p", "Hello", "--backend", "cuda"], "there is no backend 'cuda'"),
+        (["-p", "Hello", "--backend", "mock"], "computes no values"),
+        ([], "there is nothing to ask"),
+        (["--messages", "nowhere.json"], "cannot read the messages"),
+    ],
+)
+def test_runs_that_are_refused(
+    command: Command, artefact: Path, arguments: list[str], words: str
+) -> None:
+    result = command("run", artefact, *arguments)
+    assert result.code == 2
+    assert words in result.err
+
+
+def test_verify_has_no_such_backend(command: Command, artefact: Path) -> None:
+    result = command("verify", artefact, "--backend", "emulator")
+    assert result.code == 2
+    assert "did you mean 'emulate'" in result.err
+
+
+def test_run_of_a_folder_that_is_not_there(command: Command, tmp_path: Path) -> None:
+    result = command("run", tmp_path / "gone", "-p", "Hello")
+    assert result.code == 2
+    assert "no artefact at" in result.err
+
+
+# environment
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key", "expected"),
+    [
+        ("MESH_DEVICE", "P150", "mesh", "P150"),
+        (
+            "HF_MODEL",
+            "meta-llama/Llama-3.2-1B-Instruct",
+            "model",
+            "meta-llama/Llama-3.2-1B-Instruct",
+        ),
+        ("MAX_PREFILL_CHUNK_SIZE", "1", "prefill_buckets", [128, 256, 512, 1024]),
+    ],
+)
+def test_variables_are_used_and_reported(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    key: str,
+    expected: Any,
+) -> None:
+    monkeypatch.setenv(name, value)
+    result = command("plan", *([] if name == "HF_MODEL" else [SPEC]), "--json")
+    assert result.code == 0
+    assert result.json[key] == expected
+    assert f"using {name}={value} from the environment" in result.err
+
+
+def test_an_option_wins_over_a_variable(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESH_DEVICE", "P150")
+    result = command("plan", SPEC, "--mesh", "N150", "--json")
+    assert result.json["mesh"] == "N150"
+    assert "MESH_DEVICE" not in result.err
+
+
+@pytest.mark.parametrize("value", ["0", "-4", "4k"])
+def test_a_chunk_size_that_is_no_number(
+    command: Command, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("MAX_PREFILL_CHUNK_SIZE", value)
+    result = command("plan", SPEC)
+    assert result.code == 2
+    assert f"MAX_PREFILL_CHUNK_SIZE is '{value}'" in result.err
+
+
+def test_variables_that_are_not_needed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAD_MLP_CORES", "32")
+    result = command("plan", SPEC)
+    assert result.code == 0
+    assert "PAD_MLP_CORES is not needed" in result.err
+
+
+def test_llama_dir_is_for_specs_that_do_not_say_where_weights_are(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLAMA_DIR", str(tmp_path / "gone"))
+    result = command("compile", "llama-3.2-1b-instruct", "-o", tmp_path / "out")
+    assert result.code == 2
+    assert f"using LLAMA_DIR={tmp_path / 'gone'} from the environment" in result.err
+    assert "no checkpoint" in result.err
+
+
+# our own mistakes
+
+
+def break_planning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("wqkv")
+
+    monkeypatch.setattr(api, "plan", fail)
+
+
+def test_an_internal_error_is_short(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_planning(monkeypatch)
+    result = command("plan", SPEC)
+    assert result.code == 2
+    assert "internal error: KeyError: 'wqkv'" in result.err
+    assert "--debug" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_planning(monkeypatch)
+    with pytest.raises(KeyError):
+        main(["plan", SPEC, "--debug"])
