@@ -13,8 +13,9 @@ from ttc.verify.compare import Agreement, compare_logits
 PREFILL_TOKENS = 128
 """Of the text, how much is read by prefill; the rest is decoded token by token."""
 
-PCC_FLOOR = 0.9
-"""Below it a program is wrong: a coarse precision costs less, a wrong operand costs all of it."""
+PCC_FLOOR = 0.95
+"""Below it a program is wrong. Two neighbours of 30 decoders swapped, the mildest mistake tried,
+give 0.93; the same small model in bfp4 and LoFi gives 0.956 on a question and 0.979 on the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
