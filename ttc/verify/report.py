@@ -74,9 +74,11 @@ def verify_on_emulator(
     """Whether the program computes what Hugging Face computes in float32 on the same checkpoint.
 
     The true tokens are read one after another, whatever the program prefers; without `token_ids`
-    they are those of the text that comes with ttc. Reference logits are kept in `cache`.
+    they are those of the text that comes with ttc, as many as the context holds. Reference logits
+    are kept in `cache`.
     """
     token_ids = token_ids or model.tokenizer.encode(TEXT.read_text().strip())
+    token_ids = token_ids[: model.session.program.CONTEXT]
     progress("computing reference logits")
     reference = reference_logits(spec, checkpoint, token_ids, cache)
 
