@@ -6,9 +6,11 @@ Scores, probabilities, running maximum, sums and output pass through BF16 buffer
 width of Dst, which only widens what happens inside one step. The scale is part of the exponential.
 
 prefill   chunks of keys one after the other, each rescaling what came before
-decode    every chunk of keys on its own core, the results merged in a tree
+decode    every chunk of keys on its own core; the results are brought to one maximum and added
+          (ttnn merges them in a tree, which rescales more often)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,18 +100,13 @@ def decode(
         weights.flatten(0, 1).unsqueeze(1), v.unflatten(1, (chunks, chunk)).flatten(0, 1), numbers
     )
     state = torch.cat((out.view(*weights.shape[:-1], head_dim), _tile_columns(weights)), dim=-1)
-    # [kv_heads, chunks, group, ...]: merge neighbours until one chunk is left
-    while state.shape[1] > 1:
-        alone = state.shape[1] % 2
-        rest, rest_maximum = state[:, -alone:][:, :alone], maximum[:, -alone:][:, :alone]
-        pairs = state[:, : state.shape[1] - alone].unflatten(1, (-1, 2))
-        before = maximum[:, : maximum.shape[1] - alone].unflatten(1, (-1, 2))
-        highest = before.amax(2, keepdim=True)
-        rescaled = _rescale(pairs, before, highest, numbers)
-        merged = round_to_nearest_even(rescaled[:, :, 0] + rescaled[:, :, 1])
-        state = torch.cat((merged, rest), dim=1) if alone else merged
-        maximum = torch.cat((highest[:, :, 0], rest_maximum), dim=1) if alone else highest[:, :, 0]
-    return _divide_by_sums(state, numbers).flatten(0, 2)
+    if chunks > 1:
+        # [kv_heads, chunks, group, ...]
+        highest = maximum.amax(1, keepdim=True)
+        state = _sum_rounded(_rescale(state, maximum, highest, numbers).unbind(1))
+    else:
+        state = state.squeeze(1)
+    return _divide_by_sums(state, numbers).flatten(0, 1)
 
 
 def _product(
@@ -169,10 +166,15 @@ def _tile_columns(weights: torch.Tensor) -> torch.Tensor:
     missing = -weights.shape[-1] % TILE
     if missing:
         weights = torch.nn.functional.pad(weights, (0, missing))
-    first, *others = weights.to(torch.bfloat16).unflatten(-1, (-1, TILE)).unbind(-2)
-    for column in others:
-        first = first + column
-    return first.to(torch.float32)
+    return _sum_rounded(weights.unflatten(-1, (-1, TILE)).unbind(-2))
+
+
+def _sum_rounded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One after the other in L1: adding BF16 tensors rounds to nearest even."""
+    total = parts[0].to(torch.bfloat16)
+    for part in parts[1:]:
+        total = total + part.to(torch.bfloat16)
+    return total.to(torch.float32)
 
 
 def _divide_by_sums(state: torch.Tensor, numbers: Attention) -> torch.Tensor:

@@ -260,9 +260,16 @@ def _sum_groups(
 
 
 def multiply(
-    a: torch.Tensor, b: torch.Tensor, fidelity: MathFidelity, *, wide_dst: bool
+    a: torch.Tensor,
+    b: torch.Tensor,
+    fidelity: MathFidelity,
+    *,
+    wide_dst: bool,
+    from_tf32: bool = False,
 ) -> torch.Tensor:
     """Element-wise product on the matrix unit (a in SrcA, b in SrcB), broadcast as in torch.
+
+    from_tf32   `a` was read from float32 in L1: SrcA then loses its lowest bit
 
     With a 16-bit Dst, a and b are BF16 values and each phase is one rounded accumulation. The
     roundings depend on the two significands only, so the products of all of them are a table.
@@ -272,13 +279,16 @@ def multiply(
         index = scale.view(torch.int32).bitwise_right_shift(_SIGN_SHIFT).bitwise_and_(_SECOND_TABLE)
         index.add_(_significand(a), alpha=128).add_(_significand(b))
         return scale.mul_(_significand_products(fidelity)[index])
-    high, phases = cut(b, _KEEP_7), PHASES[fidelity]
-    if len(phases) == 4:
-        return cut(a, _KEEP_TF32_WEIGHT) * b
-    if len(phases) == 1:
+    whole = cut(a, _KEEP_TF32_WEIGHT) if from_tf32 else a
+    if fidelity is MathFidelity.HiFi4:
+        return whole * b
+    high = cut(b, _KEEP_7)
+    if fidelity is MathFidelity.LoFi:
         return weight_slice(a, 0) * high
-    product = cut(a, _KEEP_TF32_WEIGHT) * high
-    return product.add_(weight_slice(a, 0) * (b - high)) if len(phases) == 3 else product
+    product = whole * high
+    if fidelity is MathFidelity.HiFi3:
+        product.add_(weight_slice(a, 0) * (b - high))
+    return product
 
 
 def _significand(values: torch.Tensor) -> torch.Tensor:

@@ -114,6 +114,7 @@ def mark_live_rows(tensor: Tensor, count: int) -> None:
     """
     require(0 < count <= tensor.shape[-1], "mark_live_rows", f"{count} of {tensor.shape[-1]}")
     tensor.stored = [one[..., :count].clone() for one in tensor.stored]
+    tensor.operands.clear()
 
 
 def deallocate(tensor: Tensor, force: bool = True) -> None:

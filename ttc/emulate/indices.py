@@ -119,4 +119,5 @@ def plus_one(
             values.add_(((values >= 0) & (values < _INT32_MAX)).to(values.dtype))
         else:
             values.add_(1)
+    input_tensor.operands.clear()
     return input_tensor

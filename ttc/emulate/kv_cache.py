@@ -106,21 +106,25 @@ class _Places(NamedTuple):
     rows: torch.Tensor
 
 
-def _places(op: str, cache: Tensor, positions: Tensor, page_table: Tensor) -> list[_Places]:
-    """For each device. Users that are not stored are idle."""
-    block = cache.shape[2]
-    places: list[_Places] = []
-    for at, table in zip(positions.values(op), page_table.values(op), strict=True):
-        at = at.reshape(-1)
+def _places(op: str, cache: Tensor, positions: Tensor, page_table: Tensor, index: int) -> _Places:
+    """On one device. Users that are not stored are idle.
+
+    All decoders of a step ask for the same places, so they are kept on the positions.
+    """
+    table = page_table.values(op)[index]
+    name = f"places of device {index} in {cache.shape[0]} blocks of {cache.shape[2]}"
+    known = positions.operands.get(name)
+    if known is None or known[0] is not table:
+        at = positions.values(op)[index].reshape(-1)
         users = torch.nonzero(at >= 0).flatten()
-        at = at[users]
+        at, block = at[users], cache.shape[2]
         if len(users) and int(at.max()) >= table.shape[1] * block:
             raise EmulationError(op, "a position is beyond the page table")
         blocks = table[users, at // block]
         if len(users):
             check_blocks(op, blocks, cache)
-        places.append(_Places(users, blocks, at % block))
-    return places
+        known = positions.operands[name] = [table, users, blocks, at % block]
+    return _Places(*known[1:])
 
 
 def _update(
@@ -128,8 +132,8 @@ def _update(
 ) -> None:
     """Write the tokens of each (cache, tokens) pair; the caches have one element type."""
     device = device_of(op, updates[0][0])
-    places = _places(op, updates[0][0], positions, page_table)
-    for index, place in enumerate(places):
+    for index in range(device.get_num_devices()):
+        place = _places(op, updates[0][0], positions, page_table, index)
         if not len(place.users):
             continue
         rows = torch.stack(

@@ -89,7 +89,9 @@ def _kernel(
     scaled = fpu.multiply(x, root, fidelity, wide_dst=wide)
     if gamma is None:
         return scaled
-    return fpu.multiply(fpu.as_tf32(scaled) if wide else scaled, gamma, fidelity, wide_dst=wide)
+    if wide:
+        scaled = fpu.as_tf32(scaled)
+    return fpu.multiply(scaled, gamma, fidelity, wide_dst=wide, from_tf32=wide)
 
 
 def _narrow_sum(squares: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:

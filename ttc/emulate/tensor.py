@@ -72,7 +72,8 @@ class Tensor:
         self.shape = shape
         self.dtype = dtype
         self.layout = layout
-        # Forms of the values that an operation may keep for its next call, by name.
+        # Forms of the values that an operation keeps for its next call, by name. What changes
+        # the values in place clears them.
         self.operands: dict[str, list[torch.Tensor]] = {}
         self._device = device
         self._memory_config = memory_config
@@ -193,6 +194,8 @@ def check_placement(
     """Refuse what ttnn's tensor specification refuses: formats, shard shapes, cores, banks."""
     if dtype in BLOCK_FORMATS and layout is not Layout.TILE:
         raise EmulationError(op, f"only TILE layout is supported for {dtype.name}")
+    if not memory_config.is_sharded():
+        return
     problem = _placement_problem(shape, layout, memory_config, device.banks)
     if problem:
         raise EmulationError(op, problem)
@@ -202,8 +205,6 @@ def check_placement(
 def _placement_problem(
     shape: Shape, layout: Layout, memory_config: MemoryConfig, banks: Banks
 ) -> str:
-    if not memory_config.is_sharded():
-        return ""
     spec = memory_config.shard_spec
     if spec is None:
         return f"{memory_config.memory_layout.name} needs a shard spec here"
