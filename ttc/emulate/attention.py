@@ -116,18 +116,17 @@ def paged_scaled_dot_product_attention_decode(
             last = int(positions[user])
             if last < 0:
                 continue
-            pages = table.values(op)[index][user, : last // k.shape[2] + 1]
-            require(last < table.shape[1] * k.shape[2], op, "a position is beyond the page table")
-            check_blocks(op, pages, k)
-            keys, values = (_gather(one.stored[index], pages, last + 1) for one in (k, v))
-            size = chunk or _dynamic_chunk(last)
+            pages, chunks = _pages(op, k, table, index, user, last, chunk or _dynamic_chunk(last))
+            keys, values = (_gather(one.stored[index], pages) for one in (k, v))
             if device.rounding:
-                one = flash.decode(queries[0, user], keys, values, chunk=size, numbers=numbers)
+                one = flash.decode(
+                    queries[0, user], keys, values, count=last + 1, chunks=chunks, numbers=numbers
+                )
             else:
                 one = torch.nn.functional.scaled_dot_product_attention(
                     queries[:, user].unsqueeze(2),
-                    keys[None],
-                    values[None],
+                    keys[None, :, : last + 1],
+                    values[None, :, : last + 1],
                     scale=numbers.scale,
                     enable_gqa=True,
                 )[0, :, 0]
@@ -204,7 +203,24 @@ def _numbers(
     )
 
 
-def _gather(cache: torch.Tensor, pages: torch.Tensor, count: int) -> torch.Tensor:
-    """The first `count` tokens of a user: [kv_heads, count, head_dim] float32."""
-    blocks = cache[pages].transpose(0, 1).flatten(1, 2)
-    return blocks[:, :count].to(torch.float32)
+def _pages(
+    op: str, cache: Tensor, table: Tensor, index: int, user: int, last: int, chunk: int
+) -> tuple[torch.Tensor, int]:
+    """The blocks of a user's tokens 0 .. last, filled up to whole chunks; the number of chunks."""
+    block = cache.shape[2]
+    count = last // block + 1
+    require(count <= table.shape[1], op, "a position is beyond the page table")
+    pages = table.values(op)[index][user, :count]
+    check_blocks(op, pages, cache)
+    if count * block <= chunk:
+        return pages, 1
+    chunks = -(-count * block // chunk)
+    missing = chunks * chunk // block - count
+    if missing > 0:
+        pages = torch.cat((pages, pages[:1].expand(missing)))
+    return pages, chunks
+
+
+def _gather(cache: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+    """Blocks of a cache as one sequence: [kv_heads, tokens, head_dim] float32."""
+    return cache[pages].transpose(0, 1).flatten(1, 2).to(torch.float32)

@@ -76,6 +76,8 @@ _KEEP = {"six_bits": _bits(-0x20000), "bf16": _bits(-0x10000), "truncate": _bits
 _ZERO, _ONE, _FARTHEST, _LARGEST = _bits(0), _bits(1), _bits(15), _bits(127)
 _MANTISSA_BITS, _HALF_WORD = _bits(23), _bits(16)
 _SEVEN = _bits(7)
+_ANCHOR = 1.5 * 2.0**17
+_LARGEST_VALUE = 127 / 64
 
 
 def encode_on_device(
@@ -124,9 +126,27 @@ def quantize_on_host(values: torch.Tensor, form: BlockFormat) -> torch.Tensor:
 def quantize_on_device(
     values: torch.Tensor, form: BlockFormat, early: Early = "six_bits"
 ) -> torch.Tensor:
-    """Float32 Dst values as a later operation reads them from a block format tensor."""
-    magnitude, shared = encode_on_device(values, form, early)
-    return _out_of_blocks(decode(magnitude, shared, form), values.shape[-1])
+    """Float32 Dst values as a later operation reads them from a block format tensor.
+
+    Encoding and decoding in a few float steps: adding 1.5 * 2^17 times the block's power of two
+    makes float32 round at the last bit of the format. Finite values only; blocks below 2^-112,
+    where the unpacker's exponent wraps, come back as zeros or tiny values.
+    """
+    blocks = _in_blocks(values)
+    bits = blocks.view(torch.int32).add(_ROUND[early]).bitwise_and_(_KEEP[early])
+    rounded = bits.view(torch.float32)
+    power = rounded.abs().amax(-1, keepdim=True)
+    power.view(torch.int32).bitwise_and_(_INFINITY)
+    bits.bitwise_or_(_ONE)  # one unit away from zero, where ties go
+    rounded.add_(power, alpha=_ANCHOR).sub_(power, alpha=_ANCHOR)
+    bits.bitwise_and_(_KEEP["bf16"])  # what was lifted from zero
+    if early != "six_bits":
+        limit = power * _LARGEST_VALUE
+        rounded = torch.minimum(torch.maximum(rounded, -limit), limit)
+    if form.magnitude_bits < 7:
+        step = power * 2.0 ** (1 - form.magnitude_bits)
+        rounded = torch.where(step > 0, rounded.div_(step).trunc_().mul_(step), 0.0)
+    return _out_of_blocks(rounded, values.shape[-1])
 
 
 def unpack_tiles(tiles: torch.Tensor, form: BlockFormat) -> torch.Tensor:

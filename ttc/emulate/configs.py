@@ -111,7 +111,7 @@ class CoreRange:
 class CoreRangeSet:
     """Disjoint core ranges. Cores are counted range by range, row by row inside a range."""
 
-    __slots__ = ("_cores", "_hash", "_ranges")
+    __slots__ = ("_box", "_cores", "_hash", "_ranges")
 
     def __init__(self, core_ranges: Iterable[CoreRange]) -> None:
         self._ranges = tuple(core_ranges)
@@ -119,6 +119,8 @@ class CoreRangeSet:
         self._hash = hash(frozenset(self._cores))
         if len(set(self._cores)) != len(self._cores):
             raise RuntimeError(f"core ranges {list(self._ranges)} overlap")
+        xs, ys = zip(*self._cores, strict=True)
+        self._box = CoreRange(CoreCoord(min(xs), min(ys)), CoreCoord(max(xs), max(ys)))
 
     @property
     def cores(self) -> tuple[tuple[int, int], ...]:
@@ -132,8 +134,7 @@ class CoreRangeSet:
         return list(self._ranges)
 
     def bounding_box(self) -> CoreRange:
-        xs, ys = zip(*self._cores, strict=True)
-        return CoreRange(CoreCoord(min(xs), min(ys)), CoreCoord(max(xs), max(ys)))
+        return self._box
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CoreRangeSet) and set(self._cores) == set(other._cores)

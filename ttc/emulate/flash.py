@@ -78,42 +78,42 @@ def prefill(
 
 
 def decode(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, chunk: int, numbers: Attention
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    count: int,
+    chunks: int,
+    numbers: Attention,
 ) -> torch.Tensor:
-    """q [heads, head_dim] of one token, k and v [kv_heads, keys, head_dim] -> [heads, head_dim]."""
-    kv_heads, count, head_dim = k.shape
-    queries = q.view(kv_heads, -1, head_dim)
-    chunks = -(-count // chunk)
-    missing = chunks * chunk - count
-    if missing:
-        k, v = (torch.nn.functional.pad(one, (0, 0, 0, missing)) for one in (k, v))
-    scores = _product(queries.unsqueeze(1), k.transpose(1, 2), numbers).squeeze(1)
-    hidden = None
-    if missing:
-        hidden = torch.arange(chunks * chunk) >= count
-        scores.masked_fill_(hidden, _LOWEST)
-        hidden = hidden.view(chunks, 1, chunk)
-    scores = scores.unflatten(-1, (chunks, chunk)).transpose(1, 2).contiguous()
+    """q [heads, head_dim] of one token, k and v [kv_heads, keys, head_dim] -> [heads, head_dim].
+
+    The first `count` keys are seen; the others (finite values) only fill up equal chunks.
+    """
+    kv_heads, head_dim = k.shape[0], k.shape[2]
+    queries = q.view(kv_heads, 1, -1, head_dim)
+    scores = _product(queries, k.transpose(1, 2), numbers)
+    scores[..., count:] = _LOWEST
+    group = scores.shape[2]
+    scores = scores.view(kv_heads, group, chunks, -1).transpose(1, 2).contiguous()
+    # [kv_heads, chunks, group, ...]
     maximum = scores.amax(-1, keepdim=True)
-    weights = _weights(scores, maximum, hidden, numbers)
-    out = _product(
-        weights.flatten(0, 1).unsqueeze(1), v.unflatten(1, (chunks, chunk)).flatten(0, 1), numbers
-    )
-    state = torch.cat((out.view(*weights.shape[:-1], head_dim), _tile_columns(weights)), dim=-1)
+    weights = _weights(scores, maximum, None, numbers)
+    in_chunks = weights.view(kv_heads * chunks, 1, group, -1)
+    out = _product(in_chunks, v.view(kv_heads * chunks, -1, head_dim), numbers)
+    out = out.view(kv_heads, chunks, group, head_dim)
+    state = torch.cat((out, _tile_columns(weights)), dim=-1)
     if chunks > 1:
-        # [kv_heads, chunks, group, ...]
         highest = maximum.amax(1, keepdim=True)
         state = _sum_rounded(_rescale(state, maximum, highest, numbers).unbind(1))
-    else:
-        state = state.squeeze(1)
-    return _divide_by_sums(state, numbers).flatten(0, 1)
+    return _divide_by_sums(state, numbers).view(-1, head_dim)
 
 
 def _product(
     x: torch.Tensor, w: torch.Tensor, numbers: Attention, fidelity: MathFidelity | None = None
 ) -> torch.Tensor:
     """x [batch, group, rows, K] @ w [batch, K, N] on the matrix unit, packed to BF16."""
-    flat = x.flatten(1, 2)
+    flat = x.reshape(x.shape[0], -1, x.shape[3])
     fidelity = fidelity or numbers.fidelity
     if numbers.wide_dst:
         result = round_to_bf16_(fpu.wide_matmul(flat, w, fidelity))
@@ -130,7 +130,7 @@ def _product(
             for rows, weights in zip(flat.unbind(0), w.unbind(0), strict=True)
         ]
         result = torch.stack(products)
-    return result.unflatten(1, x.shape[1:3])
+    return result.view(*x.shape[:3], -1)
 
 
 def _weights(
@@ -166,11 +166,13 @@ def _tile_columns(weights: torch.Tensor) -> torch.Tensor:
     missing = -weights.shape[-1] % TILE
     if missing:
         weights = torch.nn.functional.pad(weights, (0, missing))
-    return _sum_rounded(weights.unflatten(-1, (-1, TILE)).unbind(-2))
+    return _sum_rounded(weights.view(*weights.shape[:-1], -1, TILE).unbind(-2))
 
 
 def _sum_rounded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """One after the other in L1: adding BF16 tensors rounds to nearest even."""
+    if len(parts) == 1:
+        return parts[0]
     total = parts[0].to(torch.bfloat16)
     for part in parts[1:]:
         total = total + part.to(torch.bfloat16)

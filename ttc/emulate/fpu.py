@@ -278,7 +278,8 @@ def multiply(
         scale = cut(a, _SIGN_AND_EXPONENT) * cut(b, _SIGN_AND_EXPONENT)
         index = scale.view(torch.int32).bitwise_right_shift(_SIGN_SHIFT).bitwise_and_(_SECOND_TABLE)
         index.add_(_significand(a), alpha=128).add_(_significand(b))
-        return scale.mul_(_significand_products(fidelity)[index])
+        products = _significand_products(fidelity).index_select(0, index.view(-1))
+        return scale.mul_(products.view(scale.shape))
     whole = cut(a, _KEEP_TF32_WEIGHT) if from_tf32 else a
     if fidelity is MathFidelity.HiFi4:
         return whole * b
@@ -324,16 +325,13 @@ def accumulate_products(a: torch.Tensor, b: torch.Tensor, fidelity: MathFidelity
 
 def add(a: torch.Tensor, b: torch.Tensor, *, wide_dst: bool) -> torch.Tensor:
     """Element-wise sum on the matrix unit: both cut to 11 bits below the larger exponent."""
-    exponents = torch.maximum(_exponents(a), _exponents(b))
+    bits_a, bits_b = a.view(torch.int32), b.view(torch.int32)
+    exponents = torch.maximum(bits_a.bitwise_and(_EXPONENT), bits_b.bitwise_and(_EXPONENT))
     top = exponents.view(torch.float32)
-    total = torch.add(_away(a), top, alpha=_ANCHOR)
-    total.add_(_away(b))
+    # One unit away from zero, so that a tie of the smaller operand goes there.
+    total = torch.add(bits_a.bitwise_or(_ONE).view(torch.float32), top, alpha=_ANCHOR)
+    total.add_(bits_b.bitwise_or(_ONE).view(torch.float32))
     total.sub_(top, alpha=_ANCHOR)
     if not wide_dst:
         total.view(torch.int32).add_(_HALF).bitwise_and_(_UPPER)
     return total
-
-
-def _away(values: torch.Tensor) -> torch.Tensor:
-    """As `_nudge`, on a copy."""
-    return values.view(torch.int32).bitwise_or(_ONE).view(torch.float32)

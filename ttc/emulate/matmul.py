@@ -7,6 +7,7 @@ What a matmul computes depends on: the element types, the fidelity, the width of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -28,7 +29,7 @@ from ttc.emulate.dtypes import (
     round_to_bf16_,
     truncate_to_bf16,
 )
-from ttc.emulate.errors import require
+from ttc.emulate.errors import EmulationError
 from ttc.emulate.matmul_programs import ProgramConfig, check_program
 from ttc.emulate.tensor import Tensor, device_of, is_float, output, require_tiles
 
@@ -165,19 +166,19 @@ def _transposed(tensor: Tensor, transpose: bool) -> Tensor:
 def _check_operands(op: str, a: Tensor, b: Tensor) -> None:
     require_tiles(op, a, b)
     for tensor in (a, b):
-        require(is_float(tensor.dtype), op, f"unsupported element type {tensor.dtype.name}")
-    require(
-        a.shape[-1] == b.shape[-2],
-        op,
-        f"the width of the first operand ({a.shape[-1]}) must be the height of the second "
-        f"({b.shape[-2]})",
-    )
+        if not is_float(tensor.dtype):
+            raise EmulationError(op, f"unsupported element type {tensor.dtype.name}")
+    if a.shape[-1] != b.shape[-2]:
+        raise EmulationError(
+            op,
+            f"the width of the first operand ({a.shape[-1]}) must be the height of the second "
+            f"({b.shape[-2]})",
+        )
     batches = b.shape[:-2]
-    require(
-        all(size == 1 for size in batches) or batches == a.shape[:-2],
-        op,
-        f"batch dimensions {batches} of the second operand must be 1 or those of the first",
-    )
+    if prod(batches) != 1 and batches != a.shape[:-2]:
+        raise EmulationError(
+            op, f"batch dimensions {batches} of the second operand must be 1 or those of the first"
+        )
 
 
 def _block_width(a: Tensor, program_config: ProgramConfig | None) -> int:
@@ -226,7 +227,7 @@ def _weights(op: str, b: Tensor, form: str, index: int) -> torch.Tensor:
     """
     if form not in b.operands:
         values = b.dense(op)
-        if all(size == 1 for size in b.shape[:-2]):
+        if prod(b.shape[:-2]) == 1:
             values = [one.view(b.shape[-2], b.shape[-1]) for one in values]
         b.operands[form] = [fpu.weight_form(one, form) for one in values]
     return b.operands[form][index]

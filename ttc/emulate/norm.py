@@ -53,7 +53,7 @@ def rms_norm(
     for index, values in enumerate(x.values(op)):
         gamma = None
         if weight is not None:
-            gamma = weight.values(op)[index].reshape(-1)[: x.shape[-1]]
+            gamma = _row(op, weight, x.shape[-1], index)
         if device.rounding:
             results.append(_kernel(values, gamma, epsilon, config))
         else:
@@ -68,6 +68,14 @@ def rms_norm(
         device,
         wide_dst=config.fp32_dest_acc_en,
     )
+
+
+def _row(op: str, weight: Tensor, width: int, index: int) -> torch.Tensor:
+    """The weight as one row, kept on the tensor."""
+    name = f"row of {width}"
+    if name not in weight.operands:
+        weight.operands[name] = [one.reshape(-1)[:width] for one in weight.dense(op)]
+    return weight.operands[name][index]
 
 
 def _kernel(
@@ -148,20 +156,17 @@ def _check_program(
     if program is None:
         return
     height, width = spec.shape[0] // TILE, spec.shape[1] // TILE
-    require(
-        (program.block_h, program.block_w) == (height, width),
-        op,
-        f"block_h x block_w ({program.block_h} x {program.block_w}) must be the tiles of a shard "
-        f"({height} x {width})",
-    )
-    require(
-        program.block_w % program.subblock_w == 0,
-        op,
-        f"block_w ({program.block_w}) must be divisible by subblock_w ({program.subblock_w})",
-    )
+    if (program.block_h, program.block_w) != (height, width):
+        raise EmulationError(
+            op,
+            f"block_h x block_w ({program.block_h} x {program.block_w}) must be the tiles of a "
+            f"shard ({height} x {width})",
+        )
+    if program.block_w % program.subblock_w:
+        raise EmulationError(
+            op,
+            f"block_w ({program.block_w}) must be divisible by subblock_w ({program.subblock_w})",
+        )
     grid, box = core_coord(program.compute_with_storage_grid_size), spec.grid.bounding_box()
-    require(
-        box.end.x - box.start.x < grid.x and box.end.y - box.start.y < grid.y,
-        op,
-        f"the shard grid {spec.grid} does not fit the program grid {grid}",
-    )
+    if box.end.x - box.start.x >= grid.x or box.end.y - box.start.y >= grid.y:
+        raise EmulationError(op, f"the shard grid {spec.grid} does not fit the program grid {grid}")

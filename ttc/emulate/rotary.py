@@ -56,7 +56,7 @@ def rotary_embedding_llama(
             require(tensor.shape[1] == users, op, "cos and sin must have the batch of the input")
     else:
         _check_prefill(op, input_tensor, cos_cache)
-    rotation = _pair_rotation(op, trans_mat)
+    rotation = _pair_rotation(op, trans_mat, input_tensor.shape[-1])
     return _embed(
         op,
         input_tensor,
@@ -104,7 +104,7 @@ def rotary_embedding_llama_fused_qk(
         for parts in zip(q.values(op), k.values(op), strict=True)
     ]
     cosines, sines = (_rows_of_both(op, table, q, k) for table in (cos_cache, sin_cache))
-    rotation = _pair_rotation(op, trans_mat)
+    rotation = _pair_rotation(op, trans_mat, q.shape[-1])
     config = compute_kernel_config or _DEFAULT
     rotated = [
         _rotate(*one, rotation, config, rounding=device.rounding)
@@ -169,22 +169,25 @@ def _rotate_half(x: torch.Tensor) -> torch.Tensor:
     return torch.cat((-second, first), dim=-1)
 
 
-def _pair_rotation(op: str, trans_mat: Tensor) -> _Rotation:
+def _pair_rotation(op: str, trans_mat: Tensor, head_dim: int) -> _Rotation:
     """x @ transformation matrix, tile by tile.
 
     A matrix that only moves and negates is applied as such: the product is exact then.
     """
-    if "rotation" not in trans_mat.operands:
+    name = f"rotation of {head_dim}"
+    if name not in trans_mat.operands:
         matrix = trans_mat.values(op)[0].reshape(-1, TILE)[:TILE]
         sources = matrix.abs().argmax(0)
         signs = matrix[sources, torch.arange(TILE)]
         moved = torch.zeros_like(matrix).index_put_((sources, torch.arange(TILE)), signs)
         require(torch.equal(moved, matrix), op, "the transformation matrix must move single values")
-        trans_mat.operands["rotation"] = [sources, signs]
-    sources, signs = trans_mat.operands["rotation"]
+        tiles = head_dim // TILE
+        first = torch.arange(tiles).mul_(TILE).repeat_interleave(TILE)
+        trans_mat.operands[name] = [sources.repeat(tiles) + first, signs.repeat(tiles)]
+    columns, signs = trans_mat.operands[name]
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (-1, TILE))[..., sources].mul_(signs).flatten(-2)
+        return x.index_select(-1, columns).mul_(signs)
 
     return rotate
 
