@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,6 +247,34 @@ def test_runs_that_are_refused(
     result = command("run", artefact, *arguments)
     assert result.code == 2
     assert words in result.err
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '["Hello"]', '[{"content": "Hello"}]'])
+def test_messages_that_are_none(command: Command, artefact: Path, text: str) -> None:
+    messages = artefact.parent / "messages.json"
+    messages.write_text(text)
+    result = command("run", artefact, "--messages", messages)
+    assert result.code == 2
+    assert "holds no messages" in result.err
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_findings_are_exit_code_1(
+    command: Command, artefact: Path, monkeypatch: pytest.MonkeyPatch, ok: bool, code: int
+) -> None:
+    agreement = SimpleNamespace(positions=184, pcc=0.5, top1=0.25, top5=0.75)
+    emulate = SimpleNamespace(ok=ok, agreement=agreement)
+    report = SimpleNamespace(ok=ok, mock=None, emulate=emulate)
+    monkeypatch.setattr(api, "verify", lambda *_, **__: report)
+    report.to_json = lambda: {"emulate": {"ok": ok}}
+    result = command("verify", artefact)
+    assert result.code == code
+    verdict = "ok" if ok else "FAILED"
+    assert f"emulator   {verdict}: over 184 tokens" in result.out
+    assert "PCC 0.50000, top-1 25.0%, top-5 75.0%" in result.out
+    as_json = command("verify", artefact, "--json")
+    assert as_json.code == code
+    assert as_json.json == {"emulate": {"ok": ok}}
 
 
 def test_verify_has_no_such_backend(command: Command, artefact: Path) -> None:

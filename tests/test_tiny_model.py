@@ -165,6 +165,11 @@ def test_a_base_model_has_no_chat_template(model: Model) -> None:
         model.generate("Hello")
 
 
+def test_nothing_that_was_asked_is_dropped(model: Model) -> None:
+    with pytest.raises(UsageError, match="need the chat template"):
+        model.encode(Prompt(text="Hello", system="Be brief.", chat=False))
+
+
 def test_reference_logits_are_kept(
     artefact: Artefact, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,11 @@ Exit code 0: clean; 1: verification found something; 2: bad input, or an error o
 """
 
 # pyright: reportUnknownMemberType=false
-import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +35,7 @@ from ttc.options import (
     Weights,
 )
 from ttc.runtime.backends import choose_backend
-from ttc.runtime.request import Prompt, Settings
+from ttc.runtime.request import Prompt, Settings, read_messages
 from ttc.screen import Screen, plan_lines, plan_record, plan_rows, plan_table, verdict_lines
 from ttc.spec import library
 from ttc.spec.check import FileCheck, check_all, check_file
@@ -203,10 +203,10 @@ def verify(
     if mesh == "all":
         _verify_meshes(screen, what, precision, cache)
         return
-    with screen.progress() as progress, tempfile.TemporaryDirectory() as scratch:
+    with screen.progress() as progress, _scratch(cache) as scratch:
         artefact = Path(what)
         if not artefact.is_dir():
-            artefact = Path(scratch) / "artefact"
+            artefact = scratch / "artefact"
             api.compile(
                 what,
                 mesh=mesh or DEFAULT_MESH,
@@ -353,13 +353,7 @@ def _prompts(
 ) -> list[Prompt]:
     """What `ttc run` asks: each --prompt, or the messages of a file."""
     if messages is not None:
-        try:
-            read = json.loads(messages.read_text())
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                Problem(message=f"cannot read the messages in {messages}", note=str(error))
-            ) from error
-        return [Prompt(messages=tuple(read), system=system)]
+        return [Prompt(messages=read_messages(messages), system=system, chat=chat)]
     if not texts:
         raise UsageError(Problem(message="there is nothing to ask", help='add --prompt "..."'))
     return [
@@ -444,15 +438,24 @@ def _plan_all(specs: Sequence[str], *, batch: int, context: int | None) -> list[
     return rows
 
 
+@contextmanager
+def _scratch(cache: Path) -> Iterator[Path]:
+    """A folder for artefacts that nobody keeps, where weights can be linked and not copied."""
+    cache = cache.expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        yield Path(folder)
+
+
 def _verify_meshes(screen: Screen, spec: str, precision: str, cache: Path) -> None:
     """The mock mesh of every product; a plan that is refused with a reason is not a finding."""
     records: dict[str, Any] = {}
     ok = True
-    with screen.progress() as progress, tempfile.TemporaryDirectory() as scratch:
+    with screen.progress() as progress, _scratch(cache) as scratch:
         for mesh in mesh_names():
             try:
                 artefact = api.compile(
-                    spec, mesh=mesh, precision=precision, out=Path(scratch) / mesh, no_weights=True
+                    spec, mesh=mesh, precision=precision, out=scratch / mesh, no_weights=True
                 )
             except PlanError as error:
                 records[mesh] = {"refused": error.problems[0].message}

@@ -76,6 +76,7 @@ def _convert(
         def show(converted: Converted) -> None:
             progress("converting weights", converted.done_bytes, converted.total_bytes)
 
+        progress("converting weights")
         job = partial(convert_weights, pending=pending, source=source, cache=weights)
         host_ttnn(job, work_folder=cache / "mock", on_progress=show)
     return link_weights(compiled.plan.weights, source, weights, folder)

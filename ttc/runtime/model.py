@@ -113,6 +113,13 @@ class Model:
     def encode(self, prompt: str | Prompt) -> list[int]:
         """The token ids of a prompt, with the chat template unless the prompt declines it."""
         asked = Prompt(text=prompt) if isinstance(prompt, str) else prompt
+        if not asked.chat and (asked.messages or asked.system):
+            raise UsageError(
+                Problem(
+                    message="messages and a system prompt need the chat template",
+                    help="leave out --no-chat-template (chat=False), or write them into the prompt",
+                )
+            )
         if not asked.chat:
             return self.tokenizer.encode(asked.text)
         template = self.tokenizer.chat

@@ -1,8 +1,12 @@
 """What a user asks of a model. Light to import: a bad request is refused before torch is loaded."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from ttc.errors import Problem, UsageError
 
 type Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant", "content": text}, and what else a template reads."""
@@ -13,7 +17,10 @@ NEW_TOKENS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What a user asks: a text, or messages. `chat` applies the model's chat template."""
+    """What a user asks: a text, or messages. `chat` applies the model's chat template.
+
+    Without it the text is sent as it is; messages and a system prompt have no meaning then.
+    """
 
     text: str = ""
     messages: tuple[Message, ...] = ()
@@ -36,3 +43,22 @@ class Settings(TypedDict, total=False):
     top_p: float | None
     seed: int | None
     stop: Sequence[str]
+
+
+def read_messages(path: Path) -> tuple[Message, ...]:
+    """Messages from a JSON file: [{"role": "user", "content": "..."}, ...]."""
+    try:
+        read: object = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            Problem(message=f"cannot read the messages in {path}", note=str(error))
+        ) from error
+    messages = cast(list[object], read) if isinstance(read, list) else []
+    if not messages or not all(isinstance(each, dict) and "role" in each for each in messages):
+        raise UsageError(
+            Problem(
+                message=f"{path} holds no messages",
+                help='write [{"role": "user", "content": "..."}]',
+            )
+        )
+    return tuple(cast(list[Message], messages))
