@@ -61,6 +61,23 @@ def test_the_device_truncates_bfp4_and_inflates_bfp8(random: torch.Generator) ->
 
 @pytest.mark.emulate
 @pytest.mark.parametrize("form", FORMATS.values())
+@pytest.mark.parametrize("early", ["six_bits", "bf16", "truncate"])
+def test_float_steps_are_the_packer_bit_by_bit(
+    form: BlockFormat, early: block_float.Early, random: torch.Generator
+) -> None:
+    values = torch.randn(64, 512, generator=random)
+    spread = values * torch.exp(3 * torch.randn(64, 512, generator=random))
+    halves = torch.randint(-300, 301, (64, 512), generator=random) / 2
+    sparse = torch.where(values > 1.5, values, values.sign() * 0.0)
+    for case in (values, spread, spread * 1e20, spread * 1e-20, halves, sparse):
+        encoded = block_float.encode_on_device(case.bfloat16().float(), form, early)
+        decoded = block_float.decode(*encoded, form).flatten(1)
+        ours = block_float.quantize_on_device(case.bfloat16().float(), form, early)
+        assert torch.equal(ours, decoded)
+
+
+@pytest.mark.emulate
+@pytest.mark.parametrize("form", FORMATS.values())
 def test_quantised_values_stay(form: BlockFormat, random: torch.Generator) -> None:
     values = torch.randn(64, 100, generator=random)
     once = block_float.quantize_on_host(values, form)
