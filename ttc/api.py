@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ttc.compile import Compiled, compile_model, plan_spec
-from ttc.hardware.hardware import load_mesh
+from ttc.hardware.hardware import load_mesh, mesh_names
 from ttc.plan.plan import Plan
 from ttc.progress import Progress, silent
 from ttc.runtime.artefact import (
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 type Backends = Literal["all", "mock", "emulate"]
 
-DEFAULT_MESH = "N150"
+DEFAULT_MESH = mesh_names()[0]
+"""The first board of meshes.yaml."""
+
 DEFAULT_PRECISION = "performance"
 DEFAULT_CACHE = Path("~/.cache/ttc")
 """Converted weights, reference logits, and what the mock mesh keeps; safe to delete."""

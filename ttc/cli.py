@@ -36,15 +36,22 @@ from ttc.options import (
 )
 from ttc.runtime.backends import choose_backend
 from ttc.runtime.request import Prompt, Settings, read_messages
-from ttc.screen import Screen, plan_lines, plan_record, plan_rows, plan_table, verdict_lines
+from ttc.screen import (
+    Screen,
+    check_record,
+    plan_lines,
+    plan_record,
+    plan_rows,
+    plan_table,
+    verdict_lines,
+)
 from ttc.spec import library
-from ttc.spec.check import FileCheck, check_all, check_file
+from ttc.spec.check import check_all, check_file
 from ttc.spec.model import load_model
 
 if TYPE_CHECKING:
     from ttc.runtime.model import Model
 
-DEMO_SPEC = "smollm2-135m-instruct"
 DEMO_PRECISION = "bf16"  # the emulator is fastest and closest to the reference with it
 DEMO_QUESTION = "What is the capital of France?"
 
@@ -78,7 +85,7 @@ def check(
         else:
             screen.say(f"ok  {library.shown(each.path)} ({each.kind})")
     bad = [each for each in checks if each.problems]
-    screen.result({"ok": not bad, "files": [_check_record(each) for each in checks]})
+    screen.result({"ok": not bad, "files": [check_record(each) for each in checks]})
     raise typer.Exit(2 if bad else 0)
 
 
@@ -282,13 +289,14 @@ def demo(
     ttc demo --prompt "Write a haiku about the sea."
     """
     screen = _screen(context_, False)
-    chosen = api.plan(DEMO_SPEC, Target(mesh=mesh, precision=precision))
+    spec = _demo_spec()
+    chosen = api.plan(spec, Target(mesh=mesh, precision=precision))
     for line in plan_lines(chosen):
         screen.say(line)
     screen.table(plan_table(chosen))
     with screen.progress() as progress:
         artefact = api.compile(
-            DEMO_SPEC,
+            spec,
             mesh=mesh,
             precision=precision,
             out=cache.expanduser() / "demo" / f"{mesh.replace(':', '-')}-{precision}",
@@ -409,16 +417,14 @@ def _generate(
     return records, timing
 
 
-def _check_record(each: FileCheck) -> dict[str, Any]:
-    return {
-        "file": str(each.path),
-        "kind": each.kind,
-        "ok": not each.problems,
-        "problems": [
-            {"message": problem.message, "at": str(problem.at or ""), "help": problem.help}
-            for problem in each.problems
-        ],
-    }
+def _demo_spec() -> str:
+    """The spec whose checkpoint comes with a Python package, so that no hub is needed."""
+    packaged = [
+        name for name in _specs(None) if (load_model(name).weights or "").startswith("package:")
+    ]
+    if not packaged:
+        raise UsageError(Problem(message="no spec has weights in a Python package"))
+    return packaged[0]
 
 
 def _plan_all(specs: Sequence[str], *, batch: int, context: int | None) -> list[dict[str, Any]]:

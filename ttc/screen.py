@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from ttc.plan.plan import Plan
+from ttc.spec.check import FileCheck
 
 if TYPE_CHECKING:
     from ttc.verify.report import Report
@@ -161,6 +162,19 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "choices": [
             {"name": choice.name, "taken": choice.taken, "alternatives": dict(choice.alternatives)}
             for choice in plan.choices
+        ],
+    }
+
+
+def check_record(each: FileCheck) -> dict[str, Any]:
+    """The verdict on one YAML file for `--json`."""
+    return {
+        "file": str(each.path),
+        "kind": each.kind,
+        "ok": not each.problems,
+        "problems": [
+            {"message": problem.message, "at": str(problem.at or ""), "help": problem.help}
+            for problem in each.problems
         ],
     }
 
