@@ -116,7 +116,8 @@ def paged_scaled_dot_product_attention_decode(
             last = int(positions[user])
             if last < 0:
                 continue
-            pages, chunks = _pages(op, k, table, index, user, last, chunk or _dynamic_chunk(last))
+            size = chunk or _dynamic_chunk(last)
+            pages, chunks = _pages(op, k, table, cur_pos_tensor, index, user, last, size)
             keys, values = (_gather(one.stored[index], pages) for one in (k, v))
             if device.rounding:
                 one = flash.decode(
@@ -204,21 +205,34 @@ def _numbers(
 
 
 def _pages(
-    op: str, cache: Tensor, table: Tensor, index: int, user: int, last: int, chunk: int
+    op: str,
+    cache: Tensor,
+    table: Tensor,
+    positions: Tensor,
+    index: int,
+    user: int,
+    last: int,
+    chunk: int,
 ) -> tuple[torch.Tensor, int]:
-    """The blocks of a user's tokens 0 .. last, filled up to whole chunks; the number of chunks."""
+    """The blocks of a user's tokens 0 .. last, filled up to whole chunks; the number of chunks.
+
+    All decoders of a step ask for the same blocks, so they are kept on the positions.
+    """
     block = cache.shape[2]
     count = last // block + 1
-    require(count <= table.shape[1], op, "a position is beyond the page table")
-    pages = table.values(op)[index][user, :count]
-    check_blocks(op, pages, cache)
-    if count * block <= chunk:
-        return pages, 1
-    chunks = -(-count * block // chunk)
-    missing = chunks * chunk // block - count
-    if missing > 0:
-        pages = torch.cat((pages, pages[:1].expand(missing)))
-    return pages, chunks
+    chunks = max(1, -(-count * block // chunk))
+    name = f"blocks 0 .. {last} of user {user} on device {index}, {cache.shape}, chunks of {chunk}"
+    rows = table.values(op)[index]
+    known = positions.operands.get(name)
+    if known is None or known[0] is not rows:
+        require(count <= table.shape[1], op, "a position is beyond the page table")
+        pages = rows[user, :count]
+        check_blocks(op, pages, cache)
+        missing = chunks * chunk // block - count
+        if chunks > 1 and missing > 0:
+            pages = torch.cat((pages, pages[:1].expand(missing)))
+        known = positions.operands[name] = [rows, pages]
+    return known[1], chunks
 
 
 def _gather(cache: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:

@@ -106,7 +106,7 @@ def decode(
     if chunks > 1:
         highest = maximum.amax(1, keepdim=True)
         state = _sum_rounded(_rescale(state, maximum, highest, numbers).unbind(1))
-    return _divide_by_sums(state, numbers).view(-1, head_dim)
+    return _divide_by_sums(state, numbers).reshape(-1, head_dim)
 
 
 def _product(
@@ -180,9 +180,12 @@ def _sum_rounded(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _divide_by_sums(state: torch.Tensor, numbers: Attention) -> torch.Tensor:
-    """[..., head_dim + 32] -> [..., head_dim]: the tile columns times ones, then a reciprocal."""
-    out, sums = state[..., :-TILE], state[..., -TILE:].contiguous()
-    ones = torch.ones(1, TILE, 1)
-    total = _product(sums.view(1, 1, -1, TILE), ones, numbers, MathFidelity.HiFi2)
-    factor = round_to_bf16_(total.reciprocal_()).view(*sums.shape[:-1], 1)
-    return _multiply(out.contiguous(), factor, numbers)
+    """[..., head_dim + 32] -> [..., head_dim]: tile columns times ones in HiFi2, a reciprocal."""
+    out, sums = state[..., :-TILE], state[..., -TILE:]
+    if numbers.wide_dst:
+        total = round_to_bf16_(fpu.activation_slice(sums, 0).sum(-1, keepdim=True))
+    else:
+        ones = torch.ones(1, TILE, 1)
+        rows = sums.reshape(1, 1, -1, TILE)
+        total = _product(rows, ones, numbers, MathFidelity.HiFi2).view(*sums.shape[:-1], 1)
+    return _multiply(out, round_to_bf16_(total.reciprocal_()), numbers)

@@ -278,7 +278,7 @@ def multiply(
         scale = cut(a, _SIGN_AND_EXPONENT) * cut(b, _SIGN_AND_EXPONENT)
         index = scale.view(torch.int32).bitwise_right_shift(_SIGN_SHIFT).bitwise_and_(_SECOND_TABLE)
         index.add_(_significand(a), alpha=128).add_(_significand(b))
-        products = _significand_products(fidelity).index_select(0, index.view(-1))
+        products = _significand_products(fidelity).index_select(0, index.reshape(-1))
         return scale.mul_(products.view(scale.shape))
     whole = cut(a, _KEEP_TF32_WEIGHT) if from_tf32 else a
     if fidelity is MathFidelity.HiFi4:
