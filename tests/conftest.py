@@ -1,9 +1,13 @@
 """Options and fixtures shared by all tests."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Torch's threads spin while they wait, which slows everything else on a small machine down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 type Golden = Callable[[Path, str], None]
 

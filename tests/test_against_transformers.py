@@ -16,7 +16,7 @@ from ttc.checkpoint.convert import build_weight, placement_to_memory_config
 from ttc.checkpoint.files import open_checkpoint
 from ttc.checkpoint.index import WeightSource
 from ttc.checkpoint.names import bind
-from ttc.compile import compile_model
+from ttc.compiler import compile_model
 from ttc.emulate.device import Arch
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.plan import Plan, WeightPlan

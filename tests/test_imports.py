@@ -25,7 +25,7 @@ LAYERS = (
     "plan",
     "lower",
     "emit",
-    "compile",
+    "compiler",
     "checkpoint",
     "runtime",
     "verify",
@@ -92,7 +92,7 @@ def test_imports(file: Path) -> None:
         assert place.startswith(ENVIRONMENT), f"{place} reads the environment"
 
 
-@pytest.mark.parametrize("module", ["ttc", "ttc.compile", "ttc.cli"])
+@pytest.mark.parametrize("module", ["ttc", "ttc.compiler", "ttc.cli"])
 def test_what_starts_fast_imports_nothing_heavy(module: str) -> None:
     heavy = "{'torch', 'ttnn', 'transformers', 'numpy', 'tokenizers'}"
     script = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ttc.compile import Compiled, compile_model, plan_spec
+from ttc.compiler import Compiled, compile_model, plan_spec
 from ttc.hardware.hardware import load_mesh, mesh_names
 from ttc.plan.plan import Plan
 from ttc.progress import Progress, silent

@@ -1,4 +1,4 @@
-"""Errors a user of ttc can cause: where it happened, what was wrong, what was expected, the way out.
+"""Errors a user of ttc can cause: where it happened, what was wrong, what was expected, what to do.
 
 Everything the user can get wrong is raised as a `TtcError` made of `Problem`s; everything that is
 our own mistake is an `assert`.

@@ -12,7 +12,7 @@ from ttc.checkpoint.files import Checkpoint, open_checkpoint
 from ttc.checkpoint.index import IndexEntry, WeightSource, find_pending, link_weights
 from ttc.checkpoint.names import bind
 from ttc.checkpoint.tokenizer import eos_token_ids, write_tokenizer
-from ttc.compile import Compiled
+from ttc.compiler import Compiled
 from ttc.errors import ArtefactError, Problem, TtcError, UsageError
 from ttc.progress import Progress
 from ttc.runtime.artefact import Artefact, CheckpointFacts, WeightFile

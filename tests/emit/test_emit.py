@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ttc.compile import Compiled, compile_model
+from ttc.compiler import Compiled, compile_model
 from ttc.emit.literals import WIDTH, broken, expression
 from ttc.hardware.hardware import load_mesh
 from ttc.lower.calls import Invoke, Items, Name, Ref, Sum

@@ -119,10 +119,11 @@ def test_an_empty_file_says_what_it_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.name)
-def test_shipped_schemas_are_schemas(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "SCHEMAS", SCHEMAS)
-    load_schema.cache_clear()
-    contents = load_schema(path.name.removesuffix(".schema.json"))
+def test_shipped_schemas_are_schemas(path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:  # undone before the fixture's own change is
+        patch.setattr(schema, "SCHEMAS", SCHEMAS)
+        load_schema.cache_clear()
+        contents = load_schema(path.name.removesuffix(".schema.json"))
     Draft202012Validator.check_schema(contents)
     assert contents["$id"] == path.name
     assert contents["title"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ttc.compile import compile_model
+from ttc.compiler import compile_model
 from ttc.hardware.hardware import load_mesh
 from ttc.lower.calls import Call, Free, Function, Ref
 from ttc.lower.liveness import free_after_last_use

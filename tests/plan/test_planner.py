@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ttc.compile import plan_spec
+from ttc.compiler import plan_spec
 from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.check import check_plan

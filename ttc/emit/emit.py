@@ -37,10 +37,7 @@ def _tensors(table: TensorTable) -> str:
 
 
 def _layers(table: LayerTable) -> str:
-    terms = [
-        f"({name},) * {count}" if count > 1 else f"({name},)"
-        for name, count in table.runs
-    ]
+    terms = [f"({name},) * {count}" if count > 1 else f"({name},)" for name, count in table.runs]
     line = f"{table.name} = {' + '.join(terms)}"
     if len(line) <= WIDTH:
         return line

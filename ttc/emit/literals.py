@@ -61,9 +61,7 @@ def broken(prefix: str, value: Expression, suffix: str, depth: int = 0) -> list[
     opening, parts, closing = _parts(value)
     if not parts:
         return [line]
-    together = f"{pad}{INDENT}" + ", ".join(
-        text + expression(part) for text, part in parts
-    )
+    together = f"{pad}{INDENT}" + ", ".join(text + expression(part) for text, part in parts)
     head, tail = f"{pad}{prefix}{opening}", f"{pad}{closing}{suffix}"
     if len(together) <= WIDTH and not isinstance(value, tuple):
         return [head, together, tail]

@@ -83,9 +83,7 @@ def _rope(step: Step, spec: ModelSpec) -> Node:
 
 def _attention(step: Step, spec: ModelSpec) -> Node:
     q, k, v = step.operands
-    return Attention(
-        q=q, k=k, v=v, mask=_text(step, "mask"), out=step.result, at=step.at
-    )
+    return Attention(q=q, k=k, v=v, mask=_text(step, "mask"), out=step.result, at=step.at)
 
 
 def _gated(step: Step, spec: ModelSpec) -> Node:
@@ -105,9 +103,7 @@ def _add(step: Step, spec: ModelSpec) -> Node:
 
 
 def _repeat(step: Step, spec: ModelSpec) -> Node:
-    return Repeat(
-        x=_text(step, "input"), times=spec.dims.layers, out=step.result, at=step.at
-    )
+    return Repeat(x=_text(step, "input"), times=spec.dims.layers, out=step.result, at=step.at)
 
 
 def _text(step: Step, name: str) -> str:

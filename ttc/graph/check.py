@@ -14,9 +14,7 @@ def check_graph(graph: Graph) -> None:
     written = set(graph.inputs)
     for node in graph.nodes:
         missing = [name for name in node.reads if name not in written]
-        assert not missing, (
-            f"{graph.name}: {node.op} reads {missing[0]} before it is written"
-        )
+        assert not missing, f"{graph.name}: {node.op} reads {missing[0]} before it is written"
         for name in node.writes:
             assert name not in written, f"{graph.name}: {name} is written twice"
             written.add(name)
@@ -25,18 +23,12 @@ def check_graph(graph: Graph) -> None:
     read = {name for node in graph.nodes for name in node.reads}
     for node in graph.nodes:
         for name in node.writes:
-            assert name in read or name in graph.outputs, (
-                f"{graph.name}: {name} is never read"
-            )
-    assert nx.is_directed_acyclic_graph(graph.dependencies()), (
-        f"{graph.name} has a cycle"
-    )
+            assert name in read or name in graph.outputs, f"{graph.name}: {name} is never read"
+    assert nx.is_directed_acyclic_graph(graph.dependencies()), f"{graph.name} has a cycle"
 
 
 def check_model(graph: ModelGraph) -> None:
     """Assert that both graphs are legal and that the decoder keeps the shape of its input."""
     check_graph(graph.model)
     check_graph(graph.decoder)
-    assert len(graph.decoder.inputs) == len(graph.decoder.outputs) == 1, (
-        "a decoder maps x to x"
-    )
+    assert len(graph.decoder.inputs) == len(graph.decoder.outputs) == 1, "a decoder maps x to x"

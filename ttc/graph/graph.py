@@ -59,9 +59,7 @@ class Graph:
         kept = [node for node in self.nodes if node not in old]
         before = [node for node in self.nodes[:first] if node not in old]
         nodes = (*before, *new, *kept[len(before) :])
-        changed = Graph(
-            name=self.name, inputs=self.inputs, outputs=self.outputs, nodes=nodes
-        )
+        changed = Graph(name=self.name, inputs=self.inputs, outputs=self.outputs, nodes=nodes)
         return changed.in_order()
 
     def in_order(self) -> "Graph":
@@ -71,12 +69,8 @@ class Graph:
         """
         graph = self.dependencies()
         names = nx.lexicographical_topological_sort(graph, key=_place)
-        nodes = tuple(
-            self.nodes[int(name[3:])] for name in names if name.startswith("op:")
-        )
-        return Graph(
-            name=self.name, inputs=self.inputs, outputs=self.outputs, nodes=nodes
-        )
+        nodes = tuple(self.nodes[int(name[3:])] for name in names if name.startswith("op:"))
+        return Graph(name=self.name, inputs=self.inputs, outputs=self.outputs, nodes=nodes)
 
     def last_reads(self) -> tuple[tuple[str, ...], ...]:
         """For each node, the values that no later node reads and the graph does not return."""

@@ -44,9 +44,7 @@ class Node:
     def settings(self) -> tuple[tuple[str, str | int | float | bool], ...]:
         """Everything that is neither a value nor a weight, in field order."""
         named = {*self.value_fields, *self.result_fields, *self.weight_fields, "at"}
-        return tuple(
-            (f.name, getattr(self, f.name)) for f in fields(self) if f.name not in named
-        )
+        return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in named)
 
     def _names(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         names: list[str] = []

@@ -42,70 +42,46 @@ def infer_shapes(
     return shapes
 
 
-def _embedding(
-    node: Embedding, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
+def _embedding(node: Embedding, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     return {node.out: (*shapes[node.tokens], weights[node.weight][1])}
 
 
-def _rms_norm(
-    node: RmsNorm, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
+def _rms_norm(node: RmsNorm, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     width = shapes[node.x][-1]
-    assert weights[node.weight] == (width,), (
-        f"{node.weight} does not scale {width} columns"
-    )
+    assert weights[node.weight] == (width,), f"{node.weight} does not scale {width} columns"
     return {node.out: shapes[node.x]}
 
 
-def _linear(
-    node: Linear, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
+def _linear(node: Linear, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     batch, seq, width = shapes[node.x]
     for name in node.weights:
-        assert weights[name][1] == width, (
-            f"{name} reads {weights[name][1]} columns, not {width}"
-        )
+        assert weights[name][1] == width, f"{name} reads {weights[name][1]} columns, not {width}"
     return {node.out: (batch, seq, sum(weights[name][0] for name in node.weights))}
 
 
-def _split_qkv(
-    node: SplitQkv, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
+def _split_qkv(node: SplitQkv, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     batch, seq, width = shapes[node.qkv]
-    assert width == (dims.heads + 2 * dims.kv_heads) * dims.head_dim, (
-        f"{node.qkv} is not q|k|v"
-    )
+    assert width == (dims.heads + 2 * dims.kv_heads) * dims.head_dim, f"{node.qkv} is not q|k|v"
     kv = (batch, dims.kv_heads, seq, dims.head_dim)
     return {node.q: (batch, dims.heads, seq, dims.head_dim), node.k: kv, node.v: kv}
 
 
-def _rope(
-    node: Rope, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
+def _rope(node: Rope, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     return {node.out: shapes[node.x]}
 
 
-def _rope_qk(
-    node: RopeQk, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
+def _rope_qk(node: RopeQk, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     return {node.q_out: shapes[node.q], node.k_out: shapes[node.k]}
 
 
-def _attention(
-    node: Attention, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
+def _attention(node: Attention, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     batch, heads, seq, head_dim = shapes[node.q]
     assert shapes[node.k] == shapes[node.v], f"{node.k} and {node.v} differ in shape"
     return {node.out: (batch, seq, heads * head_dim)}
 
 
-def _gated(
-    node: Gated, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
-    assert shapes[node.gate] == shapes[node.up], (
-        f"{node.gate} and {node.up} differ in shape"
-    )
+def _gated(node: Gated, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
+    assert shapes[node.gate] == shapes[node.up], f"{node.gate} and {node.up} differ in shape"
     return {node.out: shapes[node.gate]}
 
 
@@ -114,16 +90,12 @@ def _add(node: Add, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) ->
     return {node.out: shapes[node.a]}
 
 
-def _repeat(
-    node: Repeat, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
-) -> Shapes:
+def _repeat(node: Repeat, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     return {node.out: shapes[node.x]}
 
 
 # The values take one node type each; Callable is contravariant, so the table is typed loosely.
-_RULES: Mapping[
-    type[Node], Callable[[Any, Shapes, Mapping[str, Shape], Dims], Shapes]
-] = {
+_RULES: Mapping[type[Node], Callable[[Any, Shapes, Mapping[str, Shape], Dims], Shapes]] = {
     Embedding: _embedding,
     RmsNorm: _rms_norm,
     Linear: _linear,

@@ -12,9 +12,7 @@ def graph_text(graph: Graph) -> str:
     """
     lines = [_line(node) for node in graph.nodes]
     width = max((len(line) for line in lines), default=0)
-    header = (
-        f"graph {graph.name}({', '.join(graph.inputs)}) -> {', '.join(graph.outputs)}"
-    )
+    header = f"graph {graph.name}({', '.join(graph.inputs)}) -> {', '.join(graph.outputs)}"
     body = [
         f"  {line:<{width}}  # {node.at.path}:{node.at.line}"
         for line, node in zip(lines, graph.nodes, strict=True)
