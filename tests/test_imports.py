@@ -34,6 +34,7 @@ LAYERS = (
     "screen",
     "options",
     "cli",
+    "__main__",
 )
 """A layer imports only from itself and from those before it. `emulate` stands alone."""
 
