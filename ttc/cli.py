@@ -488,6 +488,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TtcError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         if debug:
             raise

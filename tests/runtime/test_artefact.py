@@ -211,3 +211,17 @@ def test_equal_manifests_differ_when_a_field_does(tmp_path: Path) -> None:
     before = (tmp_path / "tiny" / "manifest.json").read_bytes()
     write_manifest(tmp_path / "tiny", replace(manifest, batch=3))
     assert (tmp_path / "tiny" / "manifest.json").read_bytes() != before
+
+
+def test_files_of_the_user_in_an_artefact_are_not_lost(tmp_path: Path) -> None:
+    out = tmp_path / "smol"
+    (out / "weights").mkdir(parents=True)
+    (out / "manifest.json").write_text('{"format": 1}')
+    (out / "weights" / "embed.tensorbin").write_text("")
+    (out / "results").mkdir()
+    (out / "results" / "mine.csv").write_text("1")
+    lost = pytest.raises(ArtefactError, match="holds files that ttc did not write")
+    with lost as refused, new_artefact(out):
+        raise AssertionError("nothing is built")
+    assert "results/mine.csv" in str(refused.value)
+    assert (out / "results" / "mine.csv").read_text() == "1"

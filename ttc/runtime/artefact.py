@@ -12,11 +12,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from ttc.errors import ArtefactError, Problem
+from ttc.hardware.hardware import load_mesh
 
 FORMAT = 1
 """Version of the folder's layout and of the manifest's fields."""
 
 MANIFEST = "manifest.json"
+WRITTEN = (
+    MANIFEST,
+    "model.py",
+    "plan.yaml",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +139,7 @@ def read_artefact(folder: Path, *, mesh: str = "", need_weights: bool = True) ->
     manifest = _parse(folder, record)
     problems = _check_files(folder, manifest)
     if mesh and mesh != manifest.mesh.name:
+        load_mesh(mesh)  # refuses a mesh that does not exist
         problems.append(
             Problem(
                 message=f"{folder} was built for the mesh {manifest.mesh.name}, not for {mesh}",
@@ -171,7 +181,15 @@ def new_artefact(out: Path) -> Generator[Path]:
         raise ArtefactError(
             Problem(
                 message=f"{out} exists and is not an artefact",
-                help="choose another folder with -o, or remove that one",
+                help="choose another folder with -o",
+            )
+        )
+    if foreign := _foreign_files(out):
+        raise ArtefactError(
+            Problem(
+                message=f"{out} holds files that ttc did not write",
+                details=foreign[:10],
+                help="move them elsewhere, or choose another folder with -o",
             )
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -187,6 +205,16 @@ def new_artefact(out: Path) -> Generator[Path]:
     finally:
         shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _foreign_files(folder: Path) -> tuple[str, ...]:
+    """Files of an artefact's folder that replacing it would destroy although they are not ours."""
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return tuple(
+        str(path)
+        for path in files
+        if str(path) not in WRITTEN and not path.match("weights/*.tensorbin")
+    )
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -268,7 +296,8 @@ def _check_files(folder: Path, manifest: Manifest) -> list[Problem]:
                 Problem(
                     message=f"{path} was changed after it was built",
                     note="its checksum differs from the manifest",
-                    help="change the spec instead of the artefact, and run ttc compile again",
+                    help="restore it, or run ttc compile again; a change of the program belongs "
+                    "into the spec",
                 )
             )
     return problems

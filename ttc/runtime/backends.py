@@ -141,9 +141,19 @@ def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
 def _open_device(ttnn: Any, mesh: Mesh, trace_region_bytes: int) -> Any:
     if mesh.fabric != "none":
         ttnn.set_fabric_config(getattr(ttnn.FabricConfig, mesh.fabric))
-    device = ttnn.open_mesh_device(
-        ttnn.MeshShape(mesh.rows, mesh.cols), trace_region_size=trace_region_bytes
-    )
+    try:
+        device = ttnn.open_mesh_device(
+            ttnn.MeshShape(mesh.rows, mesh.cols), trace_region_size=trace_region_bytes
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            Problem(
+                message=f"the mesh {mesh.name} cannot be opened on this machine",
+                details=(reason,),
+                help="run on the emulator with --backend emulate",
+            )
+        ) from error
     grid = device.compute_with_storage_grid_size()
     if (grid.x, grid.y) != (mesh.chip.grid.x, mesh.chip.grid.y):
         ttnn.close_mesh_device(device)

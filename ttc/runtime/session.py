@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ttc.errors import Problem, UsageError
+from ttc.errors import ArtefactError, Problem, UsageError
 from ttc.runtime.backends import Backend
 from ttc.runtime.program import Program, Tensor, TensorFacts
 
@@ -28,9 +28,21 @@ type Logits = NDArray[np.float32]
 def load_weights(program: Program, folder: Path, backend: Backend) -> Any:
     """The weights as a program takes them: one attribute each, and `decoders`, one object each."""
 
+    def one(path: Path) -> Tensor:
+        try:
+            return backend.load(path)
+        except Exception as error:  # whatever the backend makes of a file that is not one of ours
+            raise ArtefactError(
+                Problem(
+                    message=f"{path} cannot be read as a tensor",
+                    details=(str(error),),
+                    help="the file is damaged; run ttc compile again",
+                )
+            ) from error
+
     def load(prefix: str, names: Sequence[str]) -> SimpleNamespace:
         return SimpleNamespace(
-            **{name: backend.load(folder / f"{prefix}{name}.tensorbin") for name in names}
+            **{name: one(folder / f"{prefix}{name}.tensorbin") for name in names}
         )
 
     weights = load("", tuple(program.MODEL_WEIGHTS))
@@ -160,7 +172,7 @@ class Session:
                     message=f"the prompt has {len(prompt)} tokens, the largest prefill bucket "
                     f"{limit}",
                     help=f"shorten it by {len(prompt) - limit} tokens, or compile with a larger "
-                    "--context",
+                    "--context if the model has one",
                 )
             )
         outside = [token for token in prompt if not 0 <= token < self.program.VOCAB]
