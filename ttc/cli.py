@@ -488,14 +488,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TtcError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if debug:
-            raise
-        print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
-        sys.exit(2)
     except Exception as error:
         if debug:
             raise
-        print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("this is a bug of ttc; --debug shows where it happened", file=sys.stderr)
+        if isinstance(error, OSError):
+            print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+            sys.exit(2)
+        bug = "this is a bug of ttc; --debug shows where it happened"
+        print(f"internal error: {type(error).__name__}: {error}\n{bug}", file=sys.stderr)
         sys.exit(2)
