@@ -1,13 +1,11 @@
 """The whole compiler on one page: spec -> graph -> plan -> calls -> module text."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ttc.emit.emit import emit_module
 from ttc.graph.build import build_graph
 from ttc.graph.graph import ModelGraph
 from ttc.graph.passes import run_passes
-from ttc.graph.text import model_text
 from ttc.hardware.hardware import Mesh
 from ttc.lower.calls import CallModule
 from ttc.lower.lower import lower_plan
@@ -20,24 +18,19 @@ from ttc.spec.precision import PrecisionProfile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """The result of every stage. `module` is the text of model.py."""
+    """The result of every stage. `plan_yaml` and `module` are the texts of plan.yaml and model.py.
+
+    `fingerprint` identifies the plan: builds with the same fingerprint are the same program.
+    """
 
     spec: ModelSpec
     mesh: Mesh
     graph: ModelGraph
     plan: Plan
+    plan_yaml: str
+    fingerprint: str
     calls: CallModule
     module: str
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the plan: two builds with the same fingerprint are the same program."""
-        return fingerprint(self.plan)
-
-    @property
-    def plan_yaml(self) -> str:
-        """The text of plan.yaml."""
-        return plan_text(self.plan)
 
 
 def plan_spec(
@@ -66,20 +59,16 @@ def compile_model(
 ) -> Compiled:
     """Run all stages. `batch` users, `context` tokens each, at most `chunk` tokens per prefill."""
     graph, plan = plan_spec(spec, mesh, profile, batch=batch, context=context, chunk=chunk)
-    calls = lower_plan(plan, mesh.chip)
+    plan_yaml = plan_text(plan)
+    identity = fingerprint(plan_yaml)
+    calls = lower_plan(plan, mesh.chip, identity)
     return Compiled(
         spec=spec,
         mesh=mesh,
         graph=graph,
         plan=plan,
+        plan_yaml=plan_yaml,
+        fingerprint=identity,
         calls=calls,
         module=emit_module(calls),
     )
-
-
-def dump_stages(compiled: Compiled, folder: Path) -> None:
-    """Write the text form of every stage into a folder: 2-graph.txt, 3-plan.yaml, 5-module.py."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "2-graph.txt").write_text(model_text(compiled.graph), encoding="utf-8")
-    (folder / "3-plan.yaml").write_text(compiled.plan_yaml, encoding="utf-8")
-    (folder / "5-module.py").write_text(compiled.module, encoding="utf-8")

@@ -79,14 +79,6 @@ def test_check_refuses_an_output_that_nothing_writes(tiny_spec: Path) -> None:
         check_graph(replace(decoder(tiny_spec), outputs=("nowhere",)))
 
 
-def test_last_reads_free_each_value_once(tiny_spec: Path) -> None:
-    graph = run_passes(build_graph(load_model(tiny_spec))).decoder
-    freed = [name for names in graph.last_reads() for name in names]
-    assert sorted(freed) == sorted(set(freed))
-    values = {name for node in graph.nodes for name in node.writes}
-    assert set(freed) == (values | {"x"}) - {"out"}
-
-
 def test_substitute_puts_nodes_into_execution_order(tiny_spec: Path) -> None:
     graph = decoder(tiny_spec)
     last = graph.nodes[-1]

@@ -72,16 +72,6 @@ class Graph:
         nodes = tuple(self.nodes[int(name[3:])] for name in names if name.startswith("op:"))
         return Graph(name=self.name, inputs=self.inputs, outputs=self.outputs, nodes=nodes)
 
-    def last_reads(self) -> tuple[tuple[str, ...], ...]:
-        """For each node, the values that no later node reads and the graph does not return."""
-        live = set(self.outputs)
-        freed: list[tuple[str, ...]] = []
-        for node in reversed(self.nodes):
-            names = dict.fromkeys((*node.reads, *node.writes))
-            freed.append(tuple(name for name in names if name not in live))
-            live.update(node.reads)
-        return tuple(reversed(freed))
-
 
 def _place(name: str) -> int:
     """Where an operation stood before; values sort before all operations."""

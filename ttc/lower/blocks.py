@@ -8,7 +8,7 @@ from ttc.lower.calls import Function, Local, Statement, Unpack
 from ttc.lower.constants import Constants
 from ttc.lower.liveness import free_after_last_use
 from ttc.lower.operations import lower_op
-from ttc.plan.memory import reads_of, results_of
+from ttc.plan.memory import decoder_inputs, last_reads, reads_of, results_of
 from ttc.plan.placement import TensorPlan
 from ttc.plan.plan import (
     DecoderPlan,
@@ -73,10 +73,8 @@ def lower_decoder(
 
 def cut_blocks(ops: Sequence[PlannedOp]) -> tuple[Block, ...]:
     """Cut a decoder where a single value is alive: the residual stream between its halves."""
-    last = {name: i for i, op in enumerate(ops) for name in reads_of(op)}
-    (entry,) = {name for op in ops for name in reads_of(op)} - {
-        name for op in ops for name, _ in results_of(op)
-    }
+    last = last_reads(ops)
+    (entry,) = decoder_inputs(ops)
     blocks: list[Block] = []
     live = {entry}
     start, reads = 0, entry

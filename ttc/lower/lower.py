@@ -27,11 +27,10 @@ from ttc.lower.liveness import free_after_last_use
 from ttc.lower.operations import lower_op
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import PhasePlan, Plan, WeightPlan
-from ttc.plan.text import fingerprint
 
 
-def lower_plan(plan: Plan, chip: Chip) -> CallModule:
-    """Every function and constant of the emitted module."""
+def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
+    """Every function and constant of the emitted module; `fingerprint` identifies the plan."""
     constants = Constants(chip.compute_config)
     functions: list[Function] = []
     tables: list[LayerTable] = []
@@ -55,7 +54,7 @@ def lower_plan(plan: Plan, chip: Chip) -> CallModule:
             ("mesh", f"{plan.mesh} ({plan.arch})"),
             ("precision", plan.profile),
             ("users", f"{plan.batch} of up to {plan.context} tokens each"),
-            ("plan", fingerprint(plan)),
+            ("plan", fingerprint),
         ),
         sections=(_numbers(plan), *constants.sections()),
         tensors=tensors,

@@ -4,10 +4,9 @@ The residual stream stays in one placement from embedding to head; matmuls strea
 from the DRAM banks and write the shards that their reader wants, so that nothing is moved.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 from ttc.errors import PlanError, Problem
 from ttc.graph.graph import Graph
@@ -17,7 +16,6 @@ from ttc.graph.nodes import (
     Embedding,
     Gated,
     Linear,
-    Node,
     RmsNorm,
     RopeQk,
     SplitQkv,
@@ -26,6 +24,7 @@ from ttc.plan.matmul import plan_dram_sharded
 from ttc.plan.placement import (
     L1,
     TILE,
+    DType,
     Placement,
     TensorPlan,
     core_run,
@@ -51,10 +50,9 @@ from ttc.plan.plan import (
     ShardedNorm,
 )
 from ttc.plan.setting import MATMUL_GROUPS, Setting
+from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import column_splits, stored_name
 from ttc.spec.precision import EffectivePrecision
-
-Values = dict[str, TensorPlan]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +87,7 @@ def heads_apart(setting: Setting) -> bool:
 
 def plan_decode_ops(step: DecodeStep, inputs: Mapping[str, TensorPlan]) -> tuple[PlannedOp, ...]:
     """Plan each node of the step's graph in order; `inputs` are the graph's inputs."""
-    values: Values = dict(inputs)
-    ops: list[PlannedOp] = []
-    for node in step.graph.nodes:
-        op, results = _PLANNERS[type(node)](node, step, values)
-        ops.append(op)
-        values |= results
-    return tuple(ops)
+    return plan_nodes(step.graph, _PLANNERS, step, inputs)
 
 
 def plan_decode_positions(setting: Setting, rope_form: RopeForm) -> PlannedPositions:
@@ -224,7 +216,7 @@ def _columns_per_core(node: Linear, columns: int, step: DecodeStep) -> int:
     return width // largest_divisor(width, step.cores)
 
 
-def _width_sharded(columns: int, per_core_n: int, dtype: Any, step: DecodeStep) -> TensorPlan:
+def _width_sharded(columns: int, per_core_n: int, dtype: DType, step: DecodeStep) -> TensorPlan:
     cores = ceil(tiles(columns) / per_core_n)
     placement = Placement(
         name="L1_WIDTH_SHARDED",
@@ -348,7 +340,7 @@ def _add(node: Add, step: DecodeStep, values: Values) -> tuple[PlannedAdd, Value
     return PlannedAdd(node=node, out=out), {node.out: out}
 
 
-_PLANNERS: Mapping[type[Node], Callable[[Any, DecodeStep, Values], tuple[PlannedOp, Values]]] = {
+_PLANNERS: Planners = {
     Embedding: _embedding,
     RmsNorm: _norm,
     Linear: _linear,

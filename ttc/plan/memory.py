@@ -1,6 +1,6 @@
 """Bytes on a chip: what the plan needs at its fullest moment, and what would still fit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 
 from ttc.hardware.hardware import Chip
@@ -180,28 +180,45 @@ def reads_of(op: PlannedOp) -> tuple[str, ...]:
 def _live_bytes(phase: PhasePlan, decoder: DecoderPlan, chip: Chip) -> int:
     """Peak of DRAM while the decoder runs; positions stay alive, its input dies with its reader."""
     tables = 2 * dram_bytes(phase.positions.out, chip)
-    last = {name: i for i, op in enumerate(decoder.ops) for name in reads_of(op)}
-    # The input is called "" here: its name is the architecture's.
-    last[""] = max(last[name] for name in reads_of(decoder.ops[0]))
-    live: dict[str, int] = {"": dram_bytes(phase.residual, chip)}
-    peak = 0
-    for i, op in enumerate(decoder.ops):
-        live |= {name: dram_bytes(tensor, chip) for name, tensor in results_of(op)}
-        peak = max(peak, sum(live.values()))
-        live = {name: size for name, size in live.items() if last.get(name, i + 1) > i}
-    return tables + peak
+    (entering,) = decoder_inputs(decoder.ops)
+    return tables + _peak(
+        decoder.ops,
+        lambda tensor: dram_bytes(tensor, chip),
+        entering={entering: dram_bytes(phase.residual, chip)},
+    )
 
 
 def _l1_peak(ops: Sequence[PlannedOp], chip: Chip) -> int:
     """The fullest core while `ops` run: live shards and the buffers of the running operation."""
-    last = {name: i for i, op in enumerate(ops) for name in reads_of(op)}
-    live: dict[str, int] = {}
+    return _peak(ops, lambda tensor: tensor.bytes_per_core(chip.grid.cores), buffers=_buffer_bytes)
+
+
+def _peak(
+    ops: Sequence[PlannedOp],
+    size: Callable[[TensorPlan], int],
+    *,
+    entering: Mapping[str, int] | None = None,
+    buffers: Callable[[PlannedOp], int] = lambda op: 0,
+) -> int:
+    """The most bytes at once: values from their operation to their last reader, and buffers."""
+    last = last_reads(ops)
+    live = dict(entering or {})
     peak = 0
     for i, op in enumerate(ops):
-        live |= {name: tensor.bytes_per_core(chip.grid.cores) for name, tensor in results_of(op)}
-        peak = max(peak, sum(live.values()) + _buffer_bytes(op))
-        live = {name: size for name, size in live.items() if last.get(name, i + 1) > i}
+        live |= {name: size(tensor) for name, tensor in results_of(op)}
+        peak = max(peak, sum(live.values()) + buffers(op))
+        live = {name: held for name, held in live.items() if last.get(name, i + 1) > i}
     return peak
+
+
+def last_reads(ops: Sequence[PlannedOp]) -> dict[str, int]:
+    """For each value, the place of the last operation that reads it."""
+    return {name: i for i, op in enumerate(ops) for name in reads_of(op)}
+
+
+def decoder_inputs(ops: Sequence[PlannedOp]) -> set[str]:
+    """The values that operations read and none of them defines."""
+    return last_reads(ops).keys() - {name for op in ops for name, _ in results_of(op)}
 
 
 def _buffer_bytes(op: PlannedOp) -> int:

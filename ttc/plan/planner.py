@@ -1,5 +1,7 @@
 """The planner: a graph, a mesh and a precision profile become a plan, or a reason why not."""
 
+from collections.abc import Callable, Mapping
+
 from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import Repeat
 from ttc.hardware.hardware import Mesh
@@ -15,6 +17,7 @@ from ttc.plan.plan import (
     KvCachePlan,
     PhasePlan,
     Plan,
+    PlannedOp,
     PlannedRows,
     RopeForm,
 )
@@ -47,29 +50,15 @@ def plan_model(
     `chunk` caps the tokens of one prefill (None: the spec's value for the mesh, else what fits).
     Raises PlanError with the numbers, and what would fit, where the model cannot be planned.
     """
-    if context is None:
-        context = _default_context(spec, graph, mesh, profile, batch=batch, chunk=chunk)
-    plan = _plan(spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk)
+    wanted = min(DEFAULT_CONTEXT_TOKENS, spec.max_context_tokens) if context is None else context
+    plan = _plan(spec, graph, mesh, profile, batch=batch, context=wanted, chunk=chunk)
+    if context is None and not plan.memory.fits_dram:
+        less = plan.largest.context
+        if less >= SMALLEST_BUCKET_TOKENS:
+            plan = _plan(spec, graph, mesh, profile, batch=batch, context=less, chunk=chunk)
     if not plan.memory.fits:
         raise refuse(plan, spec)
     return plan
-
-
-def _default_context(
-    spec: ModelSpec,
-    graph: ModelGraph,
-    mesh: Mesh,
-    profile: PrecisionProfile,
-    *,
-    batch: int,
-    chunk: int | None,
-) -> int:
-    """The default context, less where the model or the memory allows less."""
-    context = min(DEFAULT_CONTEXT_TOKENS, spec.max_context_tokens)
-    plan = _plan(spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk)
-    if plan.memory.fits_dram or plan.largest.context < SMALLEST_BUCKET_TOKENS:
-        return context
-    return plan.largest.context
 
 
 def _plan(
@@ -203,47 +192,55 @@ def _residual(setting: Setting, rows: int, *, decode: bool) -> TensorPlan:
     )
 
 
-def _decoders_decode(setting: Setting, rope_form: RopeForm) -> tuple[DecoderPlan, ...]:
+def _decoders(
+    setting: Setting,
+    residual: TensorPlan,
+    plan_ops: Callable[[EffectivePrecision, Mapping[str, TensorPlan]], tuple[PlannedOp, ...]],
+) -> tuple[DecoderPlan, ...]:
+    """One plan for each distinct decoder, its operations planned by `plan_ops`."""
     variants = _variants(setting)
+    inputs = {setting.graph.decoder.inputs[0]: residual}
     return tuple(
         DecoderPlan(
             name=_decoder_name(layers, len(variants)),
             layers=layers,
-            ops=plan_decode_ops(
-                DecodeStep(
-                    setting=setting,
-                    graph=setting.graph.decoder,
-                    precision=precision,
-                    rope_form=rope_form,
-                ),
-                {setting.graph.decoder.inputs[0]: _residual(setting, TILE, decode=True)},
-            ),
+            ops=plan_ops(precision, inputs),
         )
         for precision, layers in variants
     )
+
+
+def _decoders_decode(setting: Setting, rope_form: RopeForm) -> tuple[DecoderPlan, ...]:
+    def plan_ops(
+        precision: EffectivePrecision, inputs: Mapping[str, TensorPlan]
+    ) -> tuple[PlannedOp, ...]:
+        step = DecodeStep(
+            setting=setting,
+            graph=setting.graph.decoder,
+            precision=precision,
+            rope_form=rope_form,
+        )
+        return plan_decode_ops(step, inputs)
+
+    return _decoders(setting, _residual(setting, TILE, decode=True), plan_ops)
 
 
 def _decoders_prefill(
     setting: Setting, rope_form: RopeForm, tokens: int
 ) -> tuple[DecoderPlan, ...]:
-    variants = _variants(setting)
-    return tuple(
-        DecoderPlan(
-            name=_decoder_name(layers, len(variants)),
-            layers=layers,
-            ops=plan_prefill_ops(
-                PrefillStep(
-                    setting=setting,
-                    graph=setting.graph.decoder,
-                    precision=precision,
-                    rope_form=rope_form,
-                    tokens=tokens,
-                ),
-                {setting.graph.decoder.inputs[0]: _residual(setting, tokens, decode=False)},
-            ),
+    def plan_ops(
+        precision: EffectivePrecision, inputs: Mapping[str, TensorPlan]
+    ) -> tuple[PlannedOp, ...]:
+        step = PrefillStep(
+            setting=setting,
+            graph=setting.graph.decoder,
+            precision=precision,
+            rope_form=rope_form,
+            tokens=tokens,
         )
-        for precision, layers in variants
-    )
+        return plan_prefill_ops(step, inputs)
+
+    return _decoders(setting, _residual(setting, tokens, decode=False), plan_ops)
 
 
 def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:

@@ -1,8 +1,7 @@
 """Planning of a prefill: all tokens of one prompt, activations interleaved in DRAM."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import (
@@ -11,7 +10,6 @@ from ttc.graph.nodes import (
     Embedding,
     Gated,
     Linear,
-    Node,
     RmsNorm,
     RopeQk,
     SplitQkv,
@@ -33,10 +31,9 @@ from ttc.plan.plan import (
     SdpaProgram,
 )
 from ttc.plan.setting import MATMUL_GROUPS, Setting
+from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import stored_name
 from ttc.spec.precision import EffectivePrecision
-
-Values = dict[str, TensorPlan]
 
 # Chunks of the attention in tokens: long prompts want large chunks, short ones many cores at
 # work (tt-transformers' values for both architectures).
@@ -58,13 +55,7 @@ class PrefillStep:
 
 def plan_prefill_ops(step: PrefillStep, inputs: Mapping[str, TensorPlan]) -> tuple[PlannedOp, ...]:
     """Plan each node of the step's graph in order; `inputs` are the graph's inputs."""
-    values: Values = dict(inputs)
-    ops: list[PlannedOp] = []
-    for node in step.graph.nodes:
-        op, results = _PLANNERS[type(node)](node, step, values)
-        ops.append(op)
-        values |= results
-    return tuple(ops)
+    return plan_nodes(step.graph, _PLANNERS, step, inputs)
 
 
 def plan_prefill_positions(setting: Setting, tokens: int) -> PlannedPositions:
@@ -204,7 +195,7 @@ def _add(node: Add, step: PrefillStep, values: Values) -> tuple[PlannedAdd, Valu
     return PlannedAdd(node=node, out=out), {node.out: out}
 
 
-_PLANNERS: Mapping[type[Node], Callable[[Any, PrefillStep, Values], tuple[PlannedOp, Values]]] = {
+_PLANNERS: Planners = {
     Embedding: _embedding,
     RmsNorm: _norm,
     Linear: _linear,

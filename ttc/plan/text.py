@@ -29,9 +29,9 @@ def plan_data(plan: Plan) -> dict[str, Any]:
     return data
 
 
-def fingerprint(plan: Plan) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of plan.yaml."""
-    return sha256(plan_text(plan).encode()).hexdigest()[:16]
+def fingerprint(text: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the text of a plan."""
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _data(value: Any) -> Any:
