@@ -33,6 +33,7 @@ LAYERS = (
     "api",
     "screen",
     "options",
+    "commands",
     "cli",
     "__main__",
 )
@@ -50,7 +51,7 @@ PLACES = {
     "gguf": ("checkpoint/",),
     "huggingface_hub": ("checkpoint/",),
     "ttnn": ("checkpoint/convert.py", "runtime/", "verify/mock_mesh.py", "verify/mock_child.py"),
-    "typer": ("cli.py", "options.py"),
+    "typer": ("cli.py", "options.py", "commands/"),
     "rich": ("screen.py",),
 }
 ENVIRONMENT = ("cli.py", "verify/mock_child.py")  # the child sets its own

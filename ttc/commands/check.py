@@ -1,0 +1,35 @@
+"""`ttc check`: validate YAML files."""
+
+# pyright: reportUnknownMemberType=false
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ttc.options import Json
+from ttc.screen import Screen, check_record
+from ttc.spec import library
+from ttc.spec.check import check_all, check_file
+
+
+def check(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="[default: all of ttc's own]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Validate specs, architectures and precision profiles.
+
+    ttc check specs/smollm2-135m-instruct.yaml
+    """
+    screen = Screen(as_json=as_json)
+    root = library.shipped(library.SPECS).parent
+    checks = tuple(map(check_file, files)) if files else check_all(root)
+    for each in checks:
+        if each.problems:
+            screen.err.print("\n\n".join(map(str, each.problems)), markup=False, end="\n\n")
+        else:
+            screen.say(f"ok  {library.shown(each.path)} ({each.kind})")
+    bad = [each for each in checks if each.problems]
+    screen.result({"ok": not bad, "files": [check_record(each) for each in checks]})
+    raise typer.Exit(2 if bad else 0)

@@ -1,0 +1,98 @@
+"""`ttc verify`: check a program without hardware."""
+
+# pyright: reportUnknownMemberType=false
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ttc import api
+from ttc.api import DEFAULT_CACHE, DEFAULT_MESH, DEFAULT_PRECISION
+from ttc.commands.environment import open_screen
+from ttc.errors import PlanError, Problem, UsageError, did_you_mean
+from ttc.hardware.hardware import mesh_names
+from ttc.options import MESHES, Cache, Json, Precision, Weights
+from ttc.screen import Screen, verdict_lines
+
+
+def verify(
+    context_: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="ARTEFACT|SPEC")],
+    mesh: Annotated[str, typer.Option(help=f"For a SPEC: {MESHES}, or all.")] = "",
+    precision: Precision = DEFAULT_PRECISION,
+    backend: Annotated[str, typer.Option(help="mock, emulate, or all of them.")] = "all",
+    weights: Weights = None,
+    cache: Cache = DEFAULT_CACHE,
+    as_json: Json = False,
+) -> None:
+    """Check a program: real ttnn on a mock mesh, and its numbers against Hugging Face in fp32.
+
+    ttc verify build/smol --json
+    """
+    screen = open_screen(context_, as_json=as_json)
+    if backend not in ("all", "mock", "emulate"):
+        raise UsageError(
+            Problem(
+                message=f"verify has no backend '{backend}'",
+                help=did_you_mean(backend, ("all", "mock", "emulate")),
+            )
+        )
+    if mesh == "all":
+        _verify_meshes(screen, what, precision, cache)
+        return
+    with screen.progress() as progress, _scratch(cache) as scratch:
+        artefact = Path(what)
+        if not artefact.is_dir():
+            artefact = scratch / "artefact"
+            api.compile(
+                what,
+                mesh=mesh or DEFAULT_MESH,
+                precision=precision,
+                out=artefact,
+                weights=weights,
+                no_weights=backend == "mock",
+                cache=cache,
+                progress=progress,
+            )
+        report = api.verify(
+            artefact, backend=backend, mesh=mesh, weights=weights, cache=cache, progress=progress
+        )
+    for line in verdict_lines(report):
+        screen.say(line)
+    screen.result(report.to_json())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@contextmanager
+def _scratch(cache: Path) -> Iterator[Path]:
+    """A folder for artefacts that nobody keeps, where weights can be linked and not copied."""
+    cache = cache.expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        yield Path(folder)
+
+
+def _verify_meshes(screen: Screen, spec: str, precision: str, cache: Path) -> None:
+    """The mock mesh of every product; a plan that is refused with a reason is not a finding."""
+    records: dict[str, Any] = {}
+    ok = True
+    with screen.progress() as progress, _scratch(cache) as scratch:
+        for mesh in mesh_names():
+            try:
+                artefact = api.compile(
+                    spec, mesh=mesh, precision=precision, out=scratch / mesh, no_weights=True
+                )
+            except PlanError as error:
+                records[mesh] = {"refused": error.problems[0].message}
+                screen.say(f"{mesh}: refused: {error.problems[0].message}")
+                continue
+            report = api.verify(artefact, backend="mock", cache=cache, progress=progress)
+            records[mesh] = report.to_json()
+            ok = ok and report.ok
+            for line in verdict_lines(report):
+                screen.say(f"{mesh}: {line}")
+    screen.result({"meshes": records})
+    raise typer.Exit(0 if ok else 1)
