@@ -1,13 +1,13 @@
 """Calls -> Python text. Prints; does not know what a call means."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ttc.emit.literals import INDENT, WIDTH, assignment, broken, statement
 from ttc.lower.calls import CallModule, Constant, Function, LayerTable, TensorTable
 
 
 def emit_module(module: CallModule) -> str:
     """The text of model.py: imports only ttnn, and is the same for the same plan."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # a tenth of a second
+
     environment = Environment(
         loader=PackageLoader("ttc.emit"),
         undefined=StrictUndefined,

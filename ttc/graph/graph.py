@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-import networkx as nx
-
 from ttc.graph.nodes import Node
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     DiGraph = nx.DiGraph[str]
 
 N = TypeVar("N", bound=Node)
@@ -45,6 +45,8 @@ class Graph:
         Nodes are `value:x` and `op:i` (i counts in execution order, with the attribute `node`);
         edges run from what is read to the operation, and from the operation to what it writes.
         """
+        import networkx as nx  # takes half a second, which planning need not pay
+
         graph: DiGraph = nx.DiGraph(name=self.name)
         graph.add_nodes_from(f"value:{name}" for name in self.inputs)
         for i, node in enumerate(self.nodes):
@@ -62,11 +64,24 @@ class Graph:
         changed = Graph(name=self.name, inputs=self.inputs, outputs=self.outputs, nodes=nodes)
         return changed.in_order()
 
+    def is_ordered(self) -> bool:
+        """Whether each value is written before it is read."""
+        written = set(self.inputs)
+        for node in self.nodes:
+            if not written.issuperset(node.reads):
+                return False
+            written.update(node.writes)
+        return True
+
     def in_order(self) -> "Graph":
         """This graph with its nodes sorted so that each value is written before it is read.
 
         Nodes keep their order where the dependencies allow it.
         """
+        if self.is_ordered():
+            return self
+        import networkx as nx
+
         graph = self.dependencies()
         names = nx.lexicographical_topological_sort(graph, key=_place)
         nodes = tuple(self.nodes[int(name[3:])] for name in names if name.startswith("op:"))

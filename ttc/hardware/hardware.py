@@ -164,8 +164,13 @@ def load_mesh(name: str) -> Mesh:
 @cache
 def load_chip(name: str) -> Chip:
     """The chip `name` of `chips.yaml`: its family's numbers, and its own where they differ."""
-    data = load_yaml(DATA / "chips.yaml", "chips", shown="ttc/hardware/chips.yaml")
+    data = _chips()
     return _chip(name, data["chips"][name], data["families"], data["sources"])
+
+
+@cache
+def _chips() -> Located:
+    return load_yaml(DATA / "chips.yaml", "chips", shown="ttc/hardware/chips.yaml")
 
 
 @cache
