@@ -23,11 +23,13 @@ from ttc.located import Located, parse_yaml, problem_at_start, raise_problems, r
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
-def load_yaml(path: Path, schema: str, *, shown: str = "") -> Located:
+def load_yaml(
+    path: Path, schema: str, *, shown: str = "", variants: Mapping[str, str] | None = None
+) -> Located:
     """Read a YAML file and check it against `ttc/schemas/<schema>.schema.json`.
 
-    `shown` is the path to print in errors. Raises SpecError with all problems of the file,
-    UsageError when there is no such file.
+    `shown` is the path to print in errors; `variants` has, by a field, the schema of the files that
+    give it. Raises SpecError with all problems of the file, UsageError when there is no such file.
     """
     shown = shown or str(path)
     root, problems = parse_yaml(read_text(path, shown=shown), shown)
@@ -36,6 +38,8 @@ def load_yaml(path: Path, schema: str, *, shown: str = "") -> Located:
         help_text = f"expected the fields {', '.join(fields)}" if fields else ""
         problems = problems or [problem_at_start(shown, "the file is empty", help_text)]
     else:
+        given = root.fields() if isinstance(root.value, dict) else {}
+        schema = next((name for field, name in (variants or {}).items() if field in given), schema)
         known = {(each.at.line, each.at.column) for each in problems if each.at}
         problems += [  # a value that YAML could not read needs no second complaint
             each

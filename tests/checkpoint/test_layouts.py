@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ttc.checkpoint.layouts import assemble, reorder_rows, rope_table, transformation_matrix
 from ttc.plan.plan import RopeTable
-from ttc.spec.rope import NoScaling
+from ttc.spec.rope import NoScaling, Yarn
 
 pytestmark = pytest.mark.emulate
 
@@ -110,3 +112,20 @@ def test_transformation_tiles_repeat() -> None:
     for i in range(3):
         assert tiles[32 * i : 32 * i + 32].equal(transformation_matrix())
     assert (transformation_matrix() @ transformation_matrix()).equal(-torch.eye(32))
+
+
+def test_yarn_multiplies_cos_and_sin() -> None:
+    rope = Yarn(
+        theta=10000.0,
+        factor=4.0,
+        original_context_tokens=ROWS,
+        attention_factor=1.25,
+        beta_fast=32.0,
+        beta_slow=1.0,
+        truncate=True,
+    )
+    scaled = replace(table("cos", "halves"), rope=rope)
+    unscaled = replace(scaled, rope=replace(rope, attention_factor=1.0))
+    shape = (1, 1, ROWS, HEAD_DIM)
+    assert torch.allclose(rope_table(scaled, shape), 1.25 * rope_table(unscaled, shape))
+    assert rope_table(scaled, shape)[0, 0, 0, 0] == 1.25

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ttc.errors import SpecError, UsageError
 from ttc.spec.model import Dims, load_model
-from ttc.spec.rope import Llama3, NoScaling
+from ttc.spec.rope import Linear, Llama3, NoScaling
 
 pytestmark = pytest.mark.fast
 
@@ -24,7 +25,14 @@ def test_llama_8b() -> None:
     assert (spec.name, spec.model) == ("llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct")
     assert spec.file == "specs/llama-3.1-8b-instruct.yaml"
     assert spec.dims == Dims(
-        hidden=4096, layers=32, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=128256
+        hidden=4096,
+        layers=32,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        ffn=14336,
+        vocab=128256,
+        rotary_dim=128,
     )
     assert isinstance(spec.rope, Llama3)
     assert spec.rope.original_context_tokens == 8192
@@ -109,3 +117,61 @@ def test_tied_weights_must_have_one_shape(tmp_path: Path) -> None:
     assert problem.at is not None
     assert (problem.at.line, problem.at.column) == (6, 17)
     assert problem.message == "'lm_head' and 'embed' cannot be tied: their shapes differ"
+
+
+def variant(folder: Path, text: str) -> Path:
+    """A spec beside the base `tiny`, which is written as well."""
+    (folder / "specs").mkdir(exist_ok=True)
+    (folder / "specs" / "tiny.yaml").write_text(TEXT + "weights: here\nnumbers: {cap: 30}\n")
+    path = folder / "specs" / "tuned.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_variant_takes_what_it_does_not_give_from_its_base(tmp_path: Path) -> None:
+    path = variant(
+        tmp_path,
+        "model: org/tuned\nextends: tiny\ndims: {vocab: 160}\n"
+        "rope: {kind: linear, theta: 10000, factor: 4}\nnumbers: {scale: 0.5}\n",
+    )
+    spec, base = load_model(path), load_model(path.with_name("tiny.yaml"))
+    assert (spec.name, spec.model) == ("tuned", "org/tuned")
+    assert spec.dims == replace(base.dims, vocab=160)
+    assert spec.rope == Linear(theta=10000, factor=4)
+    assert spec.numbers == {"cap": 30, "scale": 0.5}
+    assert (base.weights, spec.weights) == ("here", None), "a fine-tune has weights of its own"
+    assert spec.norm_eps == base.norm_eps
+    vocab, hidden = spec.source_of("dims.vocab"), spec.source_of("dims.hidden")
+    assert (Path(vocab.path).name, vocab.line) == ("tuned.yaml", 3)
+    assert (Path(hidden.path).name, hidden.line) == ("tiny.yaml", 3)
+
+
+def test_a_base_must_be_there_and_complete(tmp_path: Path) -> None:
+    path = variant(tmp_path, "model: org/tuned\nextends: tini\n")
+    with pytest.raises(SpecError, match=r"unknown spec 'tini'(.|\n)*did you mean 'tiny'"):
+        load_model(path)
+    again = path.with_name("again.yaml")
+    again.write_text("model: org/again\nextends: tuned\n")
+    variant(tmp_path, "model: org/tuned\nextends: tiny\n")
+    with pytest.raises(SpecError, match=r"'tuned' extends another spec itself(.|\n)*extend 'tiny'"):
+        load_model(again)
+
+
+def test_kinds_repeat_over_the_layers(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TEXT.replace("layers: 2", "layers: 5") + "layer_kinds: [near, far]\n")
+    spec = load_model(path)
+    assert [spec.kind_of(layer) for layer in range(5)] == ["near", "far", "near", "far", "near"]
+    path.write_text(TEXT)
+    assert load_model(path).kind_of(1) == ""
+
+
+def test_part_of_a_head_turns(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TEXT)
+    assert load_model(path).dims.rotary_dim == 16
+    path.write_text(TEXT.replace("head_dim: 16", "head_dim: 16, rotary_dim: 12"))
+    assert load_model(path).dims.rotary_dim == 12
+    path.write_text(TEXT.replace("head_dim: 16", "head_dim: 16, rotary_dim: 18"))
+    with pytest.raises(SpecError, match=r"'rotary_dim' must be even and at most head_dim"):
+        load_model(path)

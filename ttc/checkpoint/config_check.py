@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.gguf_file import ROPE_FACTORS
+from ttc.checkpoint.rope_config import rope_scaling
 from ttc.errors import CheckpointError, Problem
 from ttc.spec.model import ModelSpec
-from ttc.spec.rope import Llama3, NoScaling, inverse_frequencies
+from ttc.spec.rope import inverse_frequencies
 
 DIM_FIELDS = {
     "hidden_size": "hidden",
@@ -21,12 +22,18 @@ DIM_FIELDS = {
     "vocab_size": "vocab",
 }
 DEFAULT_THETA = 10000.0  # of transformers and of GGUF readers, when a checkpoint gives none
-UNSCALED = ("default", "none", None)
+UNSCALED = ("default", "none")
 SCALING_FIELDS = {
     "factor": "factor",
     "low_freq_factor": "low_freq_factor",
     "high_freq_factor": "high_freq_factor",
     "original_max_position_embeddings": "original_context_tokens",
+    "attention_factor": "attention_factor",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "truncate": "truncate",
+    "short_factor": "short_factors",
+    "long_factor": "long_factors",
 }
 FLOAT_TOLERANCE = 1e-6  # GGUF stores float32
 FACTOR_TOLERANCE = 1e-4
@@ -55,11 +62,11 @@ def check_rope_factors(spec: ModelSpec, checkpoint: Checkpoint) -> None:
     """Compare the frequencies that a GGUF file stores as factors with those of the spec."""
     if checkpoint.format != "gguf" or ROPE_FACTORS not in checkpoint.names():
         return
-    head_dim = spec.dims.head_dim
+    rotary_dim = spec.dims.rotary_dim
     factors = cast(list[float], cast(Any, checkpoint.read(ROPE_FACTORS)).tolist())
-    expected = inverse_frequencies(spec.rope, head_dim)
+    expected = inverse_frequencies(spec.rope, rotary_dim, spec.max_context_tokens)
     found = [
-        spec.rope.theta ** (-2 * i / head_dim) / factor if factor else float("inf")
+        spec.rope.theta ** (-2 * i / rotary_dim) / factor if factor else float("inf")
         for i, factor in enumerate(factors)
     ]
     if len(found) != len(expected):
@@ -120,20 +127,14 @@ def _settings(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[Problem]:
 def _scaling(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[Problem]:
     if "rope_scaling" not in config and "rope_parameters" not in config:
         return
-    given = _rope(config)
-    kind = given.get("rope_type", given.get("type"))
-    match spec.rope:
-        case NoScaling():
-            if kind not in UNSCALED:
-                yield _differs(spec, "rope.kind", "none", "rope_scaling", kind)
-        case Llama3():
-            if kind != "llama3":
-                yield _differs(spec, "rope.kind", "llama3", "rope_scaling", kind or "none")
-                return
-            ours = asdict(spec.rope)
-            for field, name in SCALING_FIELDS.items():
-                if not _close(given.get(field), ours[name]):
-                    yield _differs(spec, f"rope.{name}", ours[name], field, given.get(field))
+    given, ours = _rope(config), rope_scaling(spec.rope) or {"rope_type": "none"}
+    kind = given.get("rope_type", given.get("type")) or "none"
+    if (kind if kind not in UNSCALED else "none") != ours["rope_type"]:
+        yield _differs(spec, "rope.kind", ours["rope_type"], "rope_scaling", kind)
+        return
+    for field, value in ours.items():
+        if field in given and field != "rope_type" and not _same(given[field], value):
+            yield _differs(spec, f"rope.{SCALING_FIELDS[field]}", value, field, given[field])
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -144,6 +145,13 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _close(value: object, expected: float) -> bool:
     return isinstance(value, int | float) and isclose(value, expected, rel_tol=FLOAT_TOLERANCE)
+
+
+def _same(value: object, expected: float | list[float]) -> bool:
+    if isinstance(expected, list):
+        given = cast(list[object], value if isinstance(value, list) else [])
+        return len(given) == len(expected) and all(map(_close, given, expected))
+    return _close(value, expected)
 
 
 def _differs(spec: ModelSpec, path: str, ours: object, field: str, theirs: object) -> Problem:

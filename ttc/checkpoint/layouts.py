@@ -11,7 +11,7 @@ import torch
 
 from ttc.checkpoint.files import RowOrder
 from ttc.plan.plan import RopeTable
-from ttc.spec.rope import inverse_frequencies
+from ttc.spec.rope import attention_factor, inverse_frequencies
 
 TRANSFORMATION_ROWS = 32
 
@@ -56,14 +56,16 @@ def rope_table(table: RopeTable, shape: tuple[int, int, int, int]) -> torch.Tens
     """The table as float32 of `shape`; cos and sin are [rows, head_dim] before that.
 
     Angles are position * inverse frequency, in float64 up to the cosine: float32 would be off by
-    0.008 rad at position 131072.
+    0.008 rad at position 131072. A table has a row for every position of the planned context.
     """
     if table.kind == "transformation":
         values = transformation_matrix().repeat(table.rows // TRANSFORMATION_ROWS, 1)
         return assemble([values], False, shape)
-    frequencies = torch.tensor(inverse_frequencies(table.rope, table.head_dim), dtype=torch.float64)
+    turned = inverse_frequencies(table.rope, table.head_dim, table.rows)
+    frequencies = torch.tensor(turned, dtype=torch.float64)
     angles = torch.arange(table.rows, dtype=torch.float64)[:, None] * frequencies
-    values = (angles.cos() if table.kind == "cos" else angles.sin()).float()
+    values = angles.cos() if table.kind == "cos" else angles.sin()
+    values = (values * attention_factor(table.rope)).float()
     if table.order == "pairs":
         values = values.repeat_interleave(2, dim=1)
     else:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,10 +16,14 @@ from ttc.spec.fidelity import load_fidelities
 from ttc.spec.groups import Settings, check_decoders, read_settings
 from ttc.spec.rope import Rope, read_rope
 
+MERGED = ("dims", "numbers")  # mappings of which a variant gives only the entries that differ
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dims:
-    """The sizes of a model. `hidden` is the residual stream's width, `ffn` the feed-forward's."""
+    """The sizes of a model. `hidden` is the residual stream's width, `ffn` the feed-forward's;
+    the first `rotary_dim` of a head's `head_dim` elements turn with their position.
+    """
 
     hidden: int
     layers: int
@@ -28,6 +32,7 @@ class Dims:
     head_dim: int
     ffn: int
     vocab: int
+    rotary_dim: int
 
     def product(self, names: tuple[str, ...]) -> int:
         """The value of one size of a weight, such as ("heads", "head_dim")."""
@@ -42,9 +47,11 @@ class ModelSpec:
     """A spec, checked against itself and its architecture.
 
     `name` is the file's name, `model` the Hugging Face id, `weights` where the checkpoint is when
-    it is not on the hub. `prefill_chunk_tokens` has an entry for each mesh that the spec names,
-    `precision_exceptions` one for each profile it changes. `file` is the path to write into
-    emitted files: it does not depend on the working directory.
+    it is not on the hub. `numbers` are named scalars that the architecture's steps use, and
+    `layer_kinds` the kinds of the decoders, repeated over the layers; `local_rope` is a second RoPE
+    table, for the steps that name it. `prefill_chunk_tokens` has an entry for each mesh that the
+    spec names, `precision_exceptions` one for each profile it changes. `file` is the path to write
+    into emitted files: it does not depend on the working directory.
     """
 
     name: str
@@ -53,6 +60,9 @@ class ModelSpec:
     dims: Dims
     norm_eps: float
     rope: Rope
+    local_rope: Rope | None
+    numbers: Mapping[str, int | float]
+    layer_kinds: tuple[str, ...]
     tie_embeddings: bool
     max_context_tokens: int
     prefill_chunk_tokens: Mapping[str, int]
@@ -61,6 +71,10 @@ class ModelSpec:
     file: str
     at: Source
     sources: Mapping[str, Source] = field(compare=False, repr=False)
+
+    def kind_of(self, layer: int) -> str:
+        """The kind of a decoder, counted from 0; "" when the spec tells no kinds apart."""
+        return self.layer_kinds[layer % len(self.layer_kinds)] if self.layer_kinds else ""
 
     def source_of(self, path: str) -> Source:
         """The place of a field such as `dims.kv_heads`, or of the nearest field around it."""
@@ -75,16 +89,20 @@ def load_model(wanted: str | Path) -> ModelSpec:
     Raises SpecError with every problem of the file, UsageError when there is no such file.
     """
     path = _find_spec(wanted)
-    data = load_yaml(path, "model", shown=library.shown(path))
-    dims = Dims(**{name: each.integer for name, each in data["dims"].fields().items()})
-    rope, problems = read_rope(data["rope"])
+    data = _read(path)
+    dims = _dims(data["dims"])
+    rope, problems = read_rope(data["rope"], dims.rotary_dim)
+    local = data.get("local_rope")
+    local_rope, local_problems = read_rope(local, dims.rotary_dim) if local else (None, [])
     exceptions, precision_problems = _exceptions(data, dims, path)
-    problems += _check_dims(data["dims"], dims) + precision_problems + _check_meshes(data)
+    problems += local_problems + precision_problems
+    problems += _check_dims(data["dims"], dims) + _check_kinds(data, dims) + _check_meshes(data)
     architecture, architecture_problems = _architecture(data["architecture"], path)
     raise_problems(problems + architecture_problems)
     assert architecture is not None, "an architecture that is not found is a problem"
     raise_problems(_check_tied(data["tie_embeddings"], architecture))
     chunks, weights = data.get("prefill_chunk_tokens"), data.get("weights")
+    numbers, kinds = data.get("numbers"), data.get("layer_kinds")
     return ModelSpec(
         name=path.stem,
         model=data["model"].text,
@@ -92,6 +110,11 @@ def load_model(wanted: str | Path) -> ModelSpec:
         dims=dims,
         norm_eps=data["norm_eps"].number,
         rope=rope,
+        local_rope=local_rope,
+        numbers=MappingProxyType(
+            {name: _scalar(each) for name, each in numbers.fields().items()} if numbers else {}
+        ),
+        layer_kinds=tuple(each.text for each in kinds.elements()) if kinds else (),
         tie_embeddings=data["tie_embeddings"].flag,
         max_context_tokens=data["max_context_tokens"].integer,
         prefill_chunk_tokens=MappingProxyType(
@@ -103,6 +126,54 @@ def load_model(wanted: str | Path) -> ModelSpec:
         at=data["model"].at,
         sources=MappingProxyType(data.sources()),
     )
+
+
+def _read(path: Path) -> Located:
+    """The fields of a spec, those of the spec it extends included; their schemas hold."""
+    data = _load(path)
+    name = data.get("extends")
+    if name is None:
+        return data
+    found = library.find(library.SPECS, name.text, near=path)
+    if found is None:
+        hint = did_you_mean(name.text, library.names(library.SPECS, near=path))
+        raise_problems([Problem(message=f"unknown spec '{name.text}'", at=name.at, help=hint)])
+    assert found is not None, "a spec that is not found is a problem"
+    base = _load(found)
+    if "extends" in base.fields():
+        message = f"'{name.text}' extends another spec itself"
+        hint = f"extend '{base['extends'].text}', and write out what differs"
+        raise_problems([Problem(message=message, at=name.at, help=hint)])
+    return _extended(data, base)
+
+
+def _load(path: Path) -> Located:
+    shown = library.shown(path)
+    return load_yaml(path, "model", shown=shown, variants={"extends": "variant"})
+
+
+def _extended(data: Located, base: Located) -> Located:
+    """The fields of `data` over those of `base`: single sizes and numbers, and whole other fields.
+
+    Where the weights of the base are is nothing that a variant inherits.
+    """
+    given = data.fields()
+    fields = {name: each for name, each in base.fields().items() if name != "weights"} | given
+    for name in MERGED:
+        if name in given and name in base.fields():
+            merged = base[name].fields() | given[name].fields()
+            fields[name] = replace(given[name], value=merged)
+    return replace(data, value=fields)
+
+
+def _dims(data: Located) -> Dims:
+    sizes = {name: each.integer for name, each in data.fields().items()}
+    return Dims(**{"rotary_dim": sizes["head_dim"], **sizes})
+
+
+def _scalar(number: Located) -> int | float:
+    assert isinstance(number.value, int | float), f"{number.at} is not a number"
+    return number.value
 
 
 def _find_spec(wanted: str | Path) -> Path:
@@ -149,7 +220,20 @@ def _check_dims(data: Located, dims: Dims) -> list[Problem]:
         message = "'head_dim' must be even"
         note = "rotary embedding turns pairs of values"
         problems.append(Problem(message=message, at=data["head_dim"].at, note=note))
+    rotary = data.get("rotary_dim")
+    if rotary and (dims.rotary_dim % 2 or dims.rotary_dim > dims.head_dim):
+        message = "'rotary_dim' must be even and at most head_dim"
+        note = f"head_dim is {dims.head_dim}"
+        problems.append(Problem(message=message, at=rotary.at, note=note))
     return problems
+
+
+def _check_kinds(data: Located, dims: Dims) -> list[Problem]:
+    kinds = data.get("layer_kinds")
+    if kinds is None or len(kinds.elements()) <= dims.layers:
+        return []
+    message = f"{len(kinds.elements())} layer_kinds for {dims.layers} layers"
+    return [Problem(message=message, at=kinds.at, help="list the kinds once, they repeat")]
 
 
 def _check_meshes(data: Located) -> list[Problem]:

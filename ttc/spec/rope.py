@@ -1,17 +1,45 @@
-"""Rotary position embedding: each kind has exactly its own fields."""
+"""Rotary position embedding: each kind has exactly its own fields.
+
+The formulas are those of transformers/modeling_rope_utils.py. Two kinds change with the length of
+the sequence. A compiled program has one table, so the planned context decides for both: `dynamic`
+stretches for that context, `longrope` takes its long factors when that context exceeds the original
+one. transformers decides by the sequence at hand; servers that fill a cache decide as ttc does.
+"""
 
 from dataclasses import dataclass
-from math import pi
+from math import ceil, floor, log, pi, sqrt
 
 from ttc.errors import Problem
 from ttc.located import Located
 
+BETA_FAST, BETA_SLOW = 32.0, 1.0  # of the YaRN paper, arxiv.org/abs/2309.00071, section 3.2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoScaling:
-    """frequency i = theta ** (-2 i / head_dim)"""
+    """frequency i = theta ** (-2 i / rotary_dim)"""
 
     theta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """Every frequency divided by `factor`."""
+
+    theta: float
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dynamic:
+    """theta grows with the context once it exceeds `original_context_tokens`.
+
+    theta' = theta * (factor * context / original - (factor - 1)) ** (rotary_dim / (rotary_dim - 2))
+    """
+
+    theta: float
+    factor: float
+    original_context_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,40 +57,168 @@ class Llama3:
     original_context_tokens: int
 
 
-type Rope = NoScaling | Llama3
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yarn:
+    """Frequencies that turn less than `beta_slow` times in the original context are divided by
+    `factor`, those that turn more than `beta_fast` times kept, those between blended by index.
+
+    `attention_factor` multiplies cos and sin. `truncate` rounds the two indices outwards.
+    """
+
+    theta: float
+    factor: float
+    original_context_tokens: int
+    attention_factor: float
+    beta_fast: float
+    beta_slow: float
+    truncate: bool
 
 
-def read_rope(data: Located) -> tuple[Rope, list[Problem]]:
-    """The `rope` field of a spec, whose schema holds, and what is wrong between its fields."""
-    theta = data["theta"].number
-    if data["kind"].text == "none":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongRope:
+    """Each frequency divided by a factor of its own: a long one in contexts beyond the original.
+
+    `attention_factor` multiplies cos and sin in both cases.
+    """
+
+    theta: float
+    original_context_tokens: int
+    attention_factor: float
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+
+
+type Rope = NoScaling | Linear | Dynamic | Llama3 | Yarn | LongRope
+
+
+def read_rope(data: Located, rotary_dim: int) -> tuple[Rope, list[Problem]]:
+    """A `rope` field of a spec, whose schema holds, and what is wrong between its fields."""
+    theta, kind = data["theta"].number, data["kind"].text
+    if kind == "none":
         return NoScaling(theta=theta), []
-    assert data["kind"].text == "llama3", "the schema knows the kinds"
+    if kind == "longrope":
+        return _read_longrope(data, rotary_dim)
+    factor = data["factor"].number
+    if kind == "linear":
+        return Linear(theta=theta, factor=factor), []
+    original = data["original_context_tokens"].integer
+    if kind == "dynamic":
+        return Dynamic(theta=theta, factor=factor, original_context_tokens=original), []
+    if kind == "yarn":
+        return _read_yarn(data)
+    assert kind == "llama3", "the schema knows the kinds"
     rope = Llama3(
         theta=theta,
-        factor=data["factor"].number,
+        factor=factor,
         low_freq_factor=data["low_freq_factor"].number,
         high_freq_factor=data["high_freq_factor"].number,
+        original_context_tokens=original,
+    )
+    return rope, _check_order(data, rope.low_freq_factor, "low_freq_factor", "high_freq_factor")
+
+
+def _read_yarn(data: Located) -> tuple[Yarn, list[Problem]]:
+    factor = data["factor"].number
+    truncate = data.get("truncate")
+    rope = Yarn(
+        theta=data["theta"].number,
+        factor=factor,
         original_context_tokens=data["original_context_tokens"].integer,
+        attention_factor=_number(data, "attention_factor", yarn_attention_factor(factor)),
+        beta_fast=_number(data, "beta_fast", BETA_FAST),
+        beta_slow=_number(data, "beta_slow", BETA_SLOW),
+        truncate=truncate.flag if truncate else True,
     )
-    if rope.high_freq_factor > rope.low_freq_factor:
-        return rope, []
-    problem = Problem(
-        message="'high_freq_factor' must be greater than 'low_freq_factor'",
-        at=data["high_freq_factor"].at,
-        note=f"low_freq_factor is {data['low_freq_factor'].written}",
-    )
-    return rope, [problem]
+    return rope, _check_order(data, rope.beta_slow, "beta_slow", "beta_fast")
 
 
-def inverse_frequencies(rope: Rope, head_dim: int) -> tuple[float, ...]:
-    """The head_dim / 2 angles, in radians, by which one position turns each pair of a head."""
-    plain = tuple(rope.theta ** (-2 * i / head_dim) for i in range(head_dim // 2))
+def _read_longrope(data: Located, rotary_dim: int) -> tuple[LongRope, list[Problem]]:
+    original = data["original_context_tokens"].integer
+    default = longrope_attention_factor(data["factor"].number, original)
+    short, long = (
+        tuple(each.number for each in data[name].elements())
+        for name in ("short_factors", "long_factors")
+    )
+    rope = LongRope(
+        theta=data["theta"].number,
+        original_context_tokens=original,
+        attention_factor=_number(data, "attention_factor", default),
+        short_factors=short,
+        long_factors=long,
+    )
+    problems = [
+        Problem(
+            message=f"'{name}' needs {rotary_dim // 2} numbers, one for each pair that turns",
+            at=data[name].at,
+            note=f"got {len(data[name].elements())}",
+        )
+        for name in ("short_factors", "long_factors")
+        if len(data[name].elements()) != rotary_dim // 2
+    ]
+    return rope, problems
+
+
+def _number(data: Located, name: str, default: float) -> float:
+    given = data.get(name)
+    return given.number if given else default
+
+
+def _check_order(data: Located, low: float, lower: str, higher: str) -> list[Problem]:
+    """Of two limits between which frequencies blend, the higher one must be the greater."""
+    given, other = data.get(higher), data.get(lower)
+    if given is None or given.number > low:
+        return []
+    note = f"{lower} is {other.written if other else low}"
+    return [Problem(message=f"'{higher}' must be greater than '{lower}'", at=given.at, note=note)]
+
+
+def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
+    """What YaRN multiplies cos and sin by when a model does not say."""
+    return 0.1 * mscale * log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def longrope_attention_factor(factor: float, original_context_tokens: int) -> float:
+    """What LongRoPE multiplies cos and sin by when a model does not say."""
+    return sqrt(1 + log(factor) / log(original_context_tokens)) if factor > 1 else 1.0
+
+
+def attention_factor(rope: Rope) -> float:
+    """The number that cos and sin are multiplied by."""
+    match rope:
+        case Yarn() | LongRope():
+            return rope.attention_factor
+        case _:
+            return 1.0
+
+
+def inverse_frequencies(rope: Rope, rotary_dim: int, context: int) -> tuple[float, ...]:
+    """The rotary_dim / 2 angles, in radians, by which one position turns each pair of a head.
+
+    context: the tokens that the program is planned for, which two of the kinds depend on.
+    """
+    plain = _plain(rope.theta, rotary_dim)
     match rope:
         case NoScaling():
             return plain
+        case Linear():
+            return tuple(frequency / rope.factor for frequency in plain)
+        case Dynamic():
+            longer = max(context, rope.original_context_tokens) / rope.original_context_tokens
+            stretch = rope.factor * longer - (rope.factor - 1)
+            exponent = rotary_dim / max(rotary_dim - 2, 1)  # a single pair does not depend on theta
+            return _plain(rope.theta * stretch**exponent, rotary_dim)
         case Llama3():
             return tuple(_llama3(rope, frequency) for frequency in plain)
+        case Yarn():
+            return _yarn(rope, plain, rotary_dim)
+        case LongRope():
+            is_long = context > rope.original_context_tokens
+            factors = rope.long_factors if is_long else rope.short_factors
+            return tuple(f / factor for f, factor in zip(plain, factors, strict=True))
+
+
+def _plain(theta: float, rotary_dim: int) -> tuple[float, ...]:
+    return tuple(theta ** (-2 * i / rotary_dim) for i in range(rotary_dim // 2))
 
 
 def _llama3(rope: Llama3, frequency: float) -> float:
@@ -73,3 +229,21 @@ def _llama3(rope: Llama3, frequency: float) -> float:
         return frequency
     fast = (periods - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     return (1 - fast) * frequency / rope.factor + fast * frequency
+
+
+def _yarn(rope: Yarn, plain: tuple[float, ...], rotary_dim: int) -> tuple[float, ...]:
+    def index(turns: float) -> float:
+        """The index whose frequency turns so often within the original context."""
+        wavelength = rope.original_context_tokens / (turns * 2 * pi)
+        return rotary_dim * log(wavelength) / (2 * log(rope.theta))
+
+    first, last = index(rope.beta_fast), index(rope.beta_slow)
+    if rope.truncate:
+        first, last = floor(first), ceil(last)
+    first, last = max(first, 0), min(last, rotary_dim - 1)
+    width = last - first if last != first else 0.001  # transformers avoids 0 / 0 in this way
+    slow = [min(max((i - first) / width, 0.0), 1.0) for i in range(rotary_dim // 2)]
+    return tuple(
+        share * frequency / rope.factor + (1 - share) * frequency
+        for share, frequency in zip(slow, plain, strict=True)
+    )

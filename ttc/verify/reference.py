@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.layouts import reorder_rows
 from ttc.checkpoint.names import Binding, bind
+from ttc.checkpoint.rope_config import rope_scaling
 from ttc.errors import CheckpointError, Problem
 from ttc.spec.model import ModelSpec
-from ttc.spec.rope import Llama3, NoScaling, Rope
 
 TEXT = Path(__file__).parent / "texts" / "tower.txt"
 """The text that verification scores: a few sentences with names, numbers and commas."""
@@ -55,7 +55,8 @@ def build_reference(spec: ModelSpec, checkpoint: Checkpoint) -> Any:
         )
     name = (fields.get("architectures") or spec.architecture.hf_classes)[0]
     model_class = getattr(cast(Any, transformers), name)
-    config = model_class.config_class(**{"rope_scaling": _rope_scaling(spec.rope), **fields})
+    # GGUF files store the factors of scaled RoPE as a tensor, and do not say its kind.
+    config = model_class.config_class(**{"rope_scaling": rope_scaling(spec.rope), **fields})
     with no_init_weights():
         model = model_class._from_config(config, dtype=torch.float32)
     state = dict(_tensors_by_hugging_face_name(spec, checkpoint, bind(spec, checkpoint)))
@@ -65,21 +66,6 @@ def build_reference(spec: ModelSpec, checkpoint: Checkpoint) -> Any:
     assert not unexpected, f"transformers has no place for {unexpected}"
     assert set(missing) <= tied, f"transformers also needs {missing}"
     return model.eval()
-
-
-def _rope_scaling(rope: Rope) -> dict[str, Any] | None:
-    """For files whose metadata does not say it: GGUF stores the factors as a tensor instead."""
-    match rope:
-        case NoScaling():
-            return None
-        case Llama3():
-            return {
-                "rope_type": "llama3",
-                "factor": rope.factor,
-                "low_freq_factor": rope.low_freq_factor,
-                "high_freq_factor": rope.high_freq_factor,
-                "original_max_position_embeddings": rope.original_context_tokens,
-            }
 
 
 def _tensors_by_hugging_face_name(
