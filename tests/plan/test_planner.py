@@ -9,7 +9,7 @@ from ttc.compiler import plan_spec
 from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.check import check_plan
-from ttc.plan.memory import operations_of
+from ttc.plan.operations import operations_of
 from ttc.plan.plan import (
     DramShardedMatmul,
     Plan,

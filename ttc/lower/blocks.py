@@ -8,7 +8,7 @@ from ttc.lower.calls import Function, Local, Statement, Unpack
 from ttc.lower.constants import Constants
 from ttc.lower.liveness import free_after_last_use
 from ttc.lower.operations import lower_op
-from ttc.plan.memory import decoder_inputs, last_reads, reads_of, results_of
+from ttc.plan.operations import decoder_inputs, last_reads, reads_of, results_of
 from ttc.plan.placement import TensorPlan
 from ttc.plan.plan import (
     DecoderPlan,

@@ -1,9 +1,10 @@
 """Bytes on a chip: what the plan needs at its fullest moment, and what would still fit."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 
 from ttc.hardware.hardware import Chip
+from ttc.plan.operations import decoder_inputs, last_reads, operations_of, results_of
 from ttc.plan.placement import ELEMENT_BYTES, TILE, TILE_BYTES, TensorPlan, tiles
 from ttc.plan.plan import (
     DecoderPlan,
@@ -11,16 +12,9 @@ from ttc.plan.plan import (
     Largest,
     MemoryPlan,
     PhasePlan,
-    PlannedAdd,
-    PlannedAttention,
-    PlannedEmbedding,
-    PlannedGated,
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
-    PlannedRope,
-    PlannedRows,
-    PlannedSplitQkv,
     WeightPlan,
 )
 from ttc.plan.setting import Setting
@@ -134,49 +128,6 @@ def trace_region_bytes(decode: PhasePlan, setting: Setting) -> int:
     return operations * per_operation
 
 
-def operations_of(ops: Iterable[PlannedOp]) -> int:
-    """Device operations that planned operations launch."""
-    return sum(_operations(op) for op in ops)
-
-
-def _operations(op: PlannedOp) -> int:
-    match op:
-        case PlannedLinear():
-            return len(op.programs) + (len(op.programs) > 1)
-        case PlannedRope():
-            return 1 if op.fused else 2
-        case PlannedAttention(decode=True):
-            return (1 if op.fused_update else 2) + 3  # update, attention, shards, joined heads
-        case PlannedAttention():
-            return (2 if op.cast_kv else 0) + 2 + 1  # casts, fills, attention
-        case PlannedRows():
-            return 2
-        case PlannedEmbedding() | PlannedNorm() | PlannedSplitQkv() | PlannedGated() | PlannedAdd():
-            return 1
-
-
-def results_of(op: PlannedOp) -> tuple[tuple[str, TensorPlan], ...]:
-    """The values an operation defines, with their plans."""
-    match op:
-        case PlannedSplitQkv():
-            return ((op.node.q, op.q), (op.node.k, op.k), (op.node.v, op.v))
-        case PlannedRope():
-            return ((op.node.q_out, op.q), (op.node.k_out, op.k))
-        case PlannedRows():
-            return ((op.value, op.out),)
-        case _:
-            return ((op.node.out, op.out),)
-
-
-def reads_of(op: PlannedOp) -> tuple[str, ...]:
-    """The values an operation reads."""
-    match op:
-        case PlannedRows():
-            return (op.value,)
-        case _:
-            return op.node.reads
-
-
 def _live_bytes(phase: PhasePlan, decoder: DecoderPlan, chip: Chip) -> int:
     """Peak of DRAM while the decoder runs; positions stay alive, its input dies with its reader."""
     tables = 2 * dram_bytes(phase.positions.out, chip)
@@ -209,16 +160,6 @@ def _peak(
         peak = max(peak, sum(live.values()) + buffers(op))
         live = {name: held for name, held in live.items() if last.get(name, i + 1) > i}
     return peak
-
-
-def last_reads(ops: Sequence[PlannedOp]) -> dict[str, int]:
-    """For each value, the place of the last operation that reads it."""
-    return {name: i for i, op in enumerate(ops) for name in reads_of(op)}
-
-
-def decoder_inputs(ops: Sequence[PlannedOp]) -> set[str]:
-    """The values that operations read and none of them defines."""
-    return last_reads(ops).keys() - {name for op in ops for name, _ in results_of(op)}
 
 
 def _buffer_bytes(op: PlannedOp) -> int:

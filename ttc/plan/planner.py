@@ -8,7 +8,8 @@ from ttc.hardware.hardware import Mesh
 from ttc.plan.check import check_plan
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
 from ttc.plan.limits import check_request, check_sizes, refuse
-from ttc.plan.memory import operations_of, plan_memory, results_of, solve_largest
+from ttc.plan.memory import plan_memory, solve_largest
+from ttc.plan.operations import operations_of, results_of
 from ttc.plan.placement import DRAM, TILE, DType, TensorPlan
 from ttc.plan.plan import (
     Choice,
