@@ -19,9 +19,10 @@ import torch
 
 from ttc.checkpoint.cache import WeightCache
 from ttc.checkpoint.index import PendingWeight, WeightSource, weight_origin
-from ttc.checkpoint.layouts import assemble, reorder_rows, rope_table
+from ttc.checkpoint.layouts import reorder_rows, rope_table
+from ttc.checkpoint.shards import local_matrix
 from ttc.plan.placement import Placement
-from ttc.plan.plan import WeightPlan
+from ttc.plan.plan import WeightPart, WeightPlan
 
 DTYPES = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b", "fp32": "float32"}
 LAYOUTS = {"tile": "TILE_LAYOUT", "row_major": "ROW_MAJOR_LAYOUT"}
@@ -61,23 +62,23 @@ def convert_weights(
         report(Progress(done_bytes=done, total_bytes=total, name=""))
 
 
-def build_weight(weight: WeightPlan, source: WeightSource) -> torch.Tensor:
-    """What the plan says of one weight, as a bf16 or float32 tensor of `weight.shape`.
+def build_weight(weight: WeightPlan, source: WeightSource, rank: int = 0) -> torch.Tensor:
+    """What the plan says of one weight of a rank, as a bf16 or float32 tensor of `weight.shape`.
 
     A weight stored as bf16 is rounded to nearest even as soon as it is read, which halves the rest
     of the work; ttnn itself packs to the block formats.
     """
     if weight.table is not None:
         return _rounded(rope_table(weight.table, weight.shape), weight)
-    parts: list[torch.Tensor] = []
-    for part in weight.parts:
+
+    def read(part: WeightPart, rows: slice) -> torch.Tensor:
         tensor = source.tensor(weight, part)
-        whole = part.start == 0 and part.stop in (0, tensor.shape[0])
-        rows = None if whole else slice(part.start, part.stop)
-        values = _rounded(source.checkpoint.read(tensor.name, rows), weight)
+        whole = (rows.start, rows.stop) == (0, tensor.shape[0])
+        values = _rounded(source.checkpoint.read(tensor.name, None if whole else rows), weight)
         heads = tensor.heads * values.shape[0] // tensor.shape[0]
-        parts.append(reorder_rows(values, heads, tensor.rows, part.rows))
-    return assemble(parts, weight.transpose, weight.shape)
+        return reorder_rows(values, heads, tensor.rows, part.rows)
+
+    return local_matrix(weight, rank, read, lambda part: source.tensor(weight, part).shape[0])
 
 
 def placement_to_memory_config(ttnn: Any, placement: Placement) -> Any:

@@ -132,6 +132,9 @@ def _part_origin(part: WeightPart, tensor: BoundTensor) -> dict[str, Any]:
     origin: dict[str, Any] = {"tensor": tensor.name, "start": part.start, "stop": part.stop}
     if tensor.heads:
         origin |= {"heads": tensor.heads, "stored": tensor.rows, "wanted": part.rows}
+    if part.shares:
+        shares = [{"dim": s.dim, "size": s.size, "starts": s.starts} for s in part.shares]
+        origin["shares"] = shares
     return origin
 
 

@@ -30,6 +30,8 @@ def _constant(constant: Constant) -> str:
 
 
 def _tensors(table: TensorTable) -> str:
+    if not table.rows:
+        return f"{table.name} = {{}}"
     lines = [f"{table.name} = {{  # {table.comment}"]
     for name, row in table.rows:
         lines += broken(f'"{name}": ', row, ",", 1)

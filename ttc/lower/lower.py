@@ -1,4 +1,16 @@
-"""Plan -> calls: the module as data, ready to print."""
+"""Plan -> calls: the module as data, ready to print.
+
+A module is the program of every chip of one replica (MESH_SHAPE rows and columns of the mesh); all
+shapes are those on one chip. What the caller hands over in `w` beside the weights:
+
+    w.device      the mesh device of the replica
+    w.semaphores  SEMAPHORES global semaphores of value 0, on all worker cores
+    w.NAME        for each name of BUFFERS a tensor of any content, allocated once
+
+Logits leave a program as VOCAB_SHARDS parts: chip r holds the columns from r * (their width) on,
+and the columns from VOCAB on are padding, which the caller cuts. With VOCAB_SHARDS 1 every chip
+holds all of them.
+"""
 
 from itertools import groupby
 
@@ -75,9 +87,13 @@ def _numbers(plan: Plan) -> Section:
         ("KV_BLOCKS", plan.kv_cache.blocks),
         ("VOCAB", plan.vocab),
         ("ROPE_POSITIONS", plan.rope_positions),
+        ("MESH_SHAPE", plan.parallel.replica_shape),
+        ("VOCAB_SHARDS", plan.head.vocab_shards),
+        ("SEMAPHORES", plan.semaphores),
     )
     return Section(
-        comment="Users, tokens of each, tokens of a cache block, blocks, and sizes of inputs.",
+        comment="Users, tokens of each, tokens of a cache block, blocks, sizes of inputs; chips of "
+        "a replica.",
         constants=tuple(Constant(name=name, value=value) for name, value in values),
     )
 
@@ -285,7 +301,11 @@ def _tensor_tables(
         return tuple((weight.name, _row(weight.tensor, constants)) for weight in weights)
 
     model = rows([weight for weight in plan.weights if weight.decoder is None])
-    tables = [TensorTable(name="MODEL_WEIGHTS", comment="Stored once.", rows=model)]
+    buffers = tuple((name, _row(tensor, constants)) for name, tensor in plan.buffers)
+    tables = [
+        TensorTable(name="BUFFERS", comment="Allocated once, of any content.", rows=buffers),
+        TensorTable(name="MODEL_WEIGHTS", comment="Stored once.", rows=model),
+    ]
     caches: list[Constant] = []
     weight_names: list[str] = []
     cache_names: list[str] = []

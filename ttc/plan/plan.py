@@ -16,6 +16,7 @@ from ttc.graph.nodes import (
     RopeQk,
     SplitQkv,
 )
+from ttc.plan.parallel import Parallel, Share
 from ttc.plan.placement import DType, Layout, Placement, TensorPlan
 from ttc.spec.precision import Fidelity
 from ttc.spec.rope import Rope
@@ -32,6 +33,8 @@ class WeightPart:
 
     rows: "halves" is the order of Hugging Face checkpoints (first half of a head, second half),
     "pairs" the order the rotary operation for pairs reads. `heads` is 0 where nothing rotates.
+    `shares` divide the matrix over the ranks of a replica, one for each dim that is divided; a
+    share of "out" takes the place of start and stop.
     """
 
     tensor: str
@@ -39,6 +42,11 @@ class WeightPart:
     heads: int = 0
     start: int = 0
     stop: int = 0
+    shares: tuple[Share, ...] = ()
+
+    def share(self, dim: Literal["out", "in"]) -> Share | None:
+        """How a dim is divided; None if every rank holds all of it."""
+        return next((share for share in self.shares if share.dim == dim), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +65,7 @@ class WeightPlan:
     """One stored tensor: what it is made of and how it lies on the device.
 
     The parts are concatenated along their output dim, transposed to [in, out] if `transpose`, and
-    zero padded to `shape`. Without parts the tensor is the table.
+    zero padded to `shape`. Without parts the tensor is the table. Shapes are those on one rank.
     """
 
     name: str
@@ -72,6 +80,11 @@ class WeightPlan:
     def full_name(self) -> str:
         """`decoders.3.wqkv`, or the plain name of a weight that the model has once."""
         return self.name if self.decoder is None else f"decoders.{self.decoder}.{self.name}"
+
+    @property
+    def divided(self) -> bool:
+        """Whether each rank holds a part of its own; else all hold the same."""
+        return any(part.shares for part in self.parts)
 
     @property
     def file(self) -> str:
@@ -322,7 +335,8 @@ class PhasePlan:
 class HeadPlan:
     """From the residual stream of 32 rows, `value`, to the logits, `result`.
 
-    `from_prefill` cuts the rows out of a prefill first.
+    `from_prefill` cuts the rows out of a prefill first. The logits are in `vocab_shards` parts, one
+    on each rank, or whole on every rank where it is 1.
     """
 
     value: str
@@ -330,6 +344,7 @@ class HeadPlan:
     ops: tuple[PlannedOp, ...]
     result: str
     logits: TensorPlan
+    vocab_shards: int
 
 
 # Memory ---------------------------------------------------------------------------------------
@@ -407,12 +422,16 @@ class Largest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything that lower, the weight converter and the runtime need to know."""
+    """Everything that lower, the weight converter and the runtime need to know.
+
+    `buffers` and `semaphores` are what collectives keep between steps.
+    """
 
     spec: str
     model: str
     mesh: str
     arch: str
+    parallel: Parallel
     profile: str
     batch: int
     slots: int
@@ -427,6 +446,8 @@ class Plan:
     weights: tuple[WeightPlan, ...]
     memory: MemoryPlan
     largest: Largest
+    buffers: tuple[tuple[str, TensorPlan], ...] = ()
+    semaphores: int = 0
     choices: tuple[Choice, ...] = field(default=())
 
     @property

@@ -98,6 +98,7 @@ def _plan(
         model=spec.model,
         mesh=mesh.name,
         arch=mesh.chip.arch,
+        parallel=setting.parallel,
         profile=profile.name,
         batch=batch,
         slots=setting.slots,
@@ -294,7 +295,14 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
     rows = PlannedRows(value=value, rows=TILE, sliced=sliced, out=residual)
     ops = plan_decode_ops(step, {value: residual})
     ((result, logits),) = results_of(ops[-1])
-    return HeadPlan(value=value, from_prefill=rows, ops=ops, result=result, logits=logits)
+    return HeadPlan(
+        value=value,
+        from_prefill=rows,
+        ops=ops,
+        result=result,
+        logits=logits,
+        vocab_shards=setting.parallel.tp,
+    )
 
 
 def _plan_kv_cache(setting: Setting, rope_form: RopeForm) -> KvCachePlan:

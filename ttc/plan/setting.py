@@ -7,6 +7,7 @@ from typing import Literal
 from ttc.graph.graph import ModelGraph
 from ttc.graph.shapes import Shape
 from ttc.hardware.hardware import Chip, Mesh
+from ttc.plan.parallel import Parallel, one_chip
 from ttc.plan.placement import (
     TILE,
     Placement,
@@ -59,6 +60,7 @@ class Setting:
     spec: ModelSpec
     graph: ModelGraph
     mesh: Mesh
+    parallel: Parallel
     profile: PrecisionProfile
     batch: int
     slots: int
@@ -111,6 +113,7 @@ def make_setting(
         spec=spec,
         graph=graph,
         mesh=mesh,
+        parallel=one_chip(spec.dims.heads, spec.dims.kv_heads),
         profile=profile,
         batch=batch,
         slots=user_slots(batch, mesh.chip),

@@ -7,6 +7,7 @@ from typing import Any
 from ttc.errors import Source
 from ttc.graph.nodes import Node
 from ttc.located import yaml_text
+from ttc.plan.parallel import ZEROS, HeadLayout
 from ttc.plan.placement import Placement, TensorPlan
 from ttc.plan.plan import Plan, PlannedOp, WeightPart, WeightPlan
 from ttc.spec.precision import Fidelity
@@ -42,6 +43,8 @@ def _data(value: Any) -> Any:
             return _tensor(value)
         case WeightPlan():
             return _weight(value)
+        case HeadLayout():
+            return _heads(value)
         case Fidelity():
             return value.name
         case Node():
@@ -94,4 +97,15 @@ def _weight(weight: WeightPlan) -> str:
 
 def _part(part: WeightPart) -> str:
     rows = f" {part.rows} of {part.heads} heads" if part.heads else ""
-    return f"{part.tensor}[{part.start}:{part.stop}]{rows}"
+    shares = "".join(f" {each.dim} by {each.name} ({each.width})" for each in part.shares)
+    return f"{part.tensor}[{part.start}:{part.stop}]{rows}{shares}"
+
+
+def _heads(layout: HeadLayout) -> list[str]:
+    """One line for each rank; a head of zeros is a dash."""
+
+    def numbers(heads: tuple[int, ...]) -> str:
+        return " ".join("-" if head == ZEROS else str(head) for head in heads)
+
+    ranks = enumerate(zip(layout.queries, layout.kv, strict=True))
+    return [f"rank {rank}: queries {numbers(q)}, kv {numbers(kv)}" for rank, (q, kv) in ranks]

@@ -25,6 +25,10 @@ class Program(Protocol):
     KV_BLOCKS: int
     VOCAB: int
     ROPE_POSITIONS: int
+    MESH_SHAPE: tuple[int, int]
+    VOCAB_SHARDS: int
+    SEMAPHORES: int
+    BUFFERS: Mapping[str, TensorFacts]
     PREFILL: Mapping[int, Callable[..., Tensor]]
     MODEL_WEIGHTS: Mapping[str, TensorFacts]
     DECODER_WEIGHTS: tuple[Mapping[str, TensorFacts], ...]
