@@ -28,7 +28,7 @@ from ttc.runtime.artefact import (
 )
 from ttc.runtime.backends import choose_backend
 from ttc.spec.model import ModelSpec, load_model
-from ttc.spec.precision import load_profile
+from ttc.spec.precision import PrecisionProfile, load_profile
 
 if TYPE_CHECKING:
     from ttc.runtime.model import Model
@@ -54,7 +54,7 @@ class Target:
     """
 
     mesh: str = DEFAULT_MESH
-    precision: str = DEFAULT_PRECISION
+    precision: str | PrecisionProfile = DEFAULT_PRECISION
     batch: int = 1
     context: int | None = None
     prefill_chunk_tokens: int | None = None
@@ -66,7 +66,7 @@ def plan(spec: str | Path, target: Target | None = None) -> Plan:
     _, chosen = plan_spec(
         load_model(spec),
         load_mesh(target.mesh),
-        load_profile(target.precision),
+        _profile(target.precision),
         batch=target.batch,
         context=target.context,
         chunk=target.prefill_chunk_tokens,
@@ -78,7 +78,7 @@ def compile(
     spec: str | Path,
     *,
     mesh: str = DEFAULT_MESH,
-    precision: str = DEFAULT_PRECISION,
+    precision: str | PrecisionProfile = DEFAULT_PRECISION,
     batch: int = 1,
     context: int | None = None,
     prefill_chunk_tokens: int | None = None,
@@ -104,7 +104,7 @@ def compile(
     compiled = compile_model(
         model,
         load_mesh(mesh),
-        load_profile(precision),
+        _profile(precision),
         batch=batch,
         context=context,
         chunk=prefill_chunk_tokens,
@@ -223,6 +223,10 @@ def verify_answer(
         emulate=on_emulator,
         progress=progress,
     )
+
+
+def _profile(wanted: str | PrecisionProfile) -> PrecisionProfile:
+    return load_profile(wanted) if isinstance(wanted, str) else wanted
 
 
 def default_weights(spec: ModelSpec) -> str:

@@ -27,6 +27,18 @@ MeshOption = Annotated[
 Precision = Annotated[
     str, typer.Option(metavar="PROFILE", help="One of precision_profiles/, or a YAML file.")
 ]
+Optimizations = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SETTINGS",
+        help="As in tt-transformers: 'precision_cfg = {ff1_3: bfp4}, fidelity_cfg = {...}', over "
+        "its own defaults, or over --precision if that is given too.",
+    ),
+]
+DecoderConfig = Annotated[
+    Path | None,
+    typer.Option(help="A decoder_config.json of tt-transformers; the rest is as --precision says."),
+]
 Batch = Annotated[int, typer.Option(help="Users served at once, 1 to 32.")]
 Context = Annotated[
     int | None, typer.Option(help="Tokens of each user, prompt and answer. [default: what fits]")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ttc.plan.plan import Plan
 from ttc.spec.check import FileCheck
+from ttc.spec.precision import TableRow
 
 if TYPE_CHECKING:
     from ttc.verify.report import Report
@@ -186,6 +187,14 @@ def plan_rows(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(str(row.get(name, "")) for name in names))
     return table
+
+
+def precision_lines(rows: Iterable[TableRow]) -> list[str]:
+    """A line per group and value: the decoders that have it, decode, prefill, who says so."""
+    head = ("group", "decoders", "decode", "prefill", "origin")
+    cells = [head] + [(r.group, r.decoders, r.decode, r.prefill, r.origin) for r in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(4)] + [0]
+    return ["  ".join(map(str.ljust, row, widths)) for row in cells]
 
 
 def verdict_lines(report: "Report") -> list[str]:

@@ -7,7 +7,7 @@ from ttc.errors import SpecError, UsageError
 from ttc.schema import load_schema
 from ttc.spec.groups import ACTIVATIONS, MODEL_ONLY, OPS, WEIGHTS
 from ttc.spec.model import ModelSpec, load_model
-from ttc.spec.precision import effective, load_profile
+from ttc.spec.precision import effective, load_profile, precision_table
 
 pytestmark = pytest.mark.fast
 
@@ -106,6 +106,60 @@ def test_a_profile_that_names_a_decoder_the_model_lacks(tree: Path) -> None:
         "there is no decoder 40",
         "plain has decoders 0 to 3",
     )
+
+
+BASE = """\
+profile: wide
+extends: mixed
+weights: {wo: bf16}
+ops: {norm: {decode: lofi, prefill: hifi4}}
+decoders:
+  2: {ff2: bfp8}
+"""
+
+
+def test_what_a_profile_does_not_say_is_said_by_the_one_it_extends(tree: Path) -> None:
+    path = tree / "precision_profiles" / "wide.yaml"
+    path.write_text(BASE)
+    profile, spec = load_profile(path), loaded(tree, "tiny")
+    found = {
+        (group, decoder): effective(profile, spec, decoder).shown(group)
+        for group in ("wo", "ff2", "wqkv")
+        for decoder in (0, 2)
+    }
+    # The spec's exception is for the profile below, so that the profile above is stronger.
+    assert found["wo", 0] == found["wo", 2] == "bf16"
+    assert (found["ff2", 0], found["ff2", 2]) == ("bf16", "bfp8")
+    assert (found["wqkv", 0], found["wqkv", 2]) == ("bf16", "bfp4")
+    norm = effective(profile, spec, 1)
+    assert norm.shown("norm") == "lofi, prefill hifi4"
+    assert norm.fidelity("norm", "prefill").math_fidelity == "HiFi4"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("profile: wide\nextends: wide\n", "profiles extend each other"),
+        ("profile: wide\nextends: mixd\n", "unknown precision profile 'mixd'"),
+        ("profile: wide\n", "a profile has either 'default' or 'extends'"),
+        (BASE.replace("lofi", "lowfi"), "unknown fidelity 'lowfi'"),
+    ],
+)
+def test_a_profile_that_extends_nothing_good(tree: Path, text: str, message: str) -> None:
+    path = tree / "precision_profiles" / "wide.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=message):
+        load_profile(path)
+
+
+def test_the_table_names_every_group_and_who_decided(tree: Path) -> None:
+    profile = load_profile(tree / "precision_profiles" / "mixed.yaml")
+    rows = precision_table(profile, loaded(tree, "tiny"))
+    assert {row.group for row in rows} == set(WEIGHTS + ACTIVATIONS + OPS)
+    found = [(row.decoders, row.decode) for row in rows if row.group == "ff2"]
+    assert found == [("0-1", "bf16"), ("2-3", "bfp4")]
+    (head,) = (row for row in rows if row.group == "lm_head")
+    assert (head.decoders, head.origin) == ("", "profile default, precision_profiles/mixed.yaml:2")
 
 
 def test_a_profile_that_is_not_there() -> None:

@@ -9,7 +9,19 @@ import typer
 from ttc import api
 from ttc.api import DEFAULT_CACHE, DEFAULT_MESH, DEFAULT_PRECISION
 from ttc.commands.environment import chunk_tokens, environment, open_screen, weights_folder
-from ttc.options import Batch, Cache, Context, Json, MeshOption, Precision, Spec, Weights
+from ttc.commands.precision import chosen_profile
+from ttc.options import (
+    Batch,
+    Cache,
+    Context,
+    DecoderConfig,
+    Json,
+    MeshOption,
+    Optimizations,
+    Precision,
+    Spec,
+    Weights,
+)
 
 
 def compile(
@@ -17,6 +29,8 @@ def compile(
     spec: Spec,
     mesh: MeshOption = DEFAULT_MESH,
     precision: Precision = DEFAULT_PRECISION,
+    optimizations: Optimizations = None,
+    decoder_config: DecoderConfig = None,
     batch: Batch = 1,
     context: Context = None,
     out: Annotated[
@@ -34,12 +48,16 @@ def compile(
 
     ttc compile smollm2-135m-instruct --mesh N150 --precision bf16 -o build/smol
     """
+    del precision  # `chosen_profile` asks whether it was given
     screen = open_screen(context_, as_json=as_json)
+    profile = chosen_profile(
+        context_, screen, spec, optimizations=optimizations, decoder_config=decoder_config
+    )
     with screen.progress() as progress:
         artefact = api.compile(
             spec,
             mesh=mesh,
-            precision=precision,
+            precision=profile,
             batch=batch,
             context=context,
             prefill_chunk_tokens=chunk_tokens(screen, environment(context_)),

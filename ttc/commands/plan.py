@@ -2,6 +2,7 @@
 
 # pyright: reportUnknownMemberType=false
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +11,14 @@ import typer
 from ttc import api
 from ttc.api import DEFAULT_MESH, DEFAULT_PRECISION, Target
 from ttc.commands.environment import chunk_tokens, environment, open_screen
+from ttc.commands.precision import chosen_profile
 from ttc.errors import PlanError, Problem, UsageError
 from ttc.hardware.hardware import mesh_names
-from ttc.options import Batch, Context, Json, MeshOption, Precision
-from ttc.screen import plan_lines, plan_record, plan_rows, plan_table
+from ttc.options import Batch, Context, DecoderConfig, Json, MeshOption, Optimizations, Precision
+from ttc.screen import plan_lines, plan_record, plan_rows, plan_table, precision_lines
 from ttc.spec import library
+from ttc.spec.model import load_model
+from ttc.spec.precision import precision_table
 
 
 def plan(
@@ -22,10 +26,16 @@ def plan(
     spec: Annotated[str | None, typer.Argument(envvar="HF_MODEL", metavar="[SPEC]")] = None,
     mesh: MeshOption = DEFAULT_MESH,
     precision: Precision = DEFAULT_PRECISION,
+    optimizations: Optimizations = None,
+    decoder_config: DecoderConfig = None,
     batch: Batch = 1,
     context: Context = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every mesh and profile, and every spec if none is named.")
+    ] = False,
+    table: Annotated[
+        bool,
+        typer.Option("--precision-table", help="And every group's precision: value, file, line."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -33,6 +43,7 @@ def plan(
 
     ttc plan llama-3.1-8b-instruct --mesh P150 --batch 8
     """
+    del precision  # `chosen_profile` asks whether it was given
     screen = open_screen(context_, as_json=as_json)
     if every:
         rows = _plan_all([spec] if spec else _shipped_specs(), batch=batch, context=context)
@@ -43,9 +54,12 @@ def plan(
         raise UsageError(
             Problem(message="no spec is named", help="ttc plan SPEC, or ttc plan --all")
         )
+    profile = chosen_profile(
+        context_, screen, spec, optimizations=optimizations, decoder_config=decoder_config
+    )
     target = Target(
         mesh=mesh,
-        precision=precision,
+        precision=profile,
         batch=batch,
         context=context,
         prefill_chunk_tokens=chunk_tokens(screen, environment(context_)),
@@ -54,7 +68,13 @@ def plan(
     for line in plan_lines(chosen):
         screen.say(line)
     screen.table(plan_table(chosen))
-    screen.result(plan_record(chosen))
+    record = plan_record(chosen)
+    if table:
+        rows = precision_table(profile, load_model(spec))
+        for line in precision_lines(rows):
+            screen.say(line)
+        record["precision_table"] = [asdict(row) for row in rows]
+    screen.result(record)
 
 
 def _shipped_specs() -> Sequence[str]:

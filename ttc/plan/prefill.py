@@ -80,7 +80,7 @@ def _embedding(
 
 def _norm(node: RmsNorm, step: PrefillStep, values: Values) -> tuple[PlannedNorm, Values]:
     out = values[node.x]
-    compute = step.precision.fidelity("norm")
+    compute = step.precision.fidelity("norm", "prefill")
     return PlannedNorm(node=node, program=None, compute=compute, out=out), {node.out: out}
 
 
@@ -88,7 +88,7 @@ def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLin
     setting, x = step.setting, values[node.x]
     group = setting.weight_groups[node.weights[0]]
     groups = MATMUL_GROUPS[group]
-    compute = step.precision.fidelity(groups.op["prefill"])
+    compute = step.precision.fidelity(groups.op["prefill"], "prefill")
     dtype = step.precision.dtype(groups.activation, "prefill")
     columns = sum(setting.weight_shapes[name][0] for name in node.weights)
     program, buffers = plan_multicast(
@@ -144,7 +144,7 @@ def _rope_qk(node: RopeQk, step: PrefillStep, values: Values) -> tuple[PlannedRo
         decode=False,
         form=step.rope_form,
         fused=False,
-        compute=step.precision.fidelity("rope"),
+        compute=step.precision.fidelity("rope", "prefill"),
         q=q,
         k=k,
     )
@@ -169,7 +169,7 @@ def _attention(
         kv_dtype=kv_dtype,
         fused_update=False,
         program=SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=chunk, k_chunk_tokens=chunk),
-        compute=step.precision.fidelity("sdpa_prefill"),
+        compute=step.precision.fidelity("sdpa_prefill", "prefill"),
         gathered=out,
         split=out,
         out=out,

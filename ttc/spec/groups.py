@@ -3,7 +3,7 @@
 `ttc/schemas/precision_profile.schema.json` says which storage each group may have.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -41,7 +41,7 @@ ALWAYS_BF16 = ("embedding", "norms")  # ttnn reads these tables by row; no defau
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a file sets for one group: a dtype in each phase, or the name of a fidelity in both."""
+    """What a file sets for one group: a dtype or the name of a fidelity in each phase."""
 
     group: str
     decode: str
@@ -111,7 +111,8 @@ def _read_groups(
         else:
             decode = prefill = value.text
         if group in OPS:
-            problems += check_fidelity(value, fidelities)
+            both = value.fields().values() if isinstance(value.value, dict) else (value,)
+            problems += [each for one in both for each in check_fidelity(one, fidelities)]
         settings[group] = Setting(group=group, decode=decode, prefill=prefill, at=value.at)
     return settings
 
@@ -122,3 +123,14 @@ def check_fidelity(value: Located, fidelities: Collection[str]) -> list[Problem]
         return []
     hint = did_you_mean(value.text, fidelities)
     return [Problem(message=f"unknown fidelity '{value.text}'", at=value.at, help=hint)]
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Decoder numbers as files write them: 0, 1, 2 and 5 are "0-2, 5"."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in spans)

@@ -5,7 +5,7 @@ Precedence, the first that sets a group wins:
     1. the spec's exception for the profile, its decoder entry before its group
     2. the profile's decoder entry
     3. the profile's group
-    4. the profile's default
+    4. the profile's default, or all four of the profile that it extends
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, cast
 
-from ttc.errors import Problem, Source
+from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located, raise_problems
 from ttc.schema import load_yaml
 from ttc.spec import library
@@ -22,12 +22,14 @@ from ttc.spec.fidelity import Fidelity, load_fidelities
 from ttc.spec.groups import (
     ACTIVATIONS,
     ALWAYS_BF16,
+    MODEL_ONLY,
     OPS,
     WEIGHTS,
     Setting,
     Settings,
     check_decoders,
     check_fidelity,
+    ranges,
     read_settings,
 )
 from ttc.spec.model import ModelSpec
@@ -40,9 +42,14 @@ type Dtype = Literal["bf16", "bfp8", "bfp4"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionProfile:
-    """A profile: `defaults` by kind (weights, activations, ops), `settings` by group."""
+    """A profile: `settings` by group, and what holds under them.
+
+    base      the profile that this one extends, or None
+    defaults  by kind (weights, activations, ops), of a profile that extends none
+    """
 
     name: str
+    base: "PrecisionProfile | None" = None
     defaults: Mapping[str, Setting]
     settings: Settings
     file: str
@@ -72,10 +79,16 @@ class EffectivePrecision:
         assert group in WEIGHTS + ACTIVATIONS, f"'{group}' has no dtype"
         return cast(Dtype, getattr(self._find(group), phase))
 
-    def fidelity(self, op_group: str) -> Fidelity:
+    def fidelity(self, op_group: str, phase: Phase = "decode") -> Fidelity:
         """How a group of operations is computed."""
         assert op_group in OPS, f"'{op_group}' has no fidelity"
-        return load_fidelities()[self._find(op_group).decode]
+        return load_fidelities()[getattr(self._find(op_group), phase)]
+
+    def shown(self, group: str) -> str:
+        """The value as people read it: "bfp8", or "bf16, prefill bfp8"."""
+        found = self._find(group)
+        same = found.decode == found.prefill
+        return found.decode if same else f"{found.decode}, prefill {found.prefill}"
 
     def origin(self, group: str) -> str:
         """Which rule decided, such as 'profile group, precision_profiles/performance.yaml:9'."""
@@ -94,7 +107,11 @@ def load_profile(wanted: str | Path) -> PrecisionProfile:
 
     Raises SpecError with every problem of the file, UsageError when there is no such file.
     """
-    path = library.resolve(library.PROFILES, wanted)
+    return _load_profile(library.resolve(library.PROFILES, wanted), ())
+
+
+def _load_profile(path: Path, extending: tuple[str, ...]) -> PrecisionProfile:
+    """`extending` are the profiles that lead here, the last of them first."""
     data = load_yaml(path, "precision_profile", shown=library.shown(path))
     groups: dict[str, Located] = {}
     for kind in ("weights", "activations", "ops"):
@@ -102,25 +119,52 @@ def load_profile(wanted: str | Path) -> PrecisionProfile:
         groups |= part.fields() if part else {}
     fidelities = load_fidelities()
     settings, problems = read_settings(groups, data.get("decoders"), fidelities)
-    problems += check_fidelity(data["default"]["ops"], fidelities)
-    name = data["profile"]
+    name, default = data["profile"], data.get("default")
+    problems += check_fidelity(default["ops"], fidelities) if default else []
     if name.text != path.stem:
         message = f"the profile '{name.text}' is in a file of another name"
         note, hint = f"the file is {path.name}", f"write '{path.stem}'"
         problems.append(Problem(message=message, at=name.at, note=note, help=hint))
-    raise_problems(problems)
+    base, base_problems = _base(data, path, (name.text, *extending))
+    raise_problems(problems + base_problems)
     defaults = {
         kind: Setting(group=kind, decode=each.text, prefill=each.text, at=each.at)
-        for kind, each in data["default"].fields().items()
+        for kind, each in (default.fields().items() if default else ())
     }
     return PrecisionProfile(
         name=name.text,
+        base=base,
         defaults=MappingProxyType(defaults),
         settings=settings,
         file=library.stable(path),
         at=name.at,
         decoders=data.get("decoders"),
     )
+
+
+def _base(
+    data: Located, path: Path, extending: tuple[str, ...]
+) -> tuple[PrecisionProfile | None, list[Problem]]:
+    """The profile that a file extends; a file has that or a default of its own."""
+    extends = data.get("extends")
+    if (extends is None) == (data.get("default") is None):
+        message = "a profile has either 'default' or 'extends'"
+        hint = "extends: PROFILE takes everything not given here from another profile"
+        return None, [Problem(message=message, at=data["profile"].at, help=hint)]
+    if extends is None:
+        return None, []
+    if extends.text in extending:
+        chain = " extends ".join((*reversed(extending), extends.text))
+        return None, [Problem(message="profiles extend each other", at=extends.at, note=chain)]
+    found = library.find(library.PROFILES, extends.text, near=path)
+    if found is None:
+        known = library.names(library.PROFILES, near=path)
+        message, hint = (
+            f"unknown precision profile '{extends.text}'",
+            did_you_mean(extends.text, known),
+        )
+        return None, [Problem(message=message, at=extends.at, help=hint)]
+    return _load_profile(found, extending), []
 
 
 def effective(
@@ -130,19 +174,27 @@ def effective(
 
     Raises SpecError when the profile sets a decoder that the model does not have.
     """
+    return EffectivePrecision(settings=tuple(_decide(list(_rules(profile, spec, decoder)))))
+
+
+def _rules(
+    profile: PrecisionProfile, spec: ModelSpec, decoder: int | None
+) -> Iterator[tuple[str, str, Mapping[str, Setting]]]:
+    """What may set a group, the strongest first: a name, a file and its settings."""
     raise_problems(check_decoders(profile.decoders, spec.dims.layers, spec.name))
     exception = spec.precision_exceptions.get(profile.name)
-    rules: list[tuple[str, str, Mapping[str, Setting]]] = []
     if exception:
         if decoder is not None:
-            rules.append(("spec decoder exception", spec.file, exception.decoders.get(decoder, {})))
-        rules.append(("spec exception", spec.file, exception.groups))
+            yield "spec decoder exception", spec.file, exception.decoders.get(decoder, {})
+        yield "spec exception", spec.file, exception.groups
     if decoder is not None:
         single = profile.settings.decoders.get(decoder, {})
-        rules.append(("profile decoder entry", profile.file, single))
-    rules.append(("profile group", profile.file, profile.settings.groups))
-    rules.append(("profile default", profile.file, _defaults(profile)))
-    return EffectivePrecision(settings=tuple(_decide(rules)))
+        yield "profile decoder entry", profile.file, single
+    yield "profile group", profile.file, profile.settings.groups
+    if profile.base is not None:
+        yield from _rules(profile.base, spec, decoder)
+    else:
+        yield "profile default", profile.file, _defaults(profile)
 
 
 def _defaults(profile: PrecisionProfile) -> Mapping[str, Setting]:
@@ -165,3 +217,32 @@ def _decide(rules: list[tuple[str, str, Mapping[str, Setting]]]) -> Iterator[Eff
             origin=f"{rule}, {file}:{chosen.at.line}",
             at=chosen.at,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """A group in the decoders that share a value and its origin; "" where no decoder has it."""
+
+    group: str
+    decoders: str
+    decode: str
+    prefill: str
+    origin: str
+
+
+def precision_table(profile: PrecisionProfile, spec: ModelSpec) -> tuple[TableRow, ...]:
+    """What holds for every group of a model, and the rule, file and line that decided it."""
+    rows: dict[tuple[str, str, str, str], list[int]] = {}
+    for each in effective(profile, spec, None).settings:
+        if each.group in MODEL_ONLY:
+            rows[each.group, each.decode, each.prefill, each.origin] = []
+    for decoder in range(spec.dims.layers):
+        for each in effective(profile, spec, decoder).settings:
+            if each.group not in MODEL_ONLY:
+                key = each.group, each.decode, each.prefill, each.origin
+                rows.setdefault(key, []).append(decoder)
+    groups = WEIGHTS + ACTIVATIONS + OPS
+    return tuple(
+        TableRow(group=key[0], decoders=ranges(held), decode=key[1], prefill=key[2], origin=key[3])
+        for key, held in sorted(rows.items(), key=lambda row: groups.index(row[0][0]))
+    )
