@@ -83,15 +83,6 @@ def test_copying_from_the_host_needs_the_same_form(device) -> None:
         ttnn.copy_host_to_device_tensor(ttnn.from_torch(torch.ones(1, 4)), target)
 
 
-def test_several_devices_compute_side_by_side() -> None:
-    mesh = ttnn.open_mesh_device(ttnn.MeshShape(1, 2))
-    x = ttnn.from_torch(torch.ones(32, 32), layout=ttnn.TILE_LAYOUT, device=mesh)
-    x.stored[1].mul_(3)
-    ours = ttnn.add(x, x)
-    assert [one.mean().item() for one in ours.stored] == [2.0, 6.0]
-    assert mesh.get_num_devices() == 2
-
-
 def test_the_device_says_what_it_was_given() -> None:
     mesh = ttnn.open_mesh_device(
         ttnn.MeshShape(1, 1), grid=(11, 10), dram_banks=8, arch=ttnn.Arch.BLACKHOLE

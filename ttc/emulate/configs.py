@@ -44,6 +44,13 @@ class MathFidelity(Enum):
     Invalid = 255
 
 
+class Topology(Enum):
+    """How the chips of a collective are connected."""
+
+    Linear = 1
+    Ring = 2
+
+
 class UnaryOpType(Enum):
     """Activations that can be fused into another operation."""
 

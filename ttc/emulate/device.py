@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple, TypedDict, Unpack
 
-from ttc.emulate.configs import CoreCoord
+from ttc.emulate.configs import CoreCoord, Topology
+from ttc.emulate.errors import require
 
 
 class Arch(Enum):
@@ -56,6 +57,8 @@ class MeshDevice:
 
     rounding   False keeps every value in float32: all dtypes, fidelities and accumulator widths
                are then ignored, which shows whether a program computes the right thing at all
+    topology   whether the chips along an axis form a line or a ring
+    chip       one of its chips, all being alike; a mesh of one chip is its own
     """
 
     def __init__(
@@ -66,11 +69,36 @@ class MeshDevice:
         dram_banks: int,
         arch: Arch,
         rounding: bool,
+        topology: Topology,
     ) -> None:
         self.shape = shape
         self.rounding = rounding
+        self.topology = topology
         self.banks = Banks(grid, dram_banks)
         self._arch = arch
+        self.chip: MeshDevice = self if shape.mesh_size() == 1 else self._part(MeshShape(1, 1))
+
+    def _part(self, shape: MeshShape) -> "MeshDevice":
+        return MeshDevice(
+            shape,
+            grid=self.banks.grid,
+            dram_banks=self.banks.dram_banks,
+            arch=self._arch,
+            rounding=self.rounding,
+            topology=self.topology,
+        )
+
+    def create_submeshes(self, submesh_shape: MeshShape) -> "list[MeshDevice]":
+        """As many meshes of a shape as this one divides into, row by row.
+
+        They are one object: a chip owns no memory here, so that a weight loaded on one of them
+        can be used on all.
+        """
+        op = "create_submeshes"
+        for have, want in zip(self.shape, submesh_shape, strict=True):
+            require(have % want == 0, op, f"{self.shape} does not divide into {submesh_shape}")
+        count = self.get_num_devices() // submesh_shape.mesh_size()
+        return [self if count == 1 else self._part(submesh_shape)] * count
 
     def compute_with_storage_grid_size(self) -> CoreCoord:
         return CoreCoord(*self.banks.grid)
@@ -83,6 +111,19 @@ class MeshDevice:
 
     def arch(self) -> Arch:
         return self._arch
+
+    def lines(self, op: str, axis: int | None) -> list[list[int]]:
+        """The devices (counted row by row) that stand in line along a mesh axis; None: all of them.
+
+        ttnn takes no axis only where the mesh is one line.
+        """
+        rows, columns = self.shape
+        if axis is None:
+            require(1 in (rows, columns), op, "a mesh of two dimensions needs a cluster_axis")
+            return [list(range(rows * columns))]
+        require(axis in (0, 1), op, f"a mesh has the axes 0 and 1, not {axis}")
+        grid = [[row * columns + column for column in range(columns)] for row in range(rows)]
+        return grid if axis == 1 else [list(line) for line in zip(*grid, strict=True)]
 
     def __repr__(self) -> str:
         return f"MeshDevice({self.shape}, grid {self.banks.grid}, emulated)"
@@ -101,6 +142,7 @@ def open_mesh_device(
     dram_banks: int = 12,
     arch: Arch = Arch.WORMHOLE_B0,
     rounding: bool = True,
+    topology: Topology = Topology.Linear,
     **ignored: Unpack[_Allocation],
 ) -> MeshDevice:
     """A mesh without hardware. The defaults of grid and DRAM banks are those of one Wormhole chip.
@@ -108,8 +150,14 @@ def open_mesh_device(
     The sizes of memory regions that ttnn takes here are accepted and have no effect.
     """
     del ignored
-    shape = mesh_shape or MeshShape(1, 1)
-    return MeshDevice(shape, grid=grid, dram_banks=dram_banks, arch=arch, rounding=rounding)
+    return MeshDevice(
+        mesh_shape or MeshShape(1, 1),
+        grid=grid,
+        dram_banks=dram_banks,
+        arch=arch,
+        rounding=rounding,
+        topology=topology,
+    )
 
 
 def close_mesh_device(mesh_device: MeshDevice) -> None:

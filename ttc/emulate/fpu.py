@@ -323,14 +323,20 @@ def accumulate_products(a: torch.Tensor, b: torch.Tensor, fidelity: MathFidelity
     return product.dst
 
 
-def add(a: torch.Tensor, b: torch.Tensor, *, wide_dst: bool) -> torch.Tensor:
-    """Element-wise sum on the matrix unit: both cut to 11 bits below the larger exponent."""
-    bits_a, bits_b = a.view(torch.int32), b.view(torch.int32)
-    exponents = torch.maximum(bits_a.bitwise_and(_EXPONENT), bits_b.bitwise_and(_EXPONENT))
+def add(a: torch.Tensor, b: torch.Tensor, *more: torch.Tensor, wide_dst: bool) -> torch.Tensor:
+    """Element-wise sum on the matrix unit: all cut to 11 bits below the largest exponent.
+
+    A third term is what Dst held before.
+    """
+    bits = [term.view(torch.int32) for term in (a, b, *more)]
+    exponents = torch.maximum(bits[0].bitwise_and(_EXPONENT), bits[1].bitwise_and(_EXPONENT))
+    for term in bits[2:]:
+        exponents = torch.maximum(exponents, term.bitwise_and(_EXPONENT))
     top = exponents.view(torch.float32)
     # One unit away from zero, so that a tie of the smaller operand goes there.
-    total = torch.add(bits_a.bitwise_or(_ONE).view(torch.float32), top, alpha=_ANCHOR)
-    total.add_(bits_b.bitwise_or(_ONE).view(torch.float32))
+    total = torch.add(bits[0].bitwise_or(_ONE).view(torch.float32), top, alpha=_ANCHOR)
+    for term in bits[1:]:
+        total.add_(term.bitwise_or(_ONE).view(torch.float32))
     total.sub_(top, alpha=_ANCHOR)
     if not wide_dst:
         total.view(torch.int32).add_(_HALF).bitwise_and_(_UPPER)

@@ -1,5 +1,8 @@
 # pyright: reportUnknownMemberType=false
-"""Between torch and the device: from_torch, to_torch, empty, and which rows are real."""
+"""Between torch and the device: from_torch, to_torch, empty, and which rows are real.
+
+On a mesh every device gets the same values unless a mapper deals them out.
+"""
 
 from collections.abc import Sequence
 
@@ -7,8 +10,10 @@ import torch
 
 from ttc.emulate.configs import DRAM_MEMORY_CONFIG, MemoryConfig
 from ttc.emulate.device import MeshDevice
+from ttc.emulate.distribution import MeshComposer, MeshMapper
 from ttc.emulate.dtypes import BLOCK_FORMATS, DataType, Layout, pack_on_host
 from ttc.emulate.errors import EmulationError, require
+from ttc.emulate.mesh_tensor import MeshTensor, replicated
 from ttc.emulate.tensor import Tensor, check_placement, is_float
 
 _OF_TORCH = {
@@ -36,48 +41,78 @@ def from_torch(
     layout: Layout | None = None,
     device: MeshDevice | None = None,
     memory_config: MemoryConfig | None = None,
-) -> Tensor:
-    """A tensor of the same logical shape, converted as ttnn's host code converts."""
+    mesh_mapper: MeshMapper | None = None,
+) -> Tensor | MeshTensor:
+    """A tensor of the same logical shape, converted as ttnn's host code converts.
+
+    With a mapper each device gets its part; without a device the result is for its mesh.
+    """
     if dtype is None:
         if tensor.dtype not in _OF_TORCH:
             raise EmulationError("from_torch", f"{tensor.dtype} has no counterpart; give a dtype")
         dtype = _OF_TORCH[tensor.dtype]
     if layout is None:
         layout = Layout.TILE if dtype in BLOCK_FORMATS else Layout.ROW_MAJOR
+    chip = None if device is None else device.chip
+
+    def convert(part: torch.Tensor) -> Tensor:
+        stored = _stored_form(part, dtype, rounding=chip is None or chip.rounding)
+        return _on_chip("from_torch", stored, dtype, layout, chip, memory_config)
+
+    if mesh_mapper is not None:
+        pieces = mesh_mapper.deal("from_torch", tensor)
+        converted = {id(piece): convert(piece) for piece in {id(p): p for p in pieces}.values()}
+        return MeshTensor(device, [converted[id(piece)] for piece in pieces])
+    return convert(tensor) if device is None else replicated(device, convert(tensor))
+
+
+def _stored_form(values: torch.Tensor, dtype: DataType, *, rounding: bool) -> torch.Tensor:
+    """A copy in the form that tensors store, rounded as the host does."""
     if not is_float(dtype):
-        stored = tensor.to(torch.int64, copy=True)
-    elif device is not None and not device.rounding:
-        stored = tensor.to(torch.float32, copy=True)
-    else:
-        stored = pack_on_host(tensor, dtype)
-        if dtype is not DataType.FLOAT32:
-            stored = stored.to(torch.bfloat16)
-        if stored is tensor:
-            stored = stored.clone()
-    return on_device("from_torch", stored, dtype, layout, device, memory_config)
+        return values.to(torch.int64, copy=True)
+    if not rounding:
+        return values.to(torch.float32, copy=True)
+    stored = pack_on_host(values, dtype)
+    if dtype is not DataType.FLOAT32:
+        stored = stored.to(torch.bfloat16)
+    return stored.clone() if stored is values else stored
 
 
-def on_device(
+def _on_chip(
     op: str,
     stored: torch.Tensor,
     dtype: DataType,
     layout: Layout,
-    device: MeshDevice | None,
+    chip: MeshDevice | None,
     memory_config: MemoryConfig | None,
 ) -> Tensor:
-    """Host values as a tensor, the same on every device of the mesh."""
     placed = memory_config or DRAM_MEMORY_CONFIG
     shape = tuple(stored.shape)
-    if device is None:
+    if chip is None:
         require(dtype not in BLOCK_FORMATS or layout is Layout.TILE, op, f"{dtype.name} needs TILE")
-        return Tensor([stored], shape, dtype, layout, None, placed)
-    check_placement(op, shape, dtype, layout, placed, device)
-    copies = [stored] + [stored.clone() for _ in range(device.get_num_devices() - 1)]
-    return Tensor(copies, shape, dtype, layout, device, placed)
+    else:
+        check_placement(op, shape, dtype, layout, placed, chip)
+    return Tensor([stored], shape, dtype, layout, chip, placed)
 
 
-def to_torch(tensor: Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The values on the first device, at the logical shape; rows that are not stored are zero."""
+def to_torch(
+    tensor: Tensor | MeshTensor,
+    dtype: torch.dtype | None = None,
+    *,
+    mesh_composer: MeshComposer | None = None,
+) -> torch.Tensor:
+    """The values at the logical shape; rows that are not stored are zero.
+
+    Those of a mesh need a composer that says how to join them.
+    """
+    if isinstance(tensor, MeshTensor):
+        if mesh_composer is None:
+            raise EmulationError(
+                "to_torch",
+                f"cannot convert a tensor of {len(tensor.shards)} devices to one; supply a mesh "
+                "composer to concatenate the shards",
+            )
+        return mesh_composer.join([to_torch(shard, dtype) for shard in tensor.shards])
     values = tensor.dense("to_torch")[0]
     if dtype is None:
         rounded = tensor.device() is None or _rounding(tensor)
@@ -97,12 +132,11 @@ def empty(
     *,
     device: MeshDevice,
     memory_config: MemoryConfig = DRAM_MEMORY_CONFIG,
-) -> Tensor:
+) -> Tensor | MeshTensor:
     """Device memory. Its values are zeros here and undefined in ttnn."""
     kind = torch.float32 if is_float(dtype) else torch.int64
-    return on_device(
-        "empty", torch.zeros(tuple(shape), dtype=kind), dtype, layout, device, memory_config
-    )
+    zeros = torch.zeros(tuple(shape), dtype=kind)
+    return replicated(device, _on_chip("empty", zeros, dtype, layout, device.chip, memory_config))
 
 
 def mark_live_rows(tensor: Tensor, count: int) -> None:

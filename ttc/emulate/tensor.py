@@ -101,6 +101,17 @@ class Tensor:
         self.stored = []
         self.operands = {}
 
+    def clone(self) -> "Tensor":
+        """The same values in device memory of their own."""
+        return Tensor(
+            [one.clone() for one in self.stored],
+            self.shape,
+            self.dtype,
+            self.layout,
+            self._device,
+            self._memory_config,
+        )
+
     def values(self, op: str) -> list[torch.Tensor]:
         """The stored corner on each device as float32 (int64 for integers). Do not change it."""
         if not self._allocation.alive:

@@ -5,12 +5,14 @@ A file is a little-endian u64 header size, a flatbuffer, and the data from the n
 bytes on. ttnn ships no schema; the fields read here were found by writing tensors with ttnn 0.81.1
 and are compared with ttnn.to_torch in tests/emulate/test_tensorbin.py:
 
-  root           0 tensor spec, 2 shards (one per distinct device content)
+  root           0 tensor spec, 1 mesh shape, 2 shards (one per device; equal ones share their data)
+  mesh shape     0 rows and columns (u32 vector)
   tensor spec    0 logical shape (u32 vector), 1 layout table
   layout         0 element type, 1 row major (1) or tiles (2), 3 memory config
   memory config  0 memory layout, 1 buffer type, 2 shard spec
   shard spec     0 core range set, 1 shard height, 2 shard width, 3 orientation
-  shard          1 struct of u64 offset and u64 bytes, counted from the start of the data
+  shard          1 struct of u64 offset and u64 bytes, counted from the start of the data; 2 place
+  place          0 row and column of the device (u32 vector)
 
 The data of a tensor is in its logical page order (tiles row by row), whatever its sharding.
 """
@@ -19,6 +21,7 @@ import mmap
 from math import prod
 from pathlib import Path
 from struct import unpack_from
+from typing import NamedTuple
 
 import torch
 
@@ -36,6 +39,7 @@ from ttc.emulate.configs import (
 from ttc.emulate.device import MeshDevice
 from ttc.emulate.dtypes import BLOCK_FORMATS, DataType, Layout
 from ttc.emulate.errors import EmulationError
+from ttc.emulate.mesh_tensor import MeshTensor, replicated
 from ttc.emulate.tensor import Shape, Tensor, check_placement, padded_shape
 
 _ALIGNMENT = 64
@@ -101,39 +105,67 @@ class _Table:
         return [_Table(self._data, one + unpack_from("<I", self._data, one)[0]) for one in starts]
 
 
-def load_tensor(file_name: str | Path, *, device: MeshDevice | None = None) -> Tensor:
-    """A tensor that ttnn.dump_tensor wrote, with its type, layout and memory config."""
+class _File(NamedTuple):
+    """What a file holds: its mesh, and for each device where its data lies."""
+
+    root: _Table
+    start: int
+
+    @classmethod
+    def of(cls, data: mmap.mmap) -> "_File":
+        size = unpack_from("<Q", data, 0)[0]
+        header = data[8 : 8 + size]
+        root = _Table(header, unpack_from("<I", header, 0)[0])
+        return cls(root, -(-(8 + size) // _ALIGNMENT) * _ALIGNMENT)
+
+    @property
+    def mesh(self) -> tuple[int, ...]:
+        return self.root.table(1).numbers(0)
+
+    def places(self) -> dict[tuple[int, ...], tuple[int, int]]:
+        """Offset and length in the file by row and column of the device, in their order."""
+        found: dict[tuple[int, ...], tuple[int, int]] = {}
+        for shard in self.root.tables(2):
+            offset, length = shard.pair(1, "<QQ")
+            found[shard.table(2).numbers(0)] = (self.start + offset, length)
+        return found
+
+
+def load_tensor(
+    file_name: str | Path, *, device: MeshDevice | None = None
+) -> "Tensor | MeshTensor":
+    """A tensor that ttnn.dump_tensor wrote, with its type, layout and memory config.
+
+    A file of one device is the same on every device of a mesh; devices with equal data share it.
+    """
     with (
         open(file_name, "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
-        size = unpack_from("<Q", data, 0)[0]
-        header = data[8 : 8 + size]
-        root = _Table(header, unpack_from("<I", header, 0)[0])
-        spec = root.table(0)
+        content = _File.of(data)
+        spec = content.root.table(0)
         description = spec.table(1)
         shape: Shape = spec.numbers(0)
         dtype = DataType(description.scalar(0, "<B"))
         layout = Layout.TILE if description.scalar(1, "<B") == 2 else Layout.ROW_MAJOR
         memory_config = _memory_config(description.table(3))
-        start = -(-(8 + size) // _ALIGNMENT) * _ALIGNMENT
-        stored: list[torch.Tensor] = []
-        for shard in root.tables(2):
-            offset, length = shard.pair(1, "<QQ")
-            raw = torch.frombuffer(
-                bytearray(data[start + offset : start + offset + length]), dtype=torch.uint8
-            )
-            stored.append(_values(raw, shape, dtype, layout))
-    if device is not None:
-        check_placement("load_tensor", shape, dtype, layout, memory_config, device)
-        count = device.get_num_devices()
-        if len(stored) == 1:
-            stored += [stored[0].clone() for _ in range(count - 1)]
-        if len(stored) != count:
-            raise EmulationError("load_tensor", f"{len(stored)} shards for {count} devices")
-        if not device.rounding:
-            stored = [one.to(torch.float32) if one.is_floating_point() else one for one in stored]
-    return Tensor(stored, shape, dtype, layout, device, memory_config)
+        chip = None if device is None else device.chip
+        if chip is not None:
+            check_placement("load_tensor", shape, dtype, layout, memory_config, chip)
+        tensors: dict[tuple[int, int], Tensor] = {}
+        places = content.places()
+        for offset, length in set(places.values()):
+            raw = torch.frombuffer(bytearray(data[offset : offset + length]), dtype=torch.uint8)
+            values = _values(raw, shape, dtype, layout)
+            if chip is not None and not chip.rounding and values.is_floating_point():
+                values = values.to(torch.float32)
+            tensors[offset, length] = Tensor([values], shape, dtype, layout, chip, memory_config)
+    shards = [tensors[place] for place in places.values()]
+    if len(shards) == 1:
+        return shards[0] if device is None else replicated(device, shards[0])
+    if device is not None and content.mesh != tuple(device.shape):
+        raise EmulationError("load_tensor", f"a file for the mesh {content.mesh} on {device.shape}")
+    return MeshTensor(device, shards)
 
 
 def _values(raw: torch.Tensor, shape: Shape, dtype: DataType, layout: Layout) -> torch.Tensor:

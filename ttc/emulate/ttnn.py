@@ -1,10 +1,28 @@
 """The names of ttnn that emitted modules and the runtime use, and no others.
 
 A program runs on the emulator unchanged when the name `ttnn` is bound to this module. Arguments
-have ttnn's names; those that are not emulated are refused as unknown.
+have ttnn's names; those that are not emulated are refused as unknown. Operations are written for
+one device, and `per_device` runs them on a mesh.
 """
 
-from ttc.emulate import experimental, transformer
+from ttc.emulate import (
+    data_movement,
+    elementwise,
+    experimental,
+    host,
+    indices,
+    norm,
+    transformer,
+)
+from ttc.emulate import matmul as matmuls
+from ttc.emulate.collectives import (
+    GlobalSemaphore,
+    all_gather,
+    all_reduce,
+    create_global_semaphore,
+    mesh_partition,
+    reduce_scatter,
+)
 from ttc.emulate.configs import (
     DRAM_MEMORY_CONFIG,
     L1_HEIGHT_SHARDED_MEMORY_CONFIG,
@@ -26,34 +44,25 @@ from ttc.emulate.configs import (
     ShardOrientation,
     ShardSpec,
     TensorMemoryLayout,
+    Topology,
     UnaryOpType,
     WormholeComputeKernelConfig,
 )
-from ttc.emulate.data_movement import (
-    concat,
-    copy,
-    interleaved_to_sharded,
-    reshape,
-    sharded_to_interleaved,
-    to_memory_config,
-    transpose,
-    untilize,
-)
-from ttc.emulate.data_movement import slice_tensor as slice
 from ttc.emulate.device import Arch, MeshDevice, MeshShape, close_mesh_device, open_mesh_device
-from ttc.emulate.dtypes import DataType, Layout
-from ttc.emulate.elementwise import add, multiply, typecast
-from ttc.emulate.host import (
-    copy_host_to_device_tensor,
-    deallocate,
-    empty,
-    from_torch,
-    mark_live_rows,
-    to_torch,
+from ttc.emulate.distribution import (
+    ConcatMeshToTensor,
+    MeshMapperConfig,
+    PlacementReplicate,
+    PlacementShard,
+    ReplicateTensorToMesh,
+    ShardTensorToMesh,
+    create_mesh_mapper,
+    from_host_shards,
+    get_device_tensors,
 )
-from ttc.emulate.indices import argmax, embedding, plus_one
-from ttc.emulate.matmul import linear, matmul
-from ttc.emulate.norm import rms_norm
+from ttc.emulate.dtypes import DataType, Layout
+from ttc.emulate.host import empty, from_torch, to_torch
+from ttc.emulate.mesh_tensor import per_device
 from ttc.emulate.tensor import Tensor
 from ttc.emulate.tensorbin import load_tensor
 
@@ -65,7 +74,28 @@ uint32 = DataType.UINT32
 int32 = DataType.INT32
 TILE_LAYOUT = Layout.TILE
 ROW_MAJOR_LAYOUT = Layout.ROW_MAJOR
-mul = multiply
+
+add = per_device(elementwise.add, writes=["output_tensor"])
+mul = multiply = per_device(elementwise.multiply, writes=["output_tensor"])
+typecast = per_device(elementwise.typecast, writes=["output_tensor"])
+linear = per_device(matmuls.linear)
+matmul = per_device(matmuls.matmul)
+rms_norm = per_device(norm.rms_norm)
+embedding = per_device(indices.embedding)
+argmax = per_device(indices.argmax, writes=["output_tensor"])
+plus_one = per_device(indices.plus_one, writes=["input_tensor"])
+concat = per_device(data_movement.concat)
+copy = per_device(data_movement.copy, writes=["input_b"])
+interleaved_to_sharded = per_device(data_movement.interleaved_to_sharded)
+reshape = per_device(data_movement.reshape)
+sharded_to_interleaved = per_device(data_movement.sharded_to_interleaved)
+slice = per_device(data_movement.slice_tensor)
+to_memory_config = per_device(data_movement.to_memory_config)
+transpose = per_device(data_movement.transpose)
+untilize = per_device(data_movement.untilize)
+copy_host_to_device_tensor = per_device(host.copy_host_to_device_tensor, writes=["device_tensor"])
+deallocate = per_device(host.deallocate)
+mark_live_rows = per_device(host.mark_live_rows, writes=["tensor"])
 
 __all__ = [
     "DRAM_MEMORY_CONFIG",
@@ -76,11 +106,13 @@ __all__ = [
     "TILE_LAYOUT",
     "Arch",
     "BufferType",
+    "ConcatMeshToTensor",
     "CoreCoord",
     "CoreGrid",
     "CoreRange",
     "CoreRangeSet",
     "DataType",
+    "GlobalSemaphore",
     "LayerNormShardedMultiCoreProgramConfig",
     "Layout",
     "MathFidelity",
@@ -89,16 +121,24 @@ __all__ = [
     "MatmulMultiCoreReuseMultiCastProgramConfig",
     "MemoryConfig",
     "MeshDevice",
+    "MeshMapperConfig",
     "MeshShape",
     "MinimalMatmulConfig",
+    "PlacementReplicate",
+    "PlacementShard",
+    "ReplicateTensorToMesh",
     "SDPAProgramConfig",
     "ShardOrientation",
     "ShardSpec",
+    "ShardTensorToMesh",
     "Tensor",
     "TensorMemoryLayout",
+    "Topology",
     "UnaryOpType",
     "WormholeComputeKernelConfig",
     "add",
+    "all_gather",
+    "all_reduce",
     "argmax",
     "bfloat4_b",
     "bfloat8_b",
@@ -107,22 +147,28 @@ __all__ = [
     "concat",
     "copy",
     "copy_host_to_device_tensor",
+    "create_global_semaphore",
+    "create_mesh_mapper",
     "deallocate",
     "embedding",
     "empty",
     "experimental",
     "float32",
+    "from_host_shards",
     "from_torch",
+    "get_device_tensors",
     "int32",
     "interleaved_to_sharded",
     "linear",
     "load_tensor",
     "mark_live_rows",
     "matmul",
+    "mesh_partition",
     "mul",
     "multiply",
     "open_mesh_device",
     "plus_one",
+    "reduce_scatter",
     "reshape",
     "rms_norm",
     "sharded_to_interleaved",
