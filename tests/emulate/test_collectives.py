@@ -189,7 +189,7 @@ class TestRefusals:
 
     def test_an_axis_of_one_device(self) -> None:
         x = per_device(torch.ones(2, 32, 64), open_line(2))
-        with pytest.raises(EmulationError, match="axis 0 .* has one device"):
+        with pytest.raises(EmulationError, match=r"axis 0 .* has one device"):
             ttnn.all_reduce(x, cluster_axis=0)
         assert ttnn.mesh_partition(x, 3, 0) is x
 

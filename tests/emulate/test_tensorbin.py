@@ -91,3 +91,63 @@ def test_a_placement_that_the_device_lacks_is_refused(mock_host: MockHost, tmp_p
     small = emulated.open_mesh_device(emulated.MeshShape(1, 1), dram_banks=8)
     with pytest.raises(RuntimeError, match="no DRAM bank"):
         load_tensor(tmp_path / "bfp8_banks.tensorbin", device=small)
+
+
+MESHES = [(1, 4), (4, 1), (2, 2)]
+
+
+def dump_for_meshes(folder: Path, ttnn: Any) -> None:
+    """Files for meshes: replicated, sharded along each axis, and joined from host tensors."""
+    values = torch.randn((1, 1, 64, 256), generator=torch.Generator().manual_seed(5)).bfloat16()
+    torch.save(values, folder / "values.pt")
+    for rows, columns in MESHES:
+        shape = ttnn.MeshShape(rows, columns)
+        same, cut = ttnn.PlacementReplicate(), ttnn.PlacementShard(3)
+        for name, placements in {
+            "same": (same, same),
+            "axis0": (cut, same),
+            "axis1": (same, cut),
+        }.items():
+            mapper = ttnn.create_mesh_mapper(shape, ttnn.MeshMapperConfig(list(placements)))
+            tensor = ttnn.from_torch(
+                values, dtype=ttnn.bfloat16, layout=ttnn.TILE_LAYOUT, mesh_mapper=mapper
+            )
+            ttnn.dump_tensor(str(folder / f"{name}-{rows}x{columns}.tensorbin"), tensor)
+        parts = [
+            ttnn.from_torch(part, dtype=ttnn.bfloat8_b, layout=ttnn.TILE_LAYOUT)
+            for part in values.chunk(2, -1)
+        ]
+        joined = ttnn.from_host_shards([parts[0], parts[1], parts[0], parts[1]], shape)
+        ttnn.dump_tensor(str(folder / f"joined-{rows}x{columns}.tensorbin"), joined)
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_files_of_meshes(mock_host: MockHost, tmp_path: Path, shape: tuple[int, int]) -> None:
+    mock_host.run_without_device(partial(dump_for_meshes, tmp_path))
+    values: torch.Tensor = torch.load(tmp_path / "values.pt")
+    mesh = emulated.open_mesh_device(emulated.MeshShape(*shape))
+    suffix = f"{shape[0]}x{shape[1]}.tensorbin"
+
+    def shards(name: str) -> list[emulated.Tensor]:
+        return emulated.get_device_tensors(load_tensor(tmp_path / f"{name}-{suffix}", device=mesh))
+
+    same = shards("same")
+    assert len({id(one) for one in same}) == 1
+    assert torch.equal(emulated.to_torch(same[3]), values)
+    for axis in (0, 1):
+        pieces = values.chunk(shape[axis], -1)
+        for index, shard in enumerate(shards(f"axis{axis}")):
+            place = divmod(index, shape[1])[axis]
+            assert torch.equal(emulated.to_torch(shard), pieces[place])
+    joined = shards("joined")
+    assert joined[0] is joined[2]
+    assert joined[0] is not joined[1]
+    again = emulated.from_torch(values[..., 128:], emulated.bfloat8_b)
+    assert torch.equal(emulated.to_torch(joined[3]), emulated.to_torch(again))
+
+
+def test_a_file_of_another_mesh_is_refused(mock_host: MockHost, tmp_path: Path) -> None:
+    mock_host.run_without_device(partial(dump_for_meshes, tmp_path))
+    column = emulated.open_mesh_device(emulated.MeshShape(4, 1))
+    with pytest.raises(RuntimeError, match=r"a file for the mesh \(1, 4\)"):
+        load_tensor(tmp_path / "axis1-1x4.tensorbin", device=column)

@@ -77,6 +77,9 @@ def per_device[**P, Result](
 
     @wraps(operation)
     def run(*args: P.args, **named: P.kwargs) -> Result:
+        first = args[0] if args else None
+        if type(first) is Tensor and first.device() is not None:  # a mesh of one, the usual case
+            return operation(*args, **named)
         operands = _operands(args) + _operands(tuple(named.values()))
         if not operands:
             return operation(*args, **named)
