@@ -99,6 +99,7 @@ def plan_table(plan: Plan) -> Table:
         *((f"weights {group}", size) for group, size in memory.weights_by_group),
         ("KV cache", memory.kv_cache_bytes),
         ("RoPE tables", memory.rope_bytes),
+        ("inputs", memory.input_bytes),
         ("activations", memory.activation_bytes),
         ("trace region", memory.trace_region_bytes),
     ]
@@ -153,6 +154,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "weight_bytes": dict(memory.weights_by_group),
         "kv_cache_bytes": memory.kv_cache_bytes,
         "rope_bytes": memory.rope_bytes,
+        "input_bytes": memory.input_bytes,
         "activation_bytes": memory.activation_bytes,
         "largest": {
             "context": largest.context,

@@ -77,7 +77,7 @@ def test_the_rope_form_with_the_fewest_operations(
     assert planned.kv_cache.rope_form == form
     assert operations_of(planned.decode.decoders[0].ops) == decode
     assert operations_of(planned.prefill[0].decoders[0].ops) == prefill
-    (choice,) = planned.choices
+    choice = next(choice for choice in planned.choices if choice.name == "rope_form")
     assert {name for name, _ in choice.alternatives} == {"pairs", "halves"}
 
 
@@ -114,25 +114,6 @@ def test_slots_round_a_batch_up_to_a_rectangle() -> None:
 def test_buckets_hold_every_prompt_up_to_the_context() -> None:
     assert plan("smollm2-135m-instruct", context=1024).buckets == (128, 256, 512, 1024)
     assert plan("smollm2-135m-instruct", context=128).buckets == (128,)
-
-
-@pytest.mark.parametrize("precision", ["performance", "accuracy"])
-def test_what_a_refusal_offers_is_accepted(precision: str) -> None:
-    spec = "llama-3.1-8b-instruct"
-    with pytest.raises(PlanError) as refused:
-        plan(spec, precision=precision, batch=32, context=131072)
-    text = str(refused.value)
-    assert "GB of DRAM, N150 has 12.87 GB" in text
-    context = int(text.split("--context ")[1].split()[0])
-    fitting = plan(spec, precision=precision, batch=32, context=context)
-    assert fitting.memory.fits
-    with pytest.raises(PlanError):
-        plan(spec, precision=precision, batch=32, context=context + 1024)
-
-
-def test_a_model_that_cannot_fit_says_so() -> None:
-    with pytest.raises(PlanError, match="the weights alone do not fit"):
-        plan("llama-3.1-8b-instruct", precision="bf16", context=128)
 
 
 @pytest.mark.parametrize(

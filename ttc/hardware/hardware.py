@@ -61,6 +61,7 @@ class Chip:
     tile: int
     dram_banks: int
     dram_bank_bytes: int
+    dram_alignment_bytes: int
     l1_bytes_per_core: int
     l1_total_bytes_per_core: int
     clock_hz: float
@@ -127,6 +128,11 @@ class Mesh:
     @property
     def devices(self) -> int:
         return self.rows * self.cols
+
+    @property
+    def dram_bytes(self) -> int:
+        """Of all chips together."""
+        return self.devices * self.chip.dram_bytes
 
 
 def mesh_names() -> tuple[str, ...]:
@@ -209,6 +215,7 @@ def _chip(name: str, own: Located, families: Located, sources: Located) -> Chip:
         tile=integer["tile"],
         dram_banks=integer["dram_banks"],
         dram_bank_bytes=integer["dram_bank_bytes"],
+        dram_alignment_bytes=integer["dram_alignment_bytes"],
         l1_bytes_per_core=integer["l1_bytes_per_core"],
         l1_total_bytes_per_core=integer["l1_total_bytes_per_core"],
         clock_hz=rate["clock_hz"],

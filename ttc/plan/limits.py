@@ -5,9 +5,8 @@ from ttc.hardware.hardware import Mesh
 from ttc.plan.placement import TILE
 from ttc.plan.plan import Plan
 from ttc.plan.setting import KV_BLOCK_TOKENS
+from ttc.plan.solve import MAX_BATCH, Sizing
 from ttc.spec.model import ModelSpec
-
-MAX_BATCH = TILE  # one tile row holds the users of a decode step
 
 
 def check_request(spec: ModelSpec, mesh: Mesh, *, batch: int, context: int) -> None:
@@ -68,9 +67,32 @@ def check_sizes(spec: ModelSpec, mesh: Mesh) -> None:
         raise PlanError(problems)
 
 
-def refuse(plan: Plan, spec: ModelSpec) -> PlanError:
-    """The error for a plan that does not fit: the numbers, and the largest request that would."""
-    memory, largest = plan.memory, plan.largest
+def ways_out(sizing: Sizing) -> tuple[str, ...]:
+    """Requests that would fit on the same mesh, as options of the command line.
+
+    The wanted users with less context, fewer users with the wanted context, or one user with
+    less context where neither will do.
+    """
+    batch, context = sizing.setting.batch, sizing.setting.context
+    largest = sizing.largest()
+    ways: list[str] = []
+    if largest.context:
+        ways.append(f"--batch {batch} --context {largest.context}")
+    if largest.batch:
+        ways.append(f"--batch {largest.batch} --context {context}")
+    if not ways and (alone := sizing.largest_context(1)):
+        ways.append(f"--batch 1 --context {alone}")
+    return tuple(ways)
+
+
+def refuse(plan: Plan, spec: ModelSpec, ways: tuple[str, ...], larger_mesh: str) -> PlanError:
+    """The error for a plan that does not fit: the numbers, and what would fit.
+
+    `larger_mesh` holds the request; it is named where nothing fits on the mesh that was asked for.
+    """
+    memory = plan.memory
+    users = "1 user" if plan.batch == 1 else f"{plan.batch} users"
+    verb = "does" if plan.batch == 1 else "do"
     details = [
         f"weights {_gigabytes(memory.weight_bytes)}, KV cache "
         f"{_gigabytes(memory.kv_cache_bytes)} ({plan.slots} users x {plan.context} tokens), "
@@ -87,21 +109,20 @@ def refuse(plan: Plan, spec: ModelSpec) -> PlanError:
             f"needs {memory.l1_peak_bytes_per_core} bytes of L1 on its fullest core, "
             f"{plan.mesh} has {memory.l1_limit_bytes_per_core}"
         )
-    ways: list[str] = []
-    if largest.context >= KV_BLOCK_TOKENS:
-        ways.append(f"--context {largest.context} with {plan.batch} users")
-    if largest.batch >= 1:
-        ways.append(f"--batch {largest.batch} with {plan.context} tokens each")
+    if ways:
+        help_text = f"the largest that fit are {' or '.join(ways)}"
+    elif larger_mesh:
+        help_text = f"the smallest mesh that holds it is --mesh {larger_mesh}"
+    else:
+        help_text = "no mesh holds it: take a profile with smaller formats"
     return PlanError(
         Problem(
-            message=f"{plan.batch} users of {plan.context} tokens do not fit on {plan.mesh} "
+            message=f"{users} of {plan.context} tokens {verb} not fit on {plan.mesh} "
             f"with the profile '{plan.profile}'",
             at=spec.at,
             note=what,
             details=tuple(details),
-            help="the largest that fits is " + ", or ".join(ways)
-            if ways
-            else "the weights alone do not fit: a mesh with more memory is needed",
+            help=help_text,
         )
     )
 

@@ -1,178 +1,179 @@
-"""Bytes on a chip: what the plan needs at its fullest moment, and what would still fit."""
+"""Bytes of one chip's DRAM: what ttnn's allocator will have handed out at the fullest moment.
 
-from collections.abc import Callable, Mapping, Sequence
+Every bank takes the same part of each tensor, so that sizes here are those of the fullest bank
+times the number of banks. Sources of the rules, unless they name another: ttnn 0.81.1 on mock
+meshes (`get_memory_view` before and after each allocation); `tests/verify/test_memory.py` compares
+whole programs.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 from ttc.hardware.hardware import Chip
-from ttc.plan.operations import decoder_inputs, last_reads, operations_of, results_of
-from ttc.plan.placement import ELEMENT_BYTES, TILE, TILE_BYTES, TensorPlan, tiles
-from ttc.plan.plan import (
-    DecoderPlan,
-    KvCachePlan,
-    Largest,
-    MemoryPlan,
-    PhasePlan,
-    PlannedLinear,
-    PlannedNorm,
-    PlannedOp,
-    WeightPlan,
+from ttc.plan.l1 import l1_peak_bytes
+from ttc.plan.operations import decode_operations, decoder_inputs, peak_bytes
+from ttc.plan.placement import (
+    DRAM,
+    ELEMENT_BYTES,
+    TILE,
+    TILE_BYTES,
+    DType,
+    TensorPlan,
+    tiles,
 )
-from ttc.plan.setting import Setting
+from ttc.plan.plan import HeadPlan, KvCachePlan, MemoryPlan, PhasePlan, WeightPlan
+from ttc.plan.setting import KV_BLOCK_TOKENS, Setting
 
-# DRAM pages are aligned to this many bytes (64 on Blackhole, 32 on Wormhole: the larger).
-DRAM_ALIGNMENT = 64
+# ttnn rounds the part of a trace region that lies in one bank up to this many bytes.
+TRACE_ALIGNMENT = 8192
 
-# A replayed operation is stored as the commands that launch it: a header, and for each core the
-# arguments of its kernels (two that move data, three that compute). 32 words of 4 bytes for each
-# kernel give 24 MB for the 527 operations of a 32-decoder model on 64 cores, where
-# tt-transformers reserves 25 MB for 661.
-TRACE_HEADER_BYTES = 4096
-TRACE_BYTES_PER_CORE = 5 * 32 * 4
+# A replayed operation is stored as the commands that launch it: what all cores are sent alike
+# (buffer configurations, semaphores, launch messages, addresses of the kernels), and for each core
+# the arguments of its kernels. What kernels take can only be measured on a device: a mock mesh
+# captures no trace. The bound used is 1.4 times what tt-transformers has room for: 10,000,000
+# bytes for the decode step of 28 decoders of 20 operations on 64 cores (Llama-3.2-3B on N150).
+TRACE_BYTES_PER_OPERATION = 4096
+TRACE_BYTES_PER_CORE = 80 * 4
 
-# Operations of a decode step outside its decoders: embedding, positions, head, sampling.
-OPERATIONS_OUTSIDE = 16
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The weights of a chip, added up: by group in DRAM, tables for positions apart."""
+
+    by_group: Mapping[str, int]
+    rope_bytes: int
+    l1_bytes_per_core: int
 
 
 def dram_bytes(tensor: TensorPlan, chip: Chip) -> int:
-    """Bytes that a tensor takes over all banks of a chip, the fullest bank counted for each.
+    """Bytes that a tensor takes from all banks of a chip; 0 for a tensor in L1.
 
-    Pages (a tile, or a row of a row-major tensor) go round the banks, and every bank reserves as
-    many pages as the fullest one: this is what ttnn's allocator does.
+    Pages (a tile, or a row of a row-major tensor) are padded to the bank's alignment and go round
+    the banks; a tensor in shards takes a shard of every bank.
     """
     if tensor.placement.buffer != "dram":
         return 0
     if tensor.placement.grid:
-        return tensor.stored_bytes
+        rows, columns = tensor.placement.shard
+        return tiles(rows) * tiles(columns) * TILE_BYTES[tensor.dtype] * chip.dram_banks
     batch, heads, rows, columns = tensor.shape
     if tensor.layout == "row_major":
-        page = ceil(columns * ELEMENT_BYTES[tensor.dtype] / DRAM_ALIGNMENT) * DRAM_ALIGNMENT
+        page = columns * ELEMENT_BYTES[tensor.dtype]
         pages = batch * heads * rows
     else:
-        page = ceil(TILE_BYTES[tensor.dtype] / DRAM_ALIGNMENT) * DRAM_ALIGNMENT
+        page = TILE_BYTES[tensor.dtype]
         pages = batch * heads * tiles(rows) * tiles(columns)
-    return ceil(pages / chip.dram_banks) * page * chip.dram_banks
+    aligned = ceil(page / chip.dram_alignment_bytes) * chip.dram_alignment_bytes
+    return ceil(pages / chip.dram_banks) * aligned * chip.dram_banks
+
+
+def add_up(weights: Iterable[WeightPlan], setting: Setting) -> Stored:
+    """What the stored tensors take."""
+    chip = setting.chip
+    groups: dict[str, int] = {}
+    rope_bytes = l1_bytes = 0
+    sizes: dict[TensorPlan, int] = {}
+    for weight in weights:
+        size = sizes.get(weight.tensor)
+        if size is None:
+            size = sizes[weight.tensor] = dram_bytes(weight.tensor, chip)
+        l1_bytes += weight.tensor.bytes_per_core(chip.grid.cores)
+        if weight.group == "rope":
+            rope_bytes += size
+        else:
+            groups[weight.group] = groups.get(weight.group, 0) + size
+    return Stored(by_group=groups, rope_bytes=rope_bytes, l1_bytes_per_core=l1_bytes)
 
 
 def plan_memory(
     setting: Setting,
     *,
-    weights: Sequence[WeightPlan],
+    stored: Stored,
     kv_cache: KvCachePlan,
     decode: PhasePlan,
     prefill: Sequence[PhasePlan],
-    head: Sequence[PlannedOp],
+    head: HeadPlan,
 ) -> MemoryPlan:
     """Sum what lives in DRAM and find the fullest core."""
     chip = setting.chip
-    groups: dict[str, int] = {}
-    rope_bytes = 0
-    for weight in weights:
-        size = dram_bytes(weight.tensor, chip)
-        if weight.group == "rope":
-            rope_bytes += size
-        else:
-            groups[weight.group] = groups.get(weight.group, 0) + size
-    resident = sum(weight.tensor.bytes_per_core(chip.grid.cores) for weight in weights)
-    decoding = (_l1_peak([*decoder.ops, *head], chip) for decoder in decode.decoders)
-    prefilling = (_l1_peak(decoder.ops, chip) for phase in prefill for decoder in phase.decoders)
-    kv_bytes = sum(2 * dram_bytes(tensor, chip) for tensor in kv_cache.tensor)
+    steps = [step_bytes(phase, head, chip) for phase in (decode, *prefill)]
     return MemoryPlan(
-        weights_by_group=tuple(sorted(groups.items())),
-        kv_cache_bytes=kv_bytes,
-        rope_bytes=rope_bytes,
-        activation_bytes=max((activation_bytes(phase, chip) for phase in prefill), default=0),
-        trace_region_bytes=trace_region_bytes(decode, setting),
-        dram_limit_bytes=chip.dram_banks * chip.dram_bank_bytes,
-        l1_peak_bytes_per_core=resident + max(*decoding, *prefilling),
+        weights_by_group=tuple(sorted(stored.by_group.items())),
+        kv_cache_bytes=kv_bytes(kv_cache, chip),
+        rope_bytes=stored.rope_bytes,
+        input_bytes=input_bytes(setting, decode),
+        activation_bytes=max(steps),
+        trace_region_bytes=trace_region_bytes(decode, head, chip),
+        dram_limit_bytes=chip.dram_bytes,
+        l1_peak_bytes_per_core=stored.l1_bytes_per_core
+        + l1_peak_bytes(decode=decode, prefill=prefill, head=head, chip=chip),
         l1_limit_bytes_per_core=chip.l1_bytes_per_core,
     )
 
 
-def solve_largest(setting: Setting, memory: MemoryPlan, prefill: Sequence[PhasePlan]) -> Largest:
-    """The most context, users and prompt tokens that would fit with everything else as planned."""
-    per_token = memory.kv_cache_bytes // (setting.slots * setting.context)
-    table_per_token = memory.rope_bytes // setting.context
-    limit = setting.spec.max_context_tokens
-    free = memory.dram_limit_bytes - (
-        memory.weight_bytes + memory.activation_bytes + memory.trace_region_bytes
-    )
-    context = _blocks(free // (per_token * setting.slots + table_per_token))
-    batch = (free - memory.rope_bytes) // (per_token * setting.context)
-    fitting = [
-        phase.tokens
-        for phase in prefill
-        if memory.dram_bytes_per_chip
-        - memory.activation_bytes
-        + activation_bytes(phase, setting.chip)
-        <= memory.dram_limit_bytes
+def kv_bytes(kv_cache: KvCachePlan, chip: Chip) -> int:
+    """Keys and values of all layers."""
+    counts = Counter(kv_cache.tensor)
+    return sum(2 * layers * dram_bytes(tensor, chip) for tensor, layers in counts.items())
+
+
+def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
+    """The most that one decode step or one prefill holds of DRAM beside what stays there.
+
+    A prefill brings its prompt and its positions along; the gathered tables stay alive over all
+    decoders, and what a decoder reads dies with its last reader.
+    """
+
+    def size(tensor: TensorPlan) -> int:
+        return dram_bytes(tensor, chip)
+
+    positions, residual = phase.positions, size(phase.residual)
+    prompt = 0 if phase.decode else 2 * size(_row_major((1, 1, 1, phase.tokens), "uint32"))
+    tables = 2 * size(positions.out)
+    gathered = _gathered(positions.rows, positions.head_dim)
+    first = head.from_prefill
+    rows = 0 if phase.decode else residual + size(first.sliced)
+    peaks = [
+        sum(map(size, gathered)) if phase.decode else residual + tables,
+        peak_bytes(phase.enter, size),
+        rows + peak_bytes(head.ops, size),
     ]
-    return Largest(
-        context=max(0, min(context, limit)),
-        batch=max(0, min(batch, TILE)),
-        prefill_bucket=max(fitting, default=0),
-        max_tokens_all_users=max(0, _blocks((free - memory.rope_bytes) // per_token)),
+    for decoder in phase.decoders:
+        (name,) = decoder_inputs(decoder.ops)
+        peaks.append(tables + peak_bytes(decoder.ops, size, entering={name: residual}))
+    return prompt + max(peaks)
+
+
+def trace_region_bytes(decode: PhasePlan, head: HeadPlan, chip: Chip) -> int:
+    """Bytes to set aside when the device is opened, for the capture of a decode step."""
+    per_operation = TRACE_BYTES_PER_OPERATION + chip.grid.cores * TRACE_BYTES_PER_CORE
+    wanted = decode_operations(decode, head) * per_operation
+    per_bank = ceil(wanted / chip.dram_banks)
+    return ceil(per_bank / TRACE_ALIGNMENT) * TRACE_ALIGNMENT * chip.dram_banks
+
+
+def input_bytes(setting: Setting, decode: PhasePlan) -> int:
+    """What stays on the device between steps: tokens, positions, rows of tables, page table."""
+    blocks = setting.context // KV_BLOCK_TOKENS
+    tensors = (
+        _row_major((1, 1, 1, TILE), "uint32"),
+        _row_major((1, 1, 1, setting.slots), "int32"),
+        _row_major((1, 1, 1, decode.positions.rows), "uint32"),
+        _row_major((1, 1, setting.slots, blocks), "int32"),
     )
+    return sum(dram_bytes(tensor, setting.chip) for tensor in tensors)
 
 
-def activation_bytes(phase: PhasePlan, chip: Chip) -> int:
-    """The most bytes of DRAM that the values of one phase hold at once."""
-    return max(_live_bytes(phase, decoder, chip) for decoder in phase.decoders)
+def _gathered(rows: int, head_dim: int) -> tuple[TensorPlan, ...]:
+    """What a decode step has in DRAM while it gathers a table: the tiles, and rows before them.
+
+    Rows that do not fill tiles are gathered row by row and made tiles of by a second operation.
+    """
+    table = TensorPlan(shape=(1, 1, rows, head_dim), dtype="bf16", placement=DRAM)
+    return (table, _row_major(table.shape, "bf16")) if rows % TILE else (table,)
 
 
-def trace_region_bytes(decode: PhasePlan, setting: Setting) -> int:
-    """Bytes of the buffer that holds a captured decode step."""
-    operations = OPERATIONS_OUTSIDE + sum(
-        len(decoder.layers) * operations_of(decoder.ops) for decoder in decode.decoders
-    )
-    per_operation = TRACE_HEADER_BYTES + setting.chip.grid.cores * TRACE_BYTES_PER_CORE
-    return operations * per_operation
-
-
-def _live_bytes(phase: PhasePlan, decoder: DecoderPlan, chip: Chip) -> int:
-    """Peak of DRAM while the decoder runs; positions stay alive, its input dies with its reader."""
-    tables = 2 * dram_bytes(phase.positions.out, chip)
-    (entering,) = decoder_inputs(decoder.ops)
-    return tables + _peak(
-        decoder.ops,
-        lambda tensor: dram_bytes(tensor, chip),
-        entering={entering: dram_bytes(phase.residual, chip)},
-    )
-
-
-def _l1_peak(ops: Sequence[PlannedOp], chip: Chip) -> int:
-    """The fullest core while `ops` run: live shards and the buffers of the running operation."""
-    return _peak(ops, lambda tensor: tensor.bytes_per_core(chip.grid.cores), buffers=_buffer_bytes)
-
-
-def _peak(
-    ops: Sequence[PlannedOp],
-    size: Callable[[TensorPlan], int],
-    *,
-    entering: Mapping[str, int] | None = None,
-    buffers: Callable[[PlannedOp], int] = lambda op: 0,
-) -> int:
-    """The most bytes at once: values from their operation to their last reader, and buffers."""
-    last = last_reads(ops)
-    live = dict(entering or {})
-    peak = 0
-    for i, op in enumerate(ops):
-        live |= {name: size(tensor) for name, tensor in results_of(op)}
-        peak = max(peak, sum(live.values()) + buffers(op))
-        live = {name: held for name, held in live.items() if last.get(name, i + 1) > i}
-    return peak
-
-
-def _buffer_bytes(op: PlannedOp) -> int:
-    """Circular buffers of one operation on its fullest core; 0 where a few tiles are all."""
-    match op:
-        case PlannedLinear():
-            return max(op.buffer_bytes)
-        case PlannedNorm(program=program) if program is not None:
-            return 8 * program.block_w * TILE_BYTES["bf16"]
-        case _:
-            return 16 * TILE_BYTES["bf16"]
-
-
-def _blocks(tokens: int) -> int:
-    """Whole blocks of the KV cache, in tokens."""
-    return tokens // TILE * TILE
+def _row_major(shape: tuple[int, int, int, int], dtype: DType) -> TensorPlan:
+    return TensorPlan(shape=shape, dtype=dtype, placement=DRAM, layout="row_major")

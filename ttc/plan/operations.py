@@ -1,9 +1,11 @@
 """What planned operations launch, read and define: the facts that planning and memory share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ttc.plan.placement import TensorPlan
+from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import (
+    HeadPlan,
+    PhasePlan,
     PlannedAdd,
     PlannedAttention,
     PlannedEmbedding,
@@ -11,10 +13,15 @@ from ttc.plan.plan import (
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
+    PlannedPositions,
     PlannedRope,
     PlannedRows,
     PlannedSplitQkv,
 )
+
+# What feeds a decode step's result into the next: logits as rows, the largest of each, and the
+# next positions in the sequence and in the tables.
+FEEDBACK_OPERATIONS = 4
 
 
 def operations_of(ops: Iterable[PlannedOp]) -> int:
@@ -25,7 +32,7 @@ def operations_of(ops: Iterable[PlannedOp]) -> int:
 def _operations(op: PlannedOp) -> int:
     match op:
         case PlannedLinear():
-            return len(op.programs) + (len(op.programs) > 1)
+            return len(op.programs) + _joining(op)
         case PlannedRope():
             return 1 if op.fused else 2
         case PlannedAttention(decode=True):
@@ -36,6 +43,25 @@ def _operations(op: PlannedOp) -> int:
             return 2
         case PlannedEmbedding() | PlannedNorm() | PlannedSplitQkv() | PlannedGated() | PlannedAdd():
             return 1
+
+
+def _joining(op: PlannedLinear) -> int:
+    """What brings the parts of a product together: each is moved, then all are concatenated."""
+    if len(op.programs) > 1:
+        return len(op.programs) + 1
+    return op.out.placement != op.split_outs[0].placement
+
+
+def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
+    """Device operations of one decode step, sampling and the next positions included."""
+    decoders = sum(len(each.layers) * operations_of(each.ops) for each in decode.decoders)
+    enter = operations_of(decode.enter) + _position_operations(decode.positions)
+    return enter + decoders + operations_of(head.ops) + FEEDBACK_OPERATIONS
+
+
+def _position_operations(positions: PlannedPositions) -> int:
+    """cos and sin each: gathered, made tiles of if the rows do not fill them, and spread."""
+    return 2 * (1 + (positions.rows % TILE > 0) + positions.decode * len(positions.placements))
 
 
 def results_of(op: PlannedOp) -> tuple[tuple[str, TensorPlan], ...]:
@@ -68,3 +94,24 @@ def last_reads(ops: Sequence[PlannedOp]) -> dict[str, int]:
 def decoder_inputs(ops: Sequence[PlannedOp]) -> set[str]:
     """The values that operations read and none of them defines."""
     return last_reads(ops).keys() - {name for op in ops for name, _ in results_of(op)}
+
+
+def peak_bytes(
+    ops: Sequence[PlannedOp],
+    size: Callable[[TensorPlan], int],
+    *,
+    entering: Mapping[str, int] | None = None,
+    buffers: Callable[[PlannedOp], int] = lambda op: 0,
+) -> int:
+    """The most bytes at once: values from their operation to their last reader, and `buffers`.
+
+    `entering` are the sizes of the values that the operations find.
+    """
+    last = last_reads(ops)
+    live = dict(entering or {})
+    peak = 0
+    for i, op in enumerate(ops):
+        live |= {name: size(tensor) for name, tensor in results_of(op)}
+        peak = max(peak, sum(live.values()) + buffers(op))
+        live = {name: held for name, held in live.items() if last.get(name, i + 1) > i}
+    return peak

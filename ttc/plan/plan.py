@@ -352,11 +352,16 @@ class HeadPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Bytes on one chip and on its fullest core, and the limits they must keep."""
+    """Bytes on one chip and on its fullest core, and the limits they must keep.
+
+    `input_bytes` are the tokens, positions and page table that stay between steps;
+    `activation_bytes` is the most that a step holds beside what stays.
+    """
 
     weights_by_group: tuple[tuple[str, int], ...]
     kv_cache_bytes: int
     rope_bytes: int
+    input_bytes: int
     activation_bytes: int
     trace_region_bytes: int
     dram_limit_bytes: int
@@ -375,6 +380,7 @@ class MemoryPlan:
             self.weight_bytes
             + self.kv_cache_bytes
             + self.rope_bytes
+            + self.input_bytes
             + self.activation_bytes
             + self.trace_region_bytes
         )

@@ -1,14 +1,17 @@
 """The planner: a graph, a mesh and a precision profile become a plan, or a reason why not."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
+from ttc.errors import PlanError
 from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import Repeat
-from ttc.hardware.hardware import Mesh
+from ttc.hardware.hardware import Mesh, load_mesh, mesh_names
 from ttc.plan.check import check_plan
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
-from ttc.plan.limits import check_request, check_sizes, refuse
-from ttc.plan.memory import plan_memory, solve_largest
+from ttc.plan.limits import check_request, check_sizes, refuse, ways_out
+from ttc.plan.memory import add_up, plan_memory
 from ttc.plan.operations import operations_of, results_of
 from ttc.plan.placement import DRAM, TILE, DType, TensorPlan
 from ttc.plan.plan import (
@@ -24,12 +27,15 @@ from ttc.plan.plan import (
 )
 from ttc.plan.prefill import PrefillStep, plan_prefill_ops, plan_prefill_positions
 from ttc.plan.setting import KV_BLOCK_TOKENS, Setting, make_setting
-from ttc.plan.weights import plan_weights
+from ttc.plan.solve import (
+    SMALLEST_BUCKET_TOKENS,
+    BatchPlan,
+    Sizing,
+    choose_buckets,
+)
+from ttc.plan.weights import plan_rope_tables, plan_weights
 from ttc.spec.model import ModelSpec
 from ttc.spec.precision import EffectivePrecision, PrecisionProfile
-
-# The smallest prefill: fewer rows would leave most rows of cores idle.
-SMALLEST_BUCKET_TOKENS = 128
 
 # Context planned for when none is asked for: enough for a conversation, small enough to open fast.
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -51,47 +57,65 @@ def plan_model(
     `chunk` caps the tokens of one prefill (None: the spec's value for the mesh, else what fits).
     Raises PlanError with the numbers, and what would fit, where the model cannot be planned.
     """
+    request = Request(spec=spec, graph=graph, profile=profile, batch=batch, chunk=chunk)
     wanted = min(DEFAULT_CONTEXT_TOKENS, spec.max_context_tokens) if context is None else context
-    plan = _plan(spec, graph, mesh, profile, batch=batch, context=wanted, chunk=chunk)
+    plan, sizing = _plan(request, mesh, wanted)
     if context is None and not plan.memory.fits_dram:
-        less = plan.largest.context
+        less = sizing.largest_context(batch)
         if less >= SMALLEST_BUCKET_TOKENS:
-            plan = _plan(spec, graph, mesh, profile, batch=batch, context=less, chunk=chunk)
+            plan, sizing = _plan(request, mesh, less)
     if not plan.memory.fits:
-        raise refuse(plan, spec)
+        ways = () if plan.memory.fits_dram else ways_out(sizing)
+        larger = "" if ways else _smallest_mesh(request, mesh, plan, wanted)
+        raise refuse(plan, spec, ways, larger)
     return plan
 
 
-def _plan(
-    spec: ModelSpec,
-    graph: ModelGraph,
-    mesh: Mesh,
-    profile: PrecisionProfile,
-    *,
-    batch: int,
-    context: int,
-    chunk: int | None,
-) -> Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is planned for, wherever it is planned: all but the mesh and the context."""
+
+    spec: ModelSpec
+    graph: ModelGraph
+    profile: PrecisionProfile
+    batch: int
+    chunk: int | None
+
+
+def _smallest_mesh(request: Request, refused: Mesh, plan: Plan, context: int) -> str:
+    """The mesh with the least memory that holds a request which `refused` does not; "" if none."""
+    weights = plan.memory.weight_bytes
+    meshes = sorted(map(load_mesh, mesh_names()), key=lambda mesh: mesh.dram_bytes)
+    for mesh in meshes:
+        if mesh.dram_bytes <= max(weights, refused.dram_bytes):
+            continue
+        try:
+            found, _ = _plan(request, mesh, context)
+        except PlanError:
+            continue
+        if found.memory.fits:
+            return mesh.name
+    return ""
+
+
+def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
+    spec, batch = request.spec, request.batch
     check_request(spec, mesh, batch=batch, context=context)
     check_sizes(spec, mesh)
-    setting = make_setting(spec, graph, mesh, profile, batch=batch, context=context)
+    setting = make_setting(spec, request.graph, mesh, request.profile, batch=batch, context=context)
     rope_form, choice = _choose_rope_form(setting)
-    limit = chunk or dict(spec.prefill_chunk_tokens).get(mesh.name.split(":")[0]) or context
     positions = plan_decode_positions(setting, rope_form)
-    decode = _plan_decode(setting, rope_form)
-    prefill = tuple(
-        _plan_prefill(setting, rope_form, tokens) for tokens in _buckets(context, limit)
-    )
-    head = _plan_head(setting, rope_form)
     weights = plan_weights(setting, rope_form, positions)
+    stored = add_up(weights, setting)
+    sizing = Sizing(setting, stored, _plan_batch)
+    limit = request.chunk or dict(spec.prefill_chunk_tokens).get(mesh.name.split(":")[0])
+    lengths, bucket_choice = choose_buckets(sizing, limit or context)
+    decode = _plan_decode(setting, rope_form)
+    prefill = tuple(_plan_prefill(setting, rope_form, tokens) for tokens in lengths)
+    head = _plan_head(setting, rope_form)
     kv_cache = _plan_kv_cache(setting, rope_form)
     memory = plan_memory(
-        setting,
-        weights=weights,
-        kv_cache=kv_cache,
-        decode=decode,
-        prefill=prefill,
-        head=head.ops,
+        setting, stored=stored, kv_cache=kv_cache, decode=decode, prefill=prefill, head=head
     )
     plan = Plan(
         spec=spec.file,
@@ -99,7 +123,7 @@ def _plan(
         mesh=mesh.name,
         arch=mesh.chip.arch,
         parallel=setting.parallel,
-        profile=profile.name,
+        profile=request.profile.name,
         batch=batch,
         slots=setting.slots,
         context=context,
@@ -112,11 +136,25 @@ def _plan(
         head=head,
         weights=weights,
         memory=memory,
-        largest=solve_largest(setting, memory, prefill),
-        choices=(choice,),
+        largest=sizing.largest(),
+        choices=(choice, bucket_choice),
     )
     check_plan(plan)
-    return plan
+    return plan, sizing
+
+
+def _plan_batch(setting: Setting) -> BatchPlan:
+    """What a number of users needs, for the search of what would still fit."""
+    rope_form, _ = _choose_rope_form(setting)
+    positions = plan_decode_positions(setting, rope_form)
+    return BatchPlan(
+        setting=setting,
+        decode=_plan_decode(setting, rope_form),
+        head=_plan_head(setting, rope_form),
+        prefill=partial(_plan_prefill, setting, rope_form),
+        kv_cache=lambda at: _plan_kv_cache(at, rope_form),
+        tables=lambda at: plan_rope_tables(at, rope_form, positions),
+    )
 
 
 def _choose_rope_form(setting: Setting) -> tuple[RopeForm, Choice]:
@@ -146,15 +184,6 @@ def _choose_rope_form(setting: Setting) -> tuple[RopeForm, Choice]:
     texts = {form: text for form, (_, text) in costs.items()} | refused
     alternatives = tuple(sorted((form, text) for form, text in texts.items()))
     return taken, Choice(name="rope_form", taken=taken, alternatives=alternatives)
-
-
-def _buckets(context: int, limit: int) -> tuple[int, ...]:
-    """Prompt lengths a prefill is emitted for: powers of two, the largest holding the context."""
-    buckets = [SMALLEST_BUCKET_TOKENS]
-    while buckets[-1] < min(context, limit):
-        buckets.append(2 * buckets[-1])
-    fitting = [tokens for tokens in buckets if tokens <= min(context, limit)]
-    return tuple(fitting or buckets[:1])
 
 
 def _entering(graph: Graph) -> tuple[Graph, Graph]:

@@ -58,7 +58,7 @@ def plan_weights(
     """Every stored tensor, model-wide ones first, then decoder by decoder."""
     plans = [
         *_graph_weights(setting, setting.graph.model, None, setting.model_precision, rope_form),
-        *_rope_tables(setting, rope_form, positions),
+        *plan_rope_tables(setting, rope_form, positions),
     ]
     for layer, precision in enumerate(setting.decoders):
         plans += _graph_weights(setting, setting.graph.decoder, layer, precision, rope_form)
@@ -178,7 +178,7 @@ def _weight_spec(setting: Setting, weight: str) -> WeightSpec:
     return next(spec for spec in every if spec.name == weight)
 
 
-def _rope_tables(
+def plan_rope_tables(
     setting: Setting, rope_form: RopeForm, positions: PlannedPositions
 ) -> list[WeightPlan]:
     """cos and sin for every position of the context; for pairs also the tiles that swap them.
