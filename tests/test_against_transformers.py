@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ttc.emulate.ttnn as emulated
-from ttc.checkpoint.convert import build_weight, placement_to_memory_config
 from ttc.checkpoint.files import open_checkpoint
 from ttc.checkpoint.index import WeightSource
 from ttc.checkpoint.names import bind
+from ttc.checkpoint.packing import widen_bf16
+from ttc.checkpoint.strips import stored_matrix
 from ttc.compiler import compile_model
 from ttc.emulate.device import Arch
 from ttc.hardware.hardware import load_mesh
+from ttc.plan.placement import Placement
 from ttc.plan.plan import Plan, WeightPlan
 from ttc.runtime.backends import EmulatorBackend
 from ttc.runtime.program import load_program
@@ -121,7 +123,9 @@ def open_session(
         rounding=rounding,
     )
     checkpoint = open_checkpoint(str(case.checkpoint))
-    source = WeightSource(checkpoint=checkpoint, binding=bind(spec, checkpoint))
+    source = WeightSource(
+        checkpoint=checkpoint, binding=bind(spec, checkpoint), chip=compiled.plan.arch
+    )
     weights = _weights(compiled.plan, source, device, change)
     return Session(
         program=program,
@@ -139,17 +143,40 @@ def _weights(plan: Plan, source: WeightSource, device, change) -> SimpleNamespac
         if not device.rounding:  # nor are the weights rounded to what the plan stores
             planned = replace(planned, tensor=replace(planned.tensor, dtype="fp32"))
         tensor = emulated.from_torch(
-            build_weight(planned, source),
+            values_of(planned, source),
             dtype=getattr(emulated, dtypes[weight.dtype]),
             layout=getattr(
                 emulated, "TILE_LAYOUT" if weight.layout == "tile" else "ROW_MAJOR_LAYOUT"
             ),
             device=device,
-            memory_config=placement_to_memory_config(emulated, weight.memory),
+            memory_config=memory_config(weight.memory),
         )
         owner = weights if weight.decoder is None else weights.decoders[weight.decoder]
         setattr(owner, weight.name, tensor)
     return weights
+
+
+def values_of(weight: WeightPlan, source: WeightSource) -> torch.Tensor:
+    """What the plan says of one weight, before it is packed."""
+    values = stored_matrix(weight, source)
+    wide = widen_bf16(values) if values.dtype == np.uint16 else values
+    return torch.from_numpy(wide).reshape(weight.shape)
+
+
+def memory_config(placement: Placement) -> emulated.MemoryConfig:
+    """The emulator's memory config of a placement."""
+    buffer = emulated.BufferType.DRAM if placement.buffer == "dram" else emulated.BufferType.L1
+    layout = getattr(emulated.TensorMemoryLayout, placement.layout.upper())
+    if not placement.grid:
+        return emulated.MemoryConfig(layout, buffer)
+    ranges = [
+        emulated.CoreRange(emulated.CoreCoord(x0, y0), emulated.CoreCoord(x1, y1))
+        for x0, y0, x1, y1 in placement.grid
+    ]
+    shard = emulated.ShardSpec(
+        emulated.CoreRangeSet(ranges), list(placement.shard), emulated.ShardOrientation.ROW_MAJOR
+    )
+    return emulated.MemoryConfig(layout, buffer, shard)
 
 
 def run(session: Session, token_ids: list[int]) -> NDArray[np.float32]:

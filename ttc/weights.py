@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -64,21 +63,24 @@ def add_weights(
 def _convert(
     compiled: Compiled, checkpoint: Checkpoint, folder: Path, cache: Path, progress: Progress
 ) -> Sequence[IndexEntry]:
-    """Convert what the cache lacks, in a process that has the real ttnn, and link all of it."""
-    source = WeightSource(checkpoint=checkpoint, binding=bind(compiled.spec, checkpoint))
+    """Convert what the cache lacks, and link all of it."""
+    source = WeightSource(
+        checkpoint=checkpoint,
+        binding=bind(compiled.spec, checkpoint),
+        chip=compiled.plan.arch,
+        mesh_shape=compiled.plan.parallel.replica_shape,
+    )
     weights = WeightCache(cache / "weights")
     pending = find_pending(compiled.plan.weights, source, weights)
     if pending:
         from ttc.checkpoint.convert import Progress as Converted
         from ttc.checkpoint.convert import convert_weights
-        from ttc.verify.mock_mesh import host_ttnn
 
         def show(converted: Converted) -> None:
             progress("converting weights", converted.done_bytes, converted.total_bytes)
 
         progress("converting weights")
-        job = partial(convert_weights, pending=pending, source=source, cache=weights)
-        host_ttnn(job, work_folder=cache / "mock", on_progress=show)
+        convert_weights(pending, source, weights, report=show)
     return link_weights(compiled.plan.weights, source, weights, folder)
 
 

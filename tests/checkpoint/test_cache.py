@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ttc.checkpoint.cache import CacheEntry, WeightCache, entry_key, link_entry
+from ttc.checkpoint.cache import CacheEntry, Sink, WeightCache, entry_key, link_entry
 from ttc.errors import CheckpointError
 
 pytestmark = pytest.mark.fast
@@ -17,12 +17,12 @@ KEY = entry_key({"shape": [1, 2]})
 CONTENT = bytes(range(256)) * 40
 
 
-def write_content(path: Path) -> None:
-    path.write_bytes(CONTENT)
+def write_content(sink: Sink) -> None:
+    sink.write(CONTENT)
 
 
-def must_not_write(path: Path) -> None:
-    pytest.fail(f"{path.name} was written again")
+def must_not_write(_: Sink) -> None:
+    pytest.fail("the entry was written again")
 
 
 @pytest.fixture
@@ -32,7 +32,13 @@ def cache(tmp_path: Path) -> WeightCache:
 
 @pytest.fixture
 def entry(cache: WeightCache) -> CacheEntry:
-    return cache.store(KEY, {"shape": [1, 2]}, write_content)
+    return stored(cache)
+
+
+def stored(cache: WeightCache) -> CacheEntry:
+    entry = cache.store(KEY, {"shape": [1, 2]}, write_content)
+    assert entry is not None
+    return entry
 
 
 def damage(entry: CacheEntry, change: Callable[[bytearray], object]) -> None:
@@ -68,7 +74,7 @@ def test_the_record_says_what_it_was_made_from(entry: CacheEntry) -> None:
 def test_a_truncated_file_is_replaced(cache: WeightCache, entry: CacheEntry) -> None:
     damage(entry, lambda data: data.__delitem__(slice(-100, None)))
     assert "has 10,140 bytes, expected 10,240" in cache.look_up(KEY).damage
-    assert cache.store(KEY, {}, write_content).path.read_bytes() == CONTENT
+    assert stored(cache).path.read_bytes() == CONTENT
     assert cache.look_up(KEY).damage == ""
 
 
@@ -79,10 +85,12 @@ def test_a_foreign_file_of_the_same_size(cache: WeightCache, entry: CacheEntry) 
 
 def test_a_flipped_bit_is_found_when_verifying(cache: WeightCache, entry: CacheEntry) -> None:
     damage(entry, lambda data: data.__setitem__(9_000, data[9_000] ^ 1))
+    assert "the contents of" in cache.look_up(KEY).damage  # it was written to since
+    os.utime(entry.path, ns=(entry.modified_ns, entry.modified_ns))
     assert cache.look_up(KEY).entry == entry
     verifying = WeightCache(cache.root, verify=True)
     assert "the contents of" in verifying.look_up(KEY).damage
-    assert verifying.store(KEY, {}, write_content).path.read_bytes() == CONTENT
+    assert stored(verifying).path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"bytes": 1}', '{"bytes": "x"}', "[" * 100_000])
@@ -104,26 +112,26 @@ def test_a_record_without_a_tensor_is_no_entry(cache: WeightCache, entry: CacheE
 
 
 def test_a_failed_write_leaves_nothing(cache: WeightCache) -> None:
-    def fail(path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(sink: Sink) -> None:
+        sink.write(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         cache.store(KEY, {}, fail)
     assert cache.look_up(KEY).entry is None
-    assert not list(cache.root.rglob("*.tensorbin"))
+    assert not list(cache.root.rglob("*.part"))
 
 
 def test_the_leftover_of_a_killed_process_is_replaced(cache: WeightCache) -> None:
-    leftover = cache.root / KEY[:2] / f"{KEY}.part.tensorbin"
+    leftover = cache.root / KEY[:2] / f"{KEY}.part"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half")
-    assert cache.store(KEY, {}, write_content).path.read_bytes() == CONTENT
+    assert stored(cache).path.read_bytes() == CONTENT
     assert not leftover.exists()
 
 
 def test_a_full_disk(cache: WeightCache) -> None:
-    def fail(_: Path) -> None:
+    def fail(_: Sink) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(CheckpointError, match="the disk is full"):
@@ -141,11 +149,11 @@ import sys, time
 from pathlib import Path
 from ttc.checkpoint.cache import WeightCache
 
-def write(path):
+def write(sink):
     with open(sys.argv[2], "a") as log:
         log.write("written;")
     time.sleep(0.5)
-    path.write_bytes(b"content")
+    sink.write(b"content")
 
 WeightCache(Path(sys.argv[1])).store("0" * 64, {}, write)
 """

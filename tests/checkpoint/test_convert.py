@@ -1,6 +1,7 @@
-"""Conversion with the real ttnn, on the host; each job runs in a process of its own."""
+"""Conversion, and its files against those of the real ttnn for the same matrices."""
 
 import functools
+import multiprocessing
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from ttc.checkpoint.cache import WeightCache
-from ttc.checkpoint.convert import (
-    Progress,
-    build_weight,
-    convert_weights,
-    placement_to_memory_config,
-)
+from ttc.checkpoint.convert import Progress, convert_weights
 from ttc.checkpoint.files import open_checkpoint
 from ttc.checkpoint.index import PendingWeight, WeightSource, find_pending, link_weights
 from ttc.checkpoint.names import bind
+from ttc.checkpoint.packing import widen_bf16
+from ttc.checkpoint.strips import stored_matrix
 from ttc.errors import CheckpointError
-from ttc.plan.placement import DRAM, L1, Placement, TensorPlan
+from ttc.hardware.hardware import load_mesh
+from ttc.plan.parallel import ZEROS, even_share, head_share
+from ttc.plan.placement import DRAM, Placement, TensorPlan
 from ttc.plan.plan import RopeTable, WeightPart, WeightPlan
 from ttc.spec.model import ModelSpec
 from ttc.spec.rope import NoScaling
@@ -88,6 +87,57 @@ PLANS = (
 )
 
 
+LAST = even_share("ffn", "out", width=64, ranks=2)
+MESH_PLANS = (  # two ranks; what is not divided is stored once
+    weight(
+        "wqkv",
+        parts=(
+            WeightPart(
+                tensor="wq",
+                rows="pairs",
+                heads=4,
+                shares=(head_share("query heads", "out", ((0, 1), (2, ZEROS)), 16),),
+            ),
+            WeightPart(tensor="wv", shares=(head_share("kv heads", "out", ((0,), (1,)), 16),)),
+        ),
+        tensor=TensorPlan(shape=(1, 1, 64, 48), dtype="bfp8", placement=BANKS),
+    ),
+    weight(
+        "w_gate",
+        parts=(WeightPart(tensor="w_gate", shares=(LAST,)),),
+        tensor=TensorPlan(shape=(1, 1, 64, 64), dtype="bfp4", placement=DRAM),
+    ),
+    weight(
+        "w_down",
+        parts=(WeightPart(tensor="w_down", shares=(even_share("ffn", "in", width=64, ranks=2),)),),
+        tensor=TensorPlan(shape=(1, 1, 64, 64), dtype="bfp8", placement=DRAM),
+    ),
+    weight(
+        "embed",
+        decoder=None,
+        parts=(
+            WeightPart(tensor="embed", shares=(even_share("hidden", "in", width=32, ranks=2),)),
+        ),
+        transpose=False,
+        tensor=TensorPlan(shape=(1, 1, 128, 32), dtype="bf16", placement=DRAM, layout="row_major"),
+    ),
+    weight(
+        "ffn_norm",
+        parts=(
+            WeightPart(tensor="ffn_norm", shares=(even_share("hidden", "out", width=32, ranks=2),)),
+        ),
+        transpose=False,
+        tensor=TensorPlan(shape=(1, 1, 1, 32), dtype="bf16", placement=DRAM),
+    ),
+    weight(
+        "attn_norm",
+        parts=(WeightPart(tensor="attn_norm"),),
+        transpose=False,
+        tensor=TensorPlan(shape=(1, 1, 1, 64), dtype="bf16", placement=DRAM),
+    ),
+)
+
+
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with MockHost(tmp_path_factory.mktemp("mock")) as host:
@@ -97,7 +147,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def source(tiny_spec: ModelSpec, tiny_folder: Path) -> WeightSource:
     checkpoint = open_checkpoint(str(tiny_folder))
-    return WeightSource(checkpoint=checkpoint, binding=bind(tiny_spec, checkpoint))
+    return WeightSource(
+        checkpoint=checkpoint, binding=bind(tiny_spec, checkpoint), chip="wormhole_b0"
+    )
 
 
 @pytest.fixture
@@ -106,79 +158,124 @@ def cache(tmp_path: Path) -> WeightCache:
 
 
 def convert(
-    host: MockHost,
     source: WeightSource,
     cache: WeightCache,
     report: Callable[[Progress], None] | None = None,
+    plans: tuple[WeightPlan, ...] = PLANS,
 ) -> tuple[PendingWeight, ...]:
     """Convert what is pending; what that was."""
-    pending = find_pending(PLANS, source, cache)
-    job = functools.partial(convert_weights, pending=pending, source=source, cache=cache)
-    host.run_without_device(job, on_progress=report)
+    pending = find_pending(plans, source, cache)
+    convert_weights(pending, source, cache, report=report)
     return pending
 
 
-def compare_with_packing(ttnn: Any, *, source: WeightSource, folder: Path) -> list[str]:
-    """Names of the weights whose file differs from ttnn's packing of the same matrix."""
+def compare_with_packing(
+    ttnn: Any, *, plans: tuple[WeightPlan, ...], source: WeightSource, folder: Path
+) -> list[str]:
+    """Names of the weights whose file differs from what ttnn writes of the same matrices."""
+    import torch
+
     dtypes = {"bf16": ttnn.bfloat16, "bfp8": ttnn.bfloat8_b, "bfp4": ttnn.bfloat4_b}
     layouts = {"tile": ttnn.TILE_LAYOUT, "row_major": ttnn.ROW_MAJOR_LAYOUT}
+    ranks = range(source.mesh_shape[1])
     wrong: list[str] = []
-    for plan in PLANS:
-        found = ttnn.load_tensor(str(folder / plan.file))
+    for plan in plans:
+        values = [
+            torch.from_numpy(widen_bf16(stored_matrix(plan, source, rank))).reshape(plan.shape)
+            for rank in ranks
+        ]
+        dim = 2 if plan.name == "w_down" else 3  # rows of the stored matrix are its inputs
+        mapper, whole = None, values[0]
+        if len(ranks) > 1:
+            across = ttnn.PlacementShard(dim) if plan.divided else ttnn.PlacementReplicate()
+            mapper = ttnn.create_mesh_mapper(
+                ttnn.MeshShape(*source.mesh_shape),
+                ttnn.MeshMapperConfig([ttnn.PlacementReplicate(), across]),
+            )
+            whole = torch.cat(values, dim) if plan.divided else values[0]
         packed = ttnn.from_torch(
-            build_weight(plan, source),
+            whole.bfloat16(),
             dtype=dtypes[plan.dtype],
             layout=layouts[plan.layout],
-            memory_config=placement_to_memory_config(ttnn, plan.memory),
+            memory_config=memory_config(ttnn, plan.memory),
+            mesh_mapper=mapper,
         )
-        same = found.spec == packed.spec and ttnn.to_torch(found).equal(ttnn.to_torch(packed))
-        if not same:
+        theirs = folder / "theirs.tensorbin"
+        ttnn.dump_tensor(str(theirs), packed)
+        ours = folder / plan.file
+        found, expected = ttnn.load_tensor(str(ours)), ttnn.load_tensor(str(theirs))
+        same = found.spec == expected.spec and str(found.tensor_topology()) == str(
+            expected.tensor_topology()
+        )
+        if not same or data_of(ours) != data_of(theirs):
             wrong.append(plan.name)
     return wrong
 
 
-def describe_memory_configs(ttnn: Any) -> list[str]:
-    sharded = replace(
-        L1, layout="height_sharded", grid=((0, 0, 7, 1), (0, 2, 3, 2)), shard=(32, 64)
-    )
-    return [str(placement_to_memory_config(ttnn, each)) for each in (DRAM, L1, BANKS, sharded)]
+def memory_config(ttnn: Any, placement: Placement) -> Any:
+    """The ttnn memory config of a placement."""
+    if not placement.grid:
+        return ttnn.DRAM_MEMORY_CONFIG
+    ((x0, y0, x1, y1),) = placement.grid
+    cores = ttnn.CoreRangeSet([ttnn.CoreRange(ttnn.CoreCoord(x0, y0), ttnn.CoreCoord(x1, y1))])
+    shard = ttnn.ShardSpec(cores, list(placement.shard), ttnn.ShardOrientation.ROW_MAJOR)
+    buffer = ttnn.BufferType.DRAM if placement.buffer == "dram" else ttnn.BufferType.L1
+    layout = getattr(ttnn.TensorMemoryLayout, placement.layout.upper())
+    return ttnn.MemoryConfig(layout, buffer, shard)
+
+
+def data_of(path: Path) -> bytes:
+    """The bytes of a file after its header."""
+    content = path.read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def test_files_hold_what_ttnn_packs(
     host: MockHost, source: WeightSource, cache: WeightCache, tmp_path: Path
 ) -> None:
     steps: list[Progress] = []
-    convert(host, source, cache, steps.append)
+    convert(source, cache, steps.append)
     index = link_weights(PLANS, source, cache, tmp_path)
-    job = functools.partial(compare_with_packing, source=source, folder=tmp_path)
+    job = functools.partial(compare_with_packing, plans=PLANS, source=source, folder=tmp_path)
     assert host.run_without_device(job) == []
 
-    assert [step.name for step in steps] == [plan.full_name for plan in PLANS] + [""]
+    assert {step.name for step in steps} == {plan.full_name for plan in PLANS}
     assert steps[-1].done_bytes == steps[-1].total_bytes
     assert index[3].name == "decoders.0.wqkv"
     assert index[3].file == "weights/decoders.0.wqkv.tensorbin"
     assert index[3].size_bytes == (tmp_path / index[3].file).stat().st_size
 
 
-def test_a_weight_is_what_the_plan_says(source: WeightSource, tiny_tensors: dict[str, Any]) -> None:
-    built = build_weight(WQKV, source)[0, 0]
-    names = ("q_proj", "k_proj", "v_proj")
-    q, k, v = (
-        torch.from_numpy(tiny_tensors[f"model.layers.0.self_attn.{name}.weight"]) for name in names
-    )
-    assert built[:, 0].equal(q[0])
-    assert built[:, 1].equal(q[8])  # the partner of row 0 in a head of 16
-    assert built[:, 64 + 17].equal(k[24])
-    assert built[:, 96:].equal(v.t())
-    head = torch.from_numpy(tiny_tensors["lm_head.weight"])
-    assert build_weight(PLANS[1], source)[0, 0, :, :32].equal(head[96:].t())
-    assert build_weight(PLANS[1], source)[0, 0, :, 32:].count_nonzero() == 0
+def test_files_of_a_mesh_hold_what_a_mapper_gives(
+    host: MockHost, source: WeightSource, cache: WeightCache, tmp_path: Path
+) -> None:
+    source = replace(source, mesh_shape=(1, 2))
+    convert(source, cache, plans=MESH_PLANS)
+    link_weights(MESH_PLANS, source, cache, tmp_path)
+    job = functools.partial(compare_with_packing, plans=MESH_PLANS, source=source, folder=tmp_path)
+    assert host.run_without_device(job) == []
+
+
+def load_on_mesh(ttnn: Any, device: Any, *, paths: list[Path]) -> list[tuple[int, ...]]:
+    """Shapes of the shards of files that are loaded on a device."""
+    tensors = [ttnn.load_tensor(str(path), device=device) for path in paths]
+    return [tuple(ttnn.get_device_tensors(tensor)[1].shape) for tensor in tensors]
+
+
+def test_files_of_a_mesh_load_on_it(
+    host: MockHost, source: WeightSource, cache: WeightCache, tmp_path: Path
+) -> None:
+    source = replace(source, mesh_shape=(1, 2))
+    convert(source, cache, plans=MESH_PLANS)
+    index = link_weights(MESH_PLANS, source, cache, tmp_path)
+    job = functools.partial(load_on_mesh, paths=[tmp_path / entry.file for entry in index])
+    assert host.run(load_mesh("N300"), job) == [plan.shape for plan in MESH_PLANS]
 
 
 def test_a_full_cache_needs_neither_ttnn_nor_weights(
-    host: MockHost, source: WeightSource, cache: WeightCache, tmp_path: Path, tiny_folder: Path
+    source: WeightSource, cache: WeightCache, tmp_path: Path, tiny_folder: Path
 ) -> None:
-    assert len(convert(host, source, cache)) == len(PLANS)
+    assert len(convert(source, cache)) == len(PLANS)
     (tiny_folder / "model.safetensors").unlink()
     assert find_pending(PLANS, source, cache) == ()
     assert link_weights(PLANS, source, cache, tmp_path)
@@ -186,9 +283,9 @@ def test_a_full_cache_needs_neither_ttnn_nor_weights(
 
 
 def test_only_what_is_damaged_is_converted_again(
-    host: MockHost, source: WeightSource, cache: WeightCache, tmp_path: Path
+    source: WeightSource, cache: WeightCache, tmp_path: Path
 ) -> None:
-    convert(host, source, cache)
+    convert(source, cache)
     before = link_weights(PLANS, source, cache, tmp_path / "before")
     path = cache.look_up(before[0].key).entry
     assert path is not None
@@ -196,35 +293,39 @@ def test_only_what_is_damaged_is_converted_again(
     path.path.write_bytes(path.path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="'embed' is not in the weight cache"):
         link_weights(PLANS, source, cache, tmp_path / "after")
-    (pending,) = convert(host, source, cache)
+    (pending,) = convert(source, cache)
     assert pending.weight.name == "embed"
     assert "expected" in pending.damage
     assert link_weights(PLANS, source, cache, tmp_path / "after") == before  # the same bytes
 
 
-def test_a_full_disk_is_reported(
-    host: MockHost, source: WeightSource, cache: WeightCache, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_reported(source: WeightSource, cache: WeightCache) -> None:
     pending = find_pending(PLANS, source, cache)
-    job = functools.partial(convert_limited, pending=pending, source=source, cache=cache)
-    with pytest.raises(CheckpointError, match="the disk is full"):
-        host.run_without_device(job)
-    assert not list(cache.root.rglob("*.part.*"))
+    ordered = sorted(pending, key=lambda item: item.weight.tensor.stored_bytes)
+    results = multiprocessing.get_context("spawn").SimpleQueue()
+    arguments = (ordered, source, cache, results)
+    process = multiprocessing.get_context("spawn").Process(target=convert_limited, args=arguments)
+    process.start()
+    process.join(60)
+    assert "the disk is full" in results.get()
+    assert not list(cache.root.rglob("*.part*"))
     assert 0 < len(find_pending(PLANS, source, cache)) < len(PLANS)  # what was done is kept
 
 
-def convert_limited(ttnn: Any, **arguments: Any) -> None:
+def convert_limited(
+    pending: list[PendingWeight], source: WeightSource, cache: WeightCache, results: Any
+) -> None:
     """Convert in a process that may not write a file beyond 10,000 bytes."""
     import resource
-    import signal
 
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    arguments["pending"] = sorted(
-        arguments["pending"], key=lambda item: item.weight.tensor.stored_bytes
-    )
-    convert_weights(ttnn, **arguments)
+    try:
+        convert_weights(pending, source, cache)
+    except CheckpointError as error:
+        results.put(str(error))
+    else:
+        results.put("no error")
 
 
 def test_keys_follow_everything_that_matters(
@@ -250,15 +351,10 @@ def test_keys_follow_everything_that_matters(
     path = tiny_folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     checkpoint = open_checkpoint(str(tiny_folder))
-    changed = WeightSource(checkpoint=checkpoint, binding=bind(tiny_spec, checkpoint))
+    changed = WeightSource(
+        checkpoint=checkpoint, binding=bind(tiny_spec, checkpoint), chip=source.chip
+    )
     assert key(WQKV, changed) != key(WQKV)
     assert key(PLANS[-1], changed) == key(PLANS[-1])  # a table depends on no checkpoint
-
-
-def test_memory_configs(host: MockHost) -> None:
-    dram, l1, banks, sharded = host.run_without_device(describe_memory_configs)
-    assert "INTERLEAVED,buffer_type=BufferType::DRAM" in dram
-    assert "INTERLEAVED,buffer_type=BufferType::L1" in l1
-    assert "WIDTH_SHARDED,buffer_type=BufferType::DRAM" in banks
-    assert "shape=[64, 32]" in banks
-    assert "HEIGHT_SHARDED,buffer_type=BufferType::L1" in sharded
+    assert key(WQKV, replace(source, chip="blackhole")) != key(WQKV)
+    assert key(WQKV, replace(source, mesh_shape=(1, 2))) != key(WQKV)

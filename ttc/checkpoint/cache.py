@@ -5,6 +5,9 @@ checksums. The key is a hash of everything the tensor was made from (see index.p
 never changes. An entry exists once its JSON file does: the tensor is written under a temporary
 name, flushed to the disk and renamed, then the JSON file in the same way. A crash at any point
 leaves no entry, or a whole one. Whatever fails its check is reported, and converted again.
+
+A file is checked by its size and its first bytes, and as a whole if it was written to since it was
+made (its time of modification says so) or if that is asked for.
 """
 
 import errno
@@ -12,12 +15,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Buffer, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ttc.errors import CheckpointError, Problem
 
@@ -33,6 +36,38 @@ class CacheEntry:
     size_bytes: int
     sha256: str
     header_sha256: str
+    modified_ns: int
+
+
+class Sink:
+    """An unbuffered file that is being written, with its size and checksums."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._head = b""
+        self.size_bytes = 0
+
+    def write(self, data: Buffer) -> None:
+        """Append the bytes of a buffer of any shape, which must be contiguous."""
+        view = memoryview(data).cast("B") if memoryview(data).nbytes else memoryview(b"")
+        if len(self._head) < HEADER_BYTES:
+            self._head += bytes(view[: HEADER_BYTES - len(self._head)])
+        written = 0
+        while written < len(view):  # the system takes 2 GiB at most, and less near a limit
+            written += self._file.write(view[written:])
+        self._digest.update(view)
+        self.size_bytes += len(view)
+
+    @property
+    def sha256(self) -> str:
+        """Checksum (hex) of everything that was written."""
+        return self._digest.hexdigest()
+
+    @property
+    def header_sha256(self) -> str:
+        """Checksum (hex) of the first HEADER_BYTES bytes."""
+        return hashlib.sha256(self._head).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +98,7 @@ class WeightCache:
                 size_bytes=int(recorded["bytes"]),
                 sha256=str(recorded["sha256"]),
                 header_sha256=str(recorded["header_sha256"]),
+                modified_ns=int(recorded["modified_ns"]),
             )
         except FileNotFoundError:
             return LookUp()
@@ -72,39 +108,50 @@ class WeightCache:
         return LookUp(damage=damage) if damage else LookUp(entry=entry)
 
     def store(
-        self, key: str, origin: Mapping[str, Any], write: Callable[[Path], None]
-    ) -> CacheEntry:
-        """The entry of a key, made by `write(path)` unless it is there.
+        self,
+        key: str,
+        origin: Mapping[str, Any],
+        write: Callable[[Sink], None],
+        *,
+        wait: bool = True,
+    ) -> CacheEntry | None:
+        """The entry of a key, made by `write(sink)` unless it is there.
 
-        A lock per key lets one of several processes do the work; the others wait and then find it.
-        CheckpointError if the folder cannot be written or the disk is full.
+        A lock per key lets one of several processes do the work. The others wait and then find the
+        entry, or get None at once without `wait`. CheckpointError if the folder cannot be written
+        or the disk is full.
         """
         folder = self._tensor_path(key).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f"{key}.lock"):
+            with FileLock(folder / f"{key}.lock", timeout=-1 if wait else 0):
                 found = self.look_up(key).entry
                 return found or self._write_entry(key, origin, write)
+        except Timeout:
+            return None
         except OSError as error:
             raise _cannot_write(self.root, error) from error
 
     def _write_entry(
-        self, key: str, origin: Mapping[str, Any], write: Callable[[Path], None]
+        self, key: str, origin: Mapping[str, Any], write: Callable[[Sink], None]
     ) -> CacheEntry:
         target = self._tensor_path(key)
-        temporary = target.with_name(f"{key}.part.tensorbin")  # ttnn insists on the suffix
+        temporary = target.with_name(f"{key}.part")
         temporary.unlink(missing_ok=True)  # left by a process that was killed; the lock is ours
         try:
-            write(temporary)
-            _flush(temporary)
+            with temporary.open("xb", buffering=0) as file:
+                sink = Sink(file)
+                write(sink)
+                os.fsync(file.fileno())
+            temporary.chmod(0o444)  # artefacts link to it: an edit there would be one here
             entry = CacheEntry(
                 key=key,
                 path=target,
-                size_bytes=temporary.stat().st_size,
-                sha256=_sha256(temporary),
-                header_sha256=_sha256(temporary, HEADER_BYTES),
+                size_bytes=sink.size_bytes,
+                sha256=sink.sha256,
+                header_sha256=sink.header_sha256,
+                modified_ns=temporary.stat().st_mtime_ns,
             )
-            temporary.chmod(0o444)  # artefacts link to it: an edit there would be one here
             self._record_path(key).unlink(missing_ok=True)
             temporary.replace(target)
         finally:
@@ -117,6 +164,7 @@ class WeightCache:
             "bytes": entry.size_bytes,
             "sha256": entry.sha256,
             "header_sha256": entry.header_sha256,
+            "modified_ns": entry.modified_ns,
             "origin": origin,
         }
         target = self._record_path(entry.key)
@@ -141,40 +189,49 @@ def entry_key(origin: Mapping[str, Any]) -> str:
 
 def check_file(entry: CacheEntry, whole: bool) -> str:
     """What is wrong with a file that should be `entry`, or an empty string."""
+    name = entry.path.name
     try:
-        found = entry.path.stat().st_size
-        if found != entry.size_bytes:
-            return f"{entry.path.name} has {found:,} bytes, expected {entry.size_bytes:,}"
-        if _sha256(entry.path, HEADER_BYTES) != entry.header_sha256:
-            return f"the first {HEADER_BYTES} bytes of {entry.path.name} were changed"
-        if whole and _sha256(entry.path) != entry.sha256:
-            return f"the contents of {entry.path.name} were changed"
+        found = entry.path.stat()
+        if found.st_size != entry.size_bytes:
+            return f"{name} has {found.st_size:,} bytes, expected {entry.size_bytes:,}"
+        if file_sha256(entry.path, HEADER_BYTES) != entry.header_sha256:
+            return f"the first {HEADER_BYTES} bytes of {name} were changed"
+        touched = found.st_mtime_ns != entry.modified_ns
+        if (whole or touched) and file_sha256(entry.path) != entry.sha256:
+            return f"the contents of {name} were changed"
     except OSError as error:
-        return f"{entry.path.name}: {error.strerror}"
+        return f"{name}: {error.strerror}"
     return ""
 
 
-def link_entry(entry: CacheEntry, target: Path) -> None:
-    """Put an entry into an artefact: a hard link, or a copy on another file system.
+def link_entry(entry: CacheEntry, target: Path, *, copy: bool = False) -> None:
+    """Put an entry into an artefact: a hard link, or a copy on another file system or if asked for.
 
     Never a symbolic link: an artefact must stay whole when it is moved or the cache is emptied, and
     must hold no absolute path.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and target.samefile(entry.path):
+    if not copy and target.exists() and target.samefile(entry.path):
         return
     temporary = target.with_name(target.name + ".part")
     temporary.unlink(missing_ok=True)
     try:
-        try:
-            os.link(entry.path, temporary)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(entry.path, temporary)
+        if copy or not _linked(entry.path, temporary):
+            shutil.copy2(entry.path, temporary)
         temporary.replace(target)
     except OSError as error:
         raise _cannot_write(target.parent, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _linked(path: Path, target: Path) -> bool:
+    """Make a hard link; False on another file system, or on one without hard links."""
+    try:
+        os.link(path, target)
+    except OSError:
+        return False
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -186,7 +243,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sha256(path: Path, limit_bytes: int | None = None) -> str:
+def file_sha256(path: Path, limit_bytes: int | None = None) -> str:
+    """Checksum (hex) of a file, or of its first bytes."""
     with path.open("rb") as file:
         if limit_bytes is not None:
             return hashlib.sha256(file.read(limit_bytes)).hexdigest()

@@ -63,7 +63,7 @@ def check_rope_factors(spec: ModelSpec, checkpoint: Checkpoint) -> None:
     if checkpoint.format != "gguf" or ROPE_FACTORS not in checkpoint.names():
         return
     rotary_dim = spec.dims.rotary_dim
-    factors = cast(list[float], cast(Any, checkpoint.read(ROPE_FACTORS)).tolist())
+    factors = cast(list[float], checkpoint.read(ROPE_FACTORS).tolist())
     expected = inverse_frequencies(spec.rope, rotary_dim, spec.max_context_tokens)
     found = [
         spec.rope.theta ** (-2 * i / rotary_dim) / factor if factor else float("inf")

@@ -1,31 +1,31 @@
-"""Convert weights for the device, one tensor at a time, into the cache.
+"""Convert weights for the device into the cache: read, reorder, pack, write, forget.
 
-ttnn packs on the host and needs no device, but it does need a cluster to be described before it is
-imported; the caller sees to that and hands ttnn in.
-
-The bytes are those of ttnn.from_torch for the same matrix, dtype and memory config. It follows that
-a float32 matrix in a sharded placement is rounded to bf16 before it is packed to a block format
-(ttnn 0.81.1 does so, and does not for interleaved ones); a bf16 checkpoint knows no difference.
+Neither torch nor ttnn is needed: packing.py packs as ttnn does and tensorbin.py writes its files.
+Several tensors are worked on at once, as numpy lets other threads run while it computes. What is
+held in memory are blocks of rows of the checkpoint, and the packed copy of each tensor in work.
 """
 
-import os
-import re
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
+from math import prod
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from ttc.checkpoint.cache import WeightCache
-from ttc.checkpoint.index import PendingWeight, WeightSource, weight_origin
-from ttc.checkpoint.layouts import reorder_rows, rope_table
-from ttc.checkpoint.shards import local_matrix
-from ttc.plan.placement import Placement
-from ttc.plan.plan import WeightPart, WeightPlan
+from ttc.checkpoint.cache import Sink, WeightCache
+from ttc.checkpoint.index import PendingWeight, WeightSource, tensor_file, weight_origin
+from ttc.checkpoint.packing import Packer
+from ttc.checkpoint.strips import LocalMatrix, padded, stored_matrix
+from ttc.checkpoint.tensorbin import ALIGNMENT_BYTES, TensorFile
+from ttc.plan.placement import TILE, TILE_BYTES, tiles
+from ttc.plan.plan import WeightPlan
 
-DTYPES = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b", "fp32": "float32"}
-LAYOUTS = {"tile": "TILE_LAYOUT", "row_major": "ROW_MAJOR_LAYOUT"}
+type Array = NDArray[Any]
+
+ROW_MAJOR_BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,93 +37,137 @@ class Progress:
     name: str
 
 
+class _Stopped(Exception):
+    """Another tensor failed, or the user interrupts."""
+
+
 def convert_weights(
-    ttnn: Any,
-    report: Callable[[Progress], None] | None = None,
-    *,
     pending: Sequence[PendingWeight],
     source: WeightSource,
     cache: WeightCache,
+    *,
+    report: Callable[[Progress], None] | None = None,
+    packers: int = 2,
 ) -> None:
     """Convert what `find_pending` returned; every finished tensor is in the cache at once.
 
-    Memory: the parts of one stored tensor, their joined copy and ttnn's packed copy. `report` is
-    called before each tensor and at the end. All arguments can be pickled, so that the call can be
-    a job of another process (the first two are what such a job is given).
+    A tensor that another process is converting is left for the end, when it is there as a rule.
+    Whatever ends the conversion early (an error, an interrupt, a signal) leaves the finished ones
+    to the next run. `report` is called in this thread, after each tensor.
+
+    packers   tensors that are packed at once; as many again may wait for the disk meanwhile
     """
     total = sum(item.weight.tensor.stored_bytes for item in pending)
     done = 0
-    for item in pending:
-        if report:
-            report(Progress(done_bytes=done, total_bytes=total, name=item.weight.full_name))
-        _convert(item, source, cache, ttnn)
-        done += item.weight.tensor.stored_bytes
-    if report:
-        report(Progress(done_bytes=done, total_bytes=total, name=""))
+    stop, packing = threading.Event(), threading.Semaphore(packers)
+    pool = ThreadPoolExecutor(2 * packers, thread_name_prefix="convert")
 
+    def convert(item: PendingWeight, patient: bool) -> bool:
+        """Whether the weight is in the cache now; not, if another process has it in work."""
 
-def build_weight(weight: WeightPlan, source: WeightSource, rank: int = 0) -> torch.Tensor:
-    """What the plan says of one weight of a rank, as a bf16 or float32 tensor of `weight.shape`.
+        def write(sink: Sink) -> None:
+            with packing:
+                write_weight(item.weight, source, sink, stop)
 
-    A weight stored as bf16 is rounded to nearest even as soon as it is read, which halves the rest
-    of the work; ttnn itself packs to the block formats.
-    """
-    if weight.table is not None:
-        return _rounded(rope_table(weight.table, weight.shape), weight)
+        origin = weight_origin(item.weight, source)
+        return cache.store(item.key, origin, write, wait=patient) is not None
 
-    def read(part: WeightPart, rows: slice) -> torch.Tensor:
-        tensor = source.tensor(weight, part)
-        whole = (rows.start, rows.stop) == (0, tensor.shape[0])
-        values = _rounded(source.checkpoint.read(tensor.name, None if whole else rows), weight)
-        heads = tensor.heads * values.shape[0] // tensor.shape[0]
-        return reorder_rows(values, heads, tensor.rows, part.rows)
-
-    return local_matrix(weight, rank, read, lambda part: source.tensor(weight, part).shape[0])
-
-
-def placement_to_memory_config(ttnn: Any, placement: Placement) -> Any:
-    """The ttnn memory config of a placement, whose grid of DRAM is one of banks."""
-    buffer = ttnn.BufferType.DRAM if placement.buffer == "dram" else ttnn.BufferType.L1
-    layout = getattr(ttnn.TensorMemoryLayout, placement.layout.upper())
-    if not placement.grid:
-        return ttnn.MemoryConfig(layout, buffer)
-    ranges = [
-        ttnn.CoreRange(ttnn.CoreCoord(x0, y0), ttnn.CoreCoord(x1, y1))
-        for x0, y0, x1, y1 in placement.grid
-    ]
-    shard = ttnn.ShardSpec(
-        ttnn.CoreRangeSet(ranges), list(placement.shard), ttnn.ShardOrientation.ROW_MAJOR
-    )
-    return ttnn.MemoryConfig(layout, buffer, shard)
-
-
-def _rounded(values: torch.Tensor, weight: WeightPlan) -> torch.Tensor:
-    return values.to(torch.bfloat16) if weight.dtype == "bf16" else values
-
-
-def _convert(item: PendingWeight, source: WeightSource, cache: WeightCache, ttnn: Any) -> None:
-    weight = item.weight
-
-    def write(path: Path) -> None:
-        values = build_weight(weight, source)
-        packed = ttnn.from_torch(
-            values,
-            dtype=getattr(ttnn, DTYPES[weight.dtype]),
-            layout=getattr(ttnn, LAYOUTS[weight.layout]),
-            memory_config=placement_to_memory_config(ttnn, weight.memory),
-        )
-        del values
-        _dump(ttnn, path, packed)
-
-    cache.store(item.key, weight_origin(weight, source), write)
-
-
-def _dump(ttnn: Any, path: Path, tensor: Any) -> None:
-    """Write a tensor file; a write that fails is an OSError again, not ttnn's RuntimeError."""
     try:
-        ttnn.dump_tensor(str(path), tensor)
-    except RuntimeError as error:
-        number = re.search(r"errno=(\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        left = list(pending)
+        for patient in (False, True):
+            busy: list[PendingWeight] = []
+            futures: dict[Future[bool], PendingWeight] = {
+                pool.submit(convert, item, patient): item for item in left
+            }
+            waiting = set(futures)
+            while waiting:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    item = futures[future]
+                    if not future.result():
+                        busy.append(item)
+                        continue
+                    done += item.weight.tensor.stored_bytes
+                    name = item.weight.full_name
+                    if report:
+                        report(Progress(done_bytes=done, total_bytes=total, name=name))
+            left = busy
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def write_weight(
+    weight: WeightPlan, source: WeightSource, sink: Sink, stop: threading.Event | None = None
+) -> None:
+    """Write the file of one weight: the header, then what each device stores."""
+    file = tensor_file(weight, source.mesh_shape)
+    sink.write(file.header())
+    for rank in range(file.shards):
+        sink.write(bytes(-sink.size_bytes % ALIGNMENT_BYTES))
+        matrix = None if weight.table else LocalMatrix(weight, source, rank)
+        if matrix is None or matrix.is_vector or not (weight.transpose or file.layout != "tile"):
+            _write_whole(file, stored_matrix(weight, source, rank), sink)
+        elif weight.transpose:
+            _write_columns(file, matrix, sink, stop)
+        else:
+            _write_rows(file, matrix, sink, stop)
+
+
+def _write_columns(
+    file: TensorFile, matrix: LocalMatrix, sink: Sink, stop: threading.Event | None
+) -> None:
+    """Tiles of the transposed matrix: 32 rows of the checkpoint are a column of tiles."""
+    rows, columns = file.shape[-2:]
+    assert prod(file.shape[:-2]) == 1, f"a matrix in tiles has two dims, not {file.shape}"
+    assert matrix.columns <= rows, f"{matrix.columns} inputs do not fit {file.shape}"
+    assert matrix.rows <= columns, f"{matrix.rows} outputs do not fit {file.shape}"
+    packed = np.empty((tiles(rows), tiles(columns), TILE_BYTES[file.dtype]), np.uint8)
+    packer = Packer(file.dtype)
+    filled = 0
+    for first, block in matrix.blocks():
+        _check(stop)
+        block = padded(block, tiles(block.shape[0]) * TILE, tiles(rows) * TILE)
+        for row in range(0, block.shape[0], TILE):
+            packer.pack(block[row : row + TILE], packed[:, (first + row) // TILE])
+        filled = (first + block.shape[0]) // TILE
+    packed[:, filled:] = 0
+    sink.write(packed)
+
+
+def _write_rows(
+    file: TensorFile, matrix: LocalMatrix, sink: Sink, stop: threading.Event | None
+) -> None:
+    """A row-major table, block by block, with zeros on the right and below up to its shape."""
+    rows, columns = prod(file.shape[:-1]), file.shape[-1]
+    for _, block in matrix.blocks():
+        _check(stop)
+        sink.write(padded(block, block.shape[0], columns))
+    missing = np.zeros((min(rows - matrix.rows, ROW_MAJOR_BLOCK_ROWS), columns), _element(file))
+    for first in range(matrix.rows, rows, ROW_MAJOR_BLOCK_ROWS):
+        sink.write(missing[: rows - first])
+
+
+def _write_whole(file: TensorFile, values: Array, sink: Sink) -> None:
+    """A matrix that is in memory, in the orientation it is stored in."""
+    rows, columns = prod(file.shape[:-1]), file.shape[-1]
+    if file.layout == "row_major":
+        sink.write(padded(values, rows, columns))
+        return
+    assert prod(file.shape[:-2]) == 1 or file.shape[-2] % TILE == 0, "tiles do not span matrices"
+    values = padded(values, tiles(rows) * TILE, tiles(columns) * TILE)
+    packed = np.empty((tiles(rows), tiles(columns), TILE_BYTES[file.dtype]), np.uint8)
+    packer = Packer(file.dtype)
+    for column in range(tiles(columns)):
+        strip = np.ascontiguousarray(values[:, column * TILE : (column + 1) * TILE].T)
+        packer.pack(strip, packed[:, column])
+    sink.write(packed)
+
+
+def _check(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise _Stopped
+
+
+def _element(file: TensorFile) -> type[np.float32] | type[np.uint16]:
+    return np.float32 if file.dtype == "fp32" else np.uint16

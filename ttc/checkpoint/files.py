@@ -4,14 +4,13 @@ import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
 
 from ttc.checkpoint.gguf_file import GgufFile
 from ttc.checkpoint.safetensors_folder import SafetensorsFolder
 from ttc.errors import CheckpointError, Problem
-
-if TYPE_CHECKING:
-    import torch
 
 type Format = Literal["hf", "meta", "gguf"]
 type RowOrder = Literal["halves", "pairs"]
@@ -55,8 +54,11 @@ class Checkpoint(Protocol):
         """Why `read` cannot give this tensor (its dtype), or an empty string."""
         ...
 
-    def read(self, name: str, rows: slice | None = None) -> "torch.Tensor":
-        """One tensor, or some rows of a matrix, as bf16 or float32; nothing is kept."""
+    def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """One tensor, or some rows of a matrix: bf16 as uint16 bits, everything else as float32.
+
+        Nothing is kept; a file that became shorter is a CheckpointError.
+        """
         ...
 
     def config(self) -> Mapping[str, Any] | None:

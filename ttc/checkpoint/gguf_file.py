@@ -6,17 +6,15 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-from gguf import dequantize
+from gguf import GGMLQuantizationType, dequantize
+from numpy.typing import NDArray
 
 from ttc.checkpoint.fingerprint import combine_fingerprints, fingerprint_file
 from ttc.checkpoint.gguf_header import Value, read_gguf_header
 from ttc.errors import CheckpointError, Problem, did_you_mean
-
-if TYPE_CHECKING:
-    import torch
 
 # Metadata key after "<architecture>." -> field of a Hugging Face config.json.
 CONFIG_FIELDS = {
@@ -75,10 +73,8 @@ class GgufFile:
             return f"stored as {kind.name}, which the gguf package cannot dequantise"
         return ""
 
-    def read(self, name: str, rows: slice | None = None) -> "torch.Tensor":
-        """One tensor, or some of its rows, dequantised to float32."""
-        import torch  # here, so that looking at names and shapes stays quick
-
+    def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """One tensor, or some of its rows, dequantised to float32; bf16 as uint16 bits."""
         stored = self._tensors[name]
         first, last, _ = (rows or slice(None)).indices(stored.shape[0])
         shape, offset, size_bytes = (
@@ -92,12 +88,12 @@ class GgufFile:
             offset, size_bytes = offset + first * step, (last - first) * step
             shape = (last - first, *shape[1:])
         data = self._bytes(name, offset, size_bytes)
+        if stored.kind == GGMLQuantizationType.BF16:
+            return data.view("<u2").reshape(shape)
         values = dequantize(data.reshape(-1, stored.row_bytes), stored.kind)
-        return torch.from_numpy(np.ascontiguousarray(values)).reshape(shape)
+        return np.ascontiguousarray(values, dtype=np.float32).reshape(shape)
 
-    def _bytes(
-        self, name: str, offset: int, size_bytes: int
-    ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    def _bytes(self, name: str, offset: int, size_bytes: int) -> NDArray[np.uint8]:
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)

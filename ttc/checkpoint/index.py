@@ -13,19 +13,26 @@ from typing import Any
 from ttc.checkpoint.cache import WeightCache, entry_key, link_entry
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.names import Binding, BoundTensor
+from ttc.checkpoint.tensorbin import FILE_FORMAT, TensorFile
 from ttc.errors import CheckpointError, Problem
 from ttc.plan.plan import WeightPart, WeightPlan
 
-# Raise it whenever layouts.py or convert.py would write other bytes from the same inputs.
-CONVERSION_VERSION = 1
+# Raise it whenever the conversion would write other bytes from the same inputs.
+CONVERSION_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSource:
-    """Where weights come from: a checkpoint and the tensors that `bind` found in it."""
+    """Where weights come from, a checkpoint and the tensors that `bind` found in it; and for what.
+
+    chip        the architecture family of the chip; files of one are never loaded on another
+    mesh_shape  rows and columns of the chips of a replica
+    """
 
     checkpoint: Checkpoint
     binding: Binding
+    chip: str
+    mesh_shape: tuple[int, int] = (1, 1)
 
     def tensor(self, weight: WeightPlan, part: WeightPart) -> BoundTensor:
         """The checkpoint tensor of one part."""
@@ -60,7 +67,10 @@ def weight_origin(weight: WeightPlan, source: WeightSource) -> dict[str, Any]:
     """
     origin: dict[str, Any] = {
         "conversion": CONVERSION_VERSION,
-        "file_format": f"ttnn {_ttnn_version()} tensorbin",
+        "file_format": FILE_FORMAT,
+        "ttnn": _ttnn_version(),
+        "chip": source.chip,
+        "mesh_shape": list(source.mesh_shape),
         "shape": list(weight.shape),
         "dtype": weight.dtype,
         "layout": weight.layout,
@@ -81,6 +91,20 @@ def weight_origin(weight: WeightPlan, source: WeightSource) -> dict[str, Any]:
         "parts": [_part_origin(part, source.tensor(weight, part)) for part in weight.parts],
         "transpose": weight.transpose,
     }
+
+
+def tensor_file(weight: WeightPlan, mesh_shape: tuple[int, int]) -> TensorFile:
+    """The header of a weight's file, which has a shard for each rank if the weight is divided."""
+    divided = [share.dim for part in weight.parts for share in part.shares]
+    last = "out" if weight.transpose else "in"
+    return TensorFile(
+        shape=weight.shape,
+        dtype=weight.dtype,
+        layout=weight.layout,
+        memory=weight.memory,
+        mesh_shape=mesh_shape,
+        shard_dim=None if not divided else 3 if last in divided or weight.shape[2] == 1 else 2,
+    )
 
 
 def find_pending(

@@ -1,13 +1,11 @@
-"""Row orders, tables and shapes: from checkpoint matrices to what is stored for the device.
+"""Row orders and tables: what a checkpoint matrix becomes on the way to the device. Pure numpy.
 
-Pure torch. A matrix is [out, in]; a head's rows are either two halves (i turns with
-i + head_dim / 2, the order of Hugging Face) or pairs (2i turns with 2i + 1).
+A matrix is [out, in]; a head's rows are either two halves (i turns with i + head_dim / 2, the order
+of Hugging Face) or pairs (2i turns with 2i + 1).
 """
 
-from collections.abc import Sequence
-from math import prod
-
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from ttc.checkpoint.files import RowOrder
 from ttc.plan.plan import RopeTable
@@ -16,78 +14,38 @@ from ttc.spec.rope import attention_factor, inverse_frequencies
 TRANSFORMATION_ROWS = 32
 
 
-def reorder_rows(
-    matrix: torch.Tensor, heads: int, stored: RowOrder, wanted: RowOrder
-) -> torch.Tensor:
-    """The rows of every head in the wanted order; any shape whose first dim is heads * head_dim.
-
-    With heads 0 nothing turns and the tensor is returned as it is.
-    """
+def row_order(rows: int, heads: int, stored: RowOrder, wanted: RowOrder) -> NDArray[np.int64]:
+    """The stored row at each wanted place, for `heads` heads of equal size (0: nothing turns)."""
+    places = np.arange(rows)
     if heads == 0 or stored == wanted:
-        return matrix
-    rows, rest = matrix.shape[0], matrix.shape[1:]
+        return places
     assert rows % (2 * heads) == 0, f"{rows} rows are not {heads} heads of an even size"
     half = rows // heads // 2
     split = (heads, 2, half) if stored == "halves" else (heads, half, 2)
-    return matrix.reshape(*split, *rest).transpose(1, 2).reshape(rows, *rest)
+    return places.reshape(split).swapaxes(1, 2).reshape(rows)
 
 
-def assemble(
-    parts: Sequence[torch.Tensor], transpose: bool, shape: tuple[int, int, int, int]
-) -> torch.Tensor:
-    """Parts [out_i, in] (or [n]) as one tensor of `shape`: joined, transposed, zero padded.
-
-    A vector fills the shape in order. A matrix fills the last two dims from the top left corner,
-    or all leading dims if its rows are exactly theirs.
-    """
-    joined = parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
-    if joined.dim() == 1:
-        return _padded(joined, prod(shape)).reshape(shape)
-    assert joined.dim() == 2, f"a weight of {joined.dim()} dims has no layout yet"
-    matrix = joined.t() if transpose else joined
-    rows, columns = matrix.shape
-    if rows == prod(shape[:3]) and columns == shape[3]:
-        return matrix.reshape(shape).contiguous()
-    assert shape[:2] == (1, 1), f"{rows} x {columns} does not fill {shape}"
-    return _padded(matrix, *shape[2:]).reshape(shape)
-
-
-def rope_table(table: RopeTable, shape: tuple[int, int, int, int]) -> torch.Tensor:
-    """The table as float32 of `shape`; cos and sin are [rows, head_dim] before that.
+def rope_table(table: RopeTable) -> NDArray[np.float32]:
+    """The table as float32 [rows, columns]; cos and sin have head_dim columns.
 
     Angles are position * inverse frequency, in float64 up to the cosine: float32 would be off by
     0.008 rad at position 131072. A table has a row for every position of the planned context.
     """
     if table.kind == "transformation":
-        values = transformation_matrix().repeat(table.rows // TRANSFORMATION_ROWS, 1)
-        return assemble([values], False, shape)
-    turned = inverse_frequencies(table.rope, table.head_dim, table.rows)
-    frequencies = torch.tensor(turned, dtype=torch.float64)
-    angles = torch.arange(table.rows, dtype=torch.float64)[:, None] * frequencies
-    values = angles.cos() if table.kind == "cos" else angles.sin()
-    values = (values * attention_factor(table.rope)).float()
+        return np.tile(transformation_matrix(), (table.rows // TRANSFORMATION_ROWS, 1))
+    frequencies = np.array(inverse_frequencies(table.rope, table.head_dim, table.rows))
+    angles = np.arange(table.rows, dtype=np.float64)[:, None] * frequencies
+    turned = np.cos(angles) if table.kind == "cos" else np.sin(angles)
+    values = (turned * attention_factor(table.rope)).astype(np.float32)
     if table.order == "pairs":
-        values = values.repeat_interleave(2, dim=1)
-    else:
-        values = torch.cat((values, values), dim=1)
-    return assemble([values], False, shape)
+        return np.repeat(values, 2, axis=1)
+    return np.concatenate((values, values), axis=1)
 
 
-def transformation_matrix() -> torch.Tensor:
+def transformation_matrix() -> NDArray[np.float32]:
     """T [32, 32] of ttnn's rotary operation on pairs: x @ T is (-x[2i+1], x[2i]) for each pair."""
-    matrix = torch.zeros(TRANSFORMATION_ROWS, TRANSFORMATION_ROWS)
-    even = torch.arange(0, TRANSFORMATION_ROWS, 2)
+    matrix = np.zeros((TRANSFORMATION_ROWS, TRANSFORMATION_ROWS), np.float32)
+    even = np.arange(0, TRANSFORMATION_ROWS, 2)
     matrix[even, even + 1] = 1.0
     matrix[even + 1, even] = -1.0
     return matrix
-
-
-def _padded(values: torch.Tensor, *sizes: int) -> torch.Tensor:
-    """A contiguous tensor of the given sizes with `values` in its first corner and zeros beside."""
-    found = tuple(values.shape)
-    if found == sizes:
-        return values.contiguous()
-    assert all(a <= b for a, b in zip(found, sizes, strict=True)), f"{found} exceeds {sizes}"
-    padded = values.new_zeros(sizes)
-    padded[tuple(slice(size) for size in found)] = values
-    return padded

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+import numpy as np
+
 from ttc.checkpoint.config_check import check_config, check_rope_factors
 from ttc.checkpoint.files import Checkpoint, RowOrder
 from ttc.checkpoint.gguf_file import ROPE_FACTORS
@@ -154,7 +156,7 @@ def _check_tied_copies(
         rows = checkpoint.shape(embedding)[0]
         samples = (slice(0, COMPARED_ROWS), slice(max(0, rows - COMPARED_ROWS), rows))
         same = checkpoint.shape(name) == checkpoint.shape(embedding) and all(
-            checkpoint.read(name, sample).equal(checkpoint.read(embedding, sample))
+            np.array_equal(checkpoint.read(name, sample), checkpoint.read(embedding, sample))
             for sample in samples
         )
         if not same:

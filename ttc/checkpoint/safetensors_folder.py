@@ -8,15 +8,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+from numpy.typing import NDArray
 
 from ttc.checkpoint.fingerprint import Span, combine_fingerprints, fingerprint_file
 from ttc.errors import CheckpointError, Problem
-
-if TYPE_CHECKING:
-    import torch
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -29,7 +27,7 @@ DTYPE_BYTES = {
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
-READABLE_DTYPES = ("BF16", "F16", "F32", "F64")
+READABLE_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,21 +75,11 @@ class SafetensorsFolder:
             return ""
         return f"stored as {dtype}; {', '.join(READABLE_DTYPES)} can be read"
 
-    def read(self, name: str, rows: slice | None = None) -> "torch.Tensor":
-        """One tensor, or some of its rows: bf16 as stored, every other dtype as float32."""
+    def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """One tensor, or some of its rows: bf16 as uint16 bits, every other dtype as float32."""
         stored = self._tensors[name]
-        try:
-            with cast(Any, safe_open(str(stored.path), framework="pt")) as file:
-                tensor = file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                Problem(
-                    message=f"cannot read tensor '{name}' from {stored.path.name}",
-                    note=str(error),
-                    help="the file changed after it was opened; run the command again",
-                )
-            ) from error
-        return tensor if stored.dtype == "BF16" else tensor.float()
+        values = read_rows(stored, READABLE_DTYPES[stored.dtype], name, rows)
+        return values if stored.dtype == "BF16" else values.astype(np.float32, copy=False)
 
     def config(self) -> dict[str, Any] | None:
         """The contents of config.json, or None if the folder has none."""
@@ -102,6 +90,32 @@ class SafetensorsFolder:
         """The path of another file of the folder, such as tokenizer.json, or None."""
         path = self.folder / name
         return path if path.is_file() else None
+
+
+def read_rows(stored: StoredTensor, dtype: str, name: str, rows: slice | None) -> NDArray[Any]:
+    """A tensor, or some rows of it, as numpy reads its bytes.
+
+    Read and not mapped: a file that is cut off while it is mapped ends the process.
+    """
+    first, last, _ = (rows or slice(None)).indices(stored.shape[0] if stored.shape else 1)
+    shape = (last - first, *stored.shape[1:]) if stored.shape else ()
+    row_bytes = stored.span.size_bytes // stored.shape[0] if stored.shape and stored.shape[0] else 0
+    try:
+        with stored.path.open("rb") as file:
+            start = stored.span.offset + first * row_bytes
+            values = np.fromfile(file, dtype=dtype, count=math.prod(shape), offset=start)
+            found = f"expected {math.prod(shape):,} values, found {values.size:,}"
+    except OSError as error:
+        values, found = np.empty(0), error.strerror or str(error)
+    if values.size != math.prod(shape):
+        raise CheckpointError(
+            Problem(
+                message=f"cannot read tensor '{name}' from {stored.path.name}",
+                note=found,
+                help="the file changed after it was opened; run the command again",
+            )
+        )
+    return values.reshape(shape)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from ttc.checkpoint.files import Checkpoint
-from ttc.checkpoint.layouts import reorder_rows
+from ttc.checkpoint.layouts import row_order
 from ttc.checkpoint.names import Binding, bind
+from ttc.checkpoint.packing import widen_bf16
 from ttc.checkpoint.rope_config import rope_scaling
 from ttc.errors import CheckpointError, Problem
 from ttc.spec.model import ModelSpec
@@ -79,10 +80,13 @@ def _tensors_by_hugging_face_name(
         if spec.tie_embeddings and weight.group == "lm_head":
             continue
         bound = binding.tensors[place + weight.name]
-        values = checkpoint.read(bound.name).float()
+        values = checkpoint.read(bound.name)
+        if values.dtype == np.uint16:
+            values = widen_bf16(values)
         layer = place.removeprefix("decoders.").removesuffix(".")
         prefix = architecture.prefixes["hf"].replace("{i}", layer) if place else ""
-        yield prefix + weight.hf, reorder_rows(values, bound.heads, bound.rows, "halves")
+        order = row_order(values.shape[0], bound.heads, bound.rows, "halves")
+        yield prefix + weight.hf, torch.from_numpy(values[order])
 
 
 def _key(checkpoint: Checkpoint, token_ids: Sequence[int]) -> str:

@@ -1,0 +1,156 @@
+"""What one device stores of a weight, read from the checkpoint in blocks of rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttc.checkpoint.index import WeightSource
+from ttc.checkpoint.layouts import rope_table, row_order
+from ttc.checkpoint.packing import round_to_bf16, widen_bf16
+from ttc.plan.parallel import Share
+from ttc.plan.plan import WeightPart, WeightPlan
+
+type Array = NDArray[Any]
+
+BLOCK_BYTES = 8 << 20  # of checkpoint values held at once, next to what they are packed into
+ROW_STEP = 256  # of blocks: whole tiles, and as a rule whole heads, which are then read once
+ZERO = -1  # in place of a row or column: it is zeros
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """Rows and columns of one checkpoint tensor, by number; ZERO for zeros, None for all."""
+
+    tensor: str
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64] | None
+
+
+class LocalMatrix:
+    """The parts of a weight, one below the other: a matrix [out, in] as the checkpoint has it.
+
+    Values are uint16 (bf16 bits), or float32 for a weight that is stored as fp32. A weight of
+    vectors is a matrix of one row.
+    """
+
+    def __init__(self, weight: WeightPlan, source: WeightSource, rank: int) -> None:
+        self._source = source
+        self._parts = [_part(weight, part, source, rank) for part in weight.parts]
+        self._wide = weight.dtype == "fp32"
+        shapes = [source.checkpoint.shape(part.tensor) for part in self._parts]
+        self.is_vector = len(shapes[0]) == 1
+        count = sum(part.rows.size for part in self._parts)
+        if self.is_vector:
+            self.rows, self.columns = 1, count
+        else:
+            taken = self._parts[0].columns
+            self.rows, self.columns = count, shapes[0][1] if taken is None else taken.size
+
+    def vector(self) -> Array:
+        """All elements of a weight of vectors."""
+        read = self._source.checkpoint.read
+        values = [_take(self._values(read(p.tensor)), p.rows, axis=0) for p in self._parts]
+        return np.concatenate(values)
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """(number of the first row, rows) from top to bottom; every block is a new array."""
+        row_bytes = self.columns * (4 if self._wide else 2)
+        step = max(ROW_STEP, BLOCK_BYTES // row_bytes // ROW_STEP * ROW_STEP)
+        for first in range(0, self.rows, step):
+            yield first, self._read(first, min(first + step, self.rows))
+
+    def _read(self, first: int, stop: int) -> Array:
+        blocks: list[Array] = []
+        start = 0
+        for part in self._parts:
+            rows = part.rows[max(first - start, 0) : max(stop - start, 0)]
+            if rows.size:
+                blocks.append(self._rows(part, rows))
+            start += part.rows.size
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _rows(self, part: _Part, rows: NDArray[np.int64]) -> Array:
+        """Some rows of a part, in the given order; what lies between them is read as well."""
+        stored = rows[rows != ZERO]
+        if not stored.size:
+            return np.zeros((rows.size, self.columns), np.float32 if self._wide else np.uint16)
+        low, high = int(stored.min()), int(stored.max()) + 1
+        values = self._values(self._source.checkpoint.read(part.tensor, slice(low, high)))
+        taken = _take(values, np.where(rows == ZERO, ZERO, rows - low), axis=0)
+        return taken if part.columns is None else _take(taken, part.columns, axis=1)
+
+    def _values(self, values: Array) -> Array:
+        """Checkpoint values in the form that the packer wants."""
+        if self._wide:
+            return widen_bf16(values) if values.dtype == np.uint16 else values
+        return values if values.dtype == np.uint16 else round_to_bf16(values)
+
+
+def stored_matrix(weight: WeightPlan, source: WeightSource, rank: int = 0) -> Array:
+    """All that a rank stores of a weight, [rows, columns] of its shape, before it is packed.
+
+    Tables have no checkpoint; vectors fill the shape in order, matrices from the top left corner.
+    """
+    rows, columns = prod(weight.shape[:3]), weight.shape[3]
+    if weight.table is not None:
+        table = rope_table(weight.table)
+        return padded(table if weight.dtype == "fp32" else round_to_bf16(table), rows, columns)
+    matrix = LocalMatrix(weight, source, rank)
+    if matrix.is_vector:
+        return padded(matrix.vector(), rows * columns).reshape(rows, columns)
+    values = np.concatenate([block for _, block in matrix.blocks()])
+    return padded(values.T if weight.transpose else values, rows, columns)
+
+
+def padded(values: Array, *sizes: int) -> Array:
+    """Contiguous `values` with zeros after them in every dim, up to `sizes`."""
+    if values.shape == sizes:
+        return np.ascontiguousarray(values)
+    assert all(a <= b for a, b in zip(values.shape, sizes, strict=True)), f"too large for {sizes}"
+    larger = np.zeros(sizes, values.dtype)
+    larger[tuple(map(slice, values.shape))] = values
+    return larger
+
+
+def _part(weight: WeightPlan, part: WeightPart, source: WeightSource, rank: int) -> _Part:
+    tensor = source.tensor(weight, part)
+    shape = source.checkpoint.shape(tensor.name)
+    order = row_order(shape[0], tensor.heads, tensor.rows, part.rows)
+    out, columns = part.share("out"), part.share("in")
+    if out is None:
+        rows = order[part.start : part.stop or shape[0]]
+    else:
+        places = _places(out, rank, shape[0])
+        rows = np.where(places == ZERO, ZERO, order[places])
+    return _Part(
+        tensor=tensor.name,
+        rows=rows,
+        columns=None if columns is None else _places(columns, rank, shape[1]),
+    )
+
+
+def _places(share: Share, rank: int, end: int) -> NDArray[np.int64]:
+    """The elements of a dim that a rank holds, by number, ZERO for zeros."""
+    runs = [
+        np.concatenate((np.arange(start, stop), np.full(zeros, ZERO)))
+        for start, stop, zeros in share.runs(rank, end)
+    ]
+    return np.concatenate(runs)
+
+
+def _take(values: Array, places: NDArray[np.int64], axis: int) -> Array:
+    """The rows or columns at `places`; a view where they are all that there are, in order."""
+    if places.size == values.shape[axis] and np.array_equal(places, np.arange(places.size)):
+        return values
+    taken = np.take(values, places, axis=axis, mode="wrap")
+    zeros = places == ZERO
+    if zeros.any():
+        if axis == 0:
+            taken[zeros] = 0
+        else:
+            taken[:, zeros] = 0
+    return taken
