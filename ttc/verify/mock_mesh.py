@@ -230,20 +230,6 @@ def run_on_mock[Value](
         )
 
 
-def host_ttnn[Value](
-    job: Callable[..., Value],
-    *,
-    work_folder: Path,
-    timeout_seconds: float | None = None,
-    on_progress: Callable[[Any], None] | None = None,
-) -> Value:
-    """`MockHost.run_without_device` for a single job: pays the import of ttnn, about 2 seconds."""
-    with MockHost(work_folder) as host:
-        return host.run_without_device(
-            job, timeout_seconds=timeout_seconds, on_progress=on_progress
-        )
-
-
 def _module_of(job: Callable[..., Any]) -> tuple[str, str]:
     """Name and file of the module that defines the job."""
     function: Any = job
