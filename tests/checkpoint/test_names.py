@@ -132,7 +132,7 @@ def test_a_dtype_that_cannot_be_read(
             "tie_embeddings is false in the spec, true in the checkpoint",
         ),
         (
-            {"rope_scaling": {"type": "linear"}},
+            {"rope_scaling": {"type": "linear", "factor": 4.0}},
             "kind is none in the spec, linear in the checkpoint",
         ),
         (

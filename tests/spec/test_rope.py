@@ -69,7 +69,9 @@ def test_the_context_decides_for_dynamic_and_longrope() -> None:
     assert inverse_frequencies(dynamic, 64, 4096) == plain
     assert inverse_frequencies(dynamic, 64, 8192)[-1] < plain[-1]
     assert inverse_frequencies(dynamic, 2, 8192) == (1.0,)
-    long = LongRope(theta=10000.0, original_context_tokens=4096, attention_factor=1.2, **FACTORS)
+    long = LongRope(
+        theta=10000.0, factor=32, original_context_tokens=4096, attention_factor=1.2, **FACTORS
+    )
     for context, factors in ((4096, long.short_factors), (4128, long.long_factors)):
         expected = [f / factor for f, factor in zip(plain, factors, strict=True)]
         assert inverse_frequencies(long, 64, context) == pytest.approx(expected)
@@ -130,6 +132,7 @@ def longrope(factor: float, original: int, **given: float) -> tuple[Rope, Mappin
     default = longrope_attention_factor(factor, original)
     rope = LongRope(
         theta=10000.0,
+        factor=factor,
         original_context_tokens=original,
         attention_factor=given.get("attention_factor", default),
         **FACTORS,

@@ -5,55 +5,38 @@ from dataclasses import asdict
 from math import isclose
 from typing import Any, cast
 
-from ttc.checkpoint.files import Checkpoint
+from ttc.checkpoint.config_reading import Reading, read_config
+from ttc.checkpoint.files import Checkpoint, Headers
 from ttc.checkpoint.gguf_file import ROPE_FACTORS
-from ttc.checkpoint.rope_config import rope_scaling
+from ttc.checkpoint.rope_config import SPELLINGS
 from ttc.errors import CheckpointError, Problem
+from ttc.spec.config_keys import with_shared
 from ttc.spec.model import ModelSpec
-from ttc.spec.rope import inverse_frequencies
+from ttc.spec.rope import Rope, inverse_frequencies, rope_fields
 
-DIM_FIELDS = {
-    "hidden_size": "hidden",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "kv_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "ffn",
-    "vocab_size": "vocab",
-}
-DEFAULT_THETA = 10000.0  # of transformers and of GGUF readers, when a checkpoint gives none
-UNSCALED = ("default", "none")
-SCALING_FIELDS = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_max_position_embeddings": "original_context_tokens",
-    "attention_factor": "attention_factor",
-    "beta_fast": "beta_fast",
-    "beta_slow": "beta_slow",
-    "truncate": "truncate",
-    "short_factor": "short_factors",
-    "long_factor": "long_factors",
-}
 FLOAT_TOLERANCE = 1e-6  # GGUF stores float32
 FACTOR_TOLERANCE = 1e-4
 
 
-def check_config(spec: ModelSpec, checkpoint: Checkpoint) -> None:
+def check_config(spec: ModelSpec, checkpoint: Headers) -> None:
     """CheckpointError with every field in which config.json (or metadata) and spec differ.
 
-    A field that the checkpoint does not give is taken as transformers takes it; a checkpoint
-    without any configuration passes, its tensor shapes are all there is to compare.
+    A field that a Hugging Face file does not give is taken as transformers takes it; metadata of
+    another format says nothing by silence. A checkpoint without any configuration passes, its
+    tensor shapes are all there is to compare.
     """
     config = checkpoint.config()
     if config is None:
         return
-    problems = [
-        *_architecture(spec, config),
-        *_dims(spec, config),
-        *_settings(spec, config),
-        *_scaling(spec, config),
-    ]
+    reading = read_config(config, with_shared(spec.architecture.config))
+    silence = checkpoint.format == "hf"
+    problems = [*_architecture(spec, config), *_wrong(spec, reading)]
+    problems += _values(spec, reading, silence=silence)
+    scaled = silence or any(name in config for name in SPELLINGS)
+    problems += _rope(spec, "rope", spec.rope, reading.rope, scaled=scaled)
+    if spec.local_rope is not None:
+        problems += _rope(spec, "local_rope", spec.local_rope, reading.local_rope, scaled=scaled)
+    problems += _kinds(spec, reading)
     if problems:
         raise CheckpointError(problems)
 
@@ -100,67 +83,95 @@ def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[Proble
         )
 
 
-def _dims(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[Problem]:
-    given = {field: config.get(field) for field in DIM_FIELDS}
-    heads, hidden = given["num_attention_heads"], given["hidden_size"]
-    if given["num_key_value_heads"] is None:
-        given["num_key_value_heads"] = heads
-    if given["head_dim"] is None and isinstance(heads, int) and isinstance(hidden, int) and heads:
-        given["head_dim"] = hidden // heads
-    dims = asdict(spec.dims)
-    for field, name in DIM_FIELDS.items():
-        if given[field] is not None and given[field] != dims[name]:
-            yield _differs(spec, f"dims.{name}", dims[name], field, given[field])
+def _wrong(spec: ModelSpec, reading: Reading) -> Iterator[Problem]:
+    for each in reading.wrong:
+        yield Problem(
+            message=f"the checkpoint does not fit the architecture '{spec.architecture.name}'",
+            at=spec.source_of("architecture"),
+            details=(each,),
+            help="choose the architecture of the checkpoint, or give another checkpoint",
+        )
 
 
-def _settings(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[Problem]:
-    eps, tie = config.get("rms_norm_eps"), config.get("tie_word_embeddings")
-    theta = _rope(config).get("rope_theta", config.get("rope_theta", DEFAULT_THETA))
-    if eps is not None and not _close(eps, spec.norm_eps):
-        yield _differs(spec, "norm_eps", spec.norm_eps, "rms_norm_eps", eps)
-    if tie is not None and tie != spec.tie_embeddings:
-        yield _differs(spec, "tie_embeddings", spec.tie_embeddings, "tie_word_embeddings", tie)
-    if not _close(theta, spec.rope.theta):
-        yield _differs(spec, "rope.theta", spec.rope.theta, "rope_theta", theta)
+def _values(spec: ModelSpec, reading: Reading, *, silence: bool) -> Iterator[Problem]:
+    """Sizes, numbers and flags. `silence`: a key that is missing says its value all the same."""
+    ours: dict[str, Any] = {f"dims.{name}": value for name, value in asdict(spec.dims).items()}
+    ours |= {"norm_eps": spec.norm_eps, "tie_embeddings": spec.tie_embeddings}
+    ours |= {f"numbers.{name}": value for name, value in spec.numbers.items()}
+    same_heads = ours["dims.head_dim"] == reading.values.get("dims.head_dim")
+    for path, theirs in reading.values.items():
+        keys = reading.keys[path]
+        if not keys and not (silence and (path != "dims.rotary_dim" or same_heads)):
+            continue
+        if path == "max_context_tokens":
+            if spec.max_context_tokens > theirs:  # a spec may promise less than the model can do
+                yield _differs(spec, path, spec.max_context_tokens, keys, theirs)
+        elif path in ours and not _same(theirs, ours[path]):
+            yield _differs(spec, path, ours[path], keys, theirs)
 
 
-def _scaling(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[Problem]:
-    if "rope_scaling" not in config and "rope_parameters" not in config:
+def _rope(
+    spec: ModelSpec, field: str, ours: Rope, theirs: Rope | None, *, scaled: bool
+) -> Iterator[Problem]:
+    """A RoPE table. Not `scaled`: the checkpoint says only theta."""
+    if theirs is None:
+        return  # what is wrong with it is told already
+    mine, given = rope_fields(ours), rope_fields(theirs)
+    if mine["kind"] != given["kind"] and scaled:
+        yield _differs(spec, f"{field}.kind", mine["kind"], SPELLINGS[1:], given["kind"])
         return
-    given, ours = _rope(config), rope_scaling(spec.rope) or {"rope_type": "none"}
-    kind = given.get("rope_type", given.get("type")) or "none"
-    if (kind if kind not in UNSCALED else "none") != ours["rope_type"]:
-        yield _differs(spec, "rope.kind", ours["rope_type"], "rope_scaling", kind)
-        return
-    for field, value in ours.items():
-        if field in given and field != "rope_type" and not _same(given[field], value):
-            yield _differs(spec, f"rope.{SCALING_FIELDS[field]}", value, field, given[field])
+    for name, value in given.items():
+        if (scaled or name == "theta") and name in mine and not _same(value, mine[name]):
+            yield _differs(spec, f"{field}.{name}", mine[name], (), value)
 
 
-def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The RoPE settings: `rope_scaling`, or `rope_parameters` as transformers 5 writes them."""
-    value: object = config.get("rope_parameters") or config.get("rope_scaling")
-    return cast(Mapping[str, Any], value) if isinstance(value, dict) else {}
+def _kinds(spec: ModelSpec, reading: Reading) -> Iterator[Problem]:
+    for layer, theirs in enumerate(reading.kinds[: spec.dims.layers]):
+        ours = spec.kind_of(layer)
+        if ours != theirs:
+            yield Problem(
+                message=f"decoder {layer} is '{ours}' in the spec, '{theirs}' in the checkpoint",
+                at=spec.source_of("layer_kinds"),
+                help=f"write layer_kinds: [{', '.join(shortest_cycle(reading.kinds))}], or give "
+                "another checkpoint",
+            )
+            return
 
 
-def _close(value: object, expected: float) -> bool:
-    return isinstance(value, int | float) and isclose(value, expected, rel_tol=FLOAT_TOLERANCE)
+def shortest_cycle(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """The shortest start of a sequence that gives all of it when it is repeated."""
+    for length in range(1, len(kinds)):
+        if all(kind == kinds[i % length] for i, kind in enumerate(kinds)):
+            return kinds[:length]
+    return kinds
 
 
-def _same(value: object, expected: float | list[float]) -> bool:
-    if isinstance(expected, list):
-        given = cast(list[object], value if isinstance(value, list) else [])
-        return len(given) == len(expected) and all(map(_close, given, expected))
-    return _close(value, expected)
+def _same(value: object, expected: object) -> bool:
+    if isinstance(expected, bool) or isinstance(value, bool):
+        return value is expected
+    if isinstance(expected, tuple) and isinstance(value, tuple):
+        mine, given = cast(tuple[object, ...], expected), cast(tuple[object, ...], value)
+        return len(given) == len(mine) and all(map(_same, given, mine))
+    if isinstance(value, int | float) and isinstance(expected, int | float):
+        return isclose(value, expected, rel_tol=FLOAT_TOLERANCE)
+    return value == expected
 
 
-def _differs(spec: ModelSpec, path: str, ours: object, field: str, theirs: object) -> Problem:
+def _differs(
+    spec: ModelSpec, path: str, ours: object, keys: tuple[str, ...], theirs: object
+) -> Problem:
     name = path.split(".")[-1]
+    help_text = f"write {name}: {_yaml(theirs)}, or give another checkpoint"
+    if path == "dims.vocab":
+        help_text = (
+            f"a fine-tune with tokens of its own has a spec of its own: extends: {spec.name}, and "
+            f"dims: {{vocab: {_yaml(theirs)}}}"
+        )
     return Problem(
         message=f"{name} is {_yaml(ours)} in the spec, {_yaml(theirs)} in the checkpoint",
         at=spec.source_of(path),
-        note=f"the checkpoint has {field}: {_yaml(theirs)}",
-        help=f"write {name}: {_yaml(theirs)}, or give another checkpoint",
+        note=f"the checkpoint has {' or '.join(keys)}: {_yaml(theirs)}" if keys else "",
+        help=help_text,
     )
 
 
@@ -171,4 +182,7 @@ def _yaml(value: object) -> str:
     if isinstance(value, float):
         text = repr(int(value) if value.is_integer() else value)
         return text.replace("e", ".0e") if "." not in text else text
+    if isinstance(value, tuple):
+        numbers = [_yaml(each) for each in cast(tuple[object, ...], value)]
+        return f"[{', '.join(numbers[:4])}{', ...' if len(numbers) > 4 else ''}]"
     return str(value)

@@ -19,8 +19,8 @@ PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
-class Checkpoint(Protocol):
-    """Tensors by name, read one at a time, and what the files say about the model."""
+class Headers(Protocol):
+    """What the headers of a checkpoint say: tensors by name, and the model's configuration."""
 
     @property
     def format(self) -> Format:
@@ -30,11 +30,6 @@ class Checkpoint(Protocol):
     @property
     def description(self) -> str:
         """What the user typed, without any path: fit for a manifest."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 (hex) of the files' identity; see fingerprint.py."""
         ...
 
     @property
@@ -54,15 +49,24 @@ class Checkpoint(Protocol):
         """Why `read` cannot give this tensor (its dtype), or an empty string."""
         ...
 
+    def config(self) -> Mapping[str, Any] | None:
+        """The fields of config.json, or the same fields from metadata; None if there are none."""
+        ...
+
+
+class Checkpoint(Headers, Protocol):
+    """Tensors by name, read one at a time, and what the files say about the model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the files' identity; see fingerprint.py."""
+        ...
+
     def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
         """One tensor, or some rows of a matrix: bf16 as uint16 bits, everything else as float32.
 
         Nothing is kept; a file that became shorter is a CheckpointError.
         """
-        ...
-
-    def config(self) -> Mapping[str, Any] | None:
-        """The fields of config.json, or the same fields from metadata; None if there are none."""
         ...
 
     def companion(self, name: str) -> Path | None:

@@ -5,13 +5,13 @@ is missing, unexpected or misshapen is an error that lists it; nothing is skippe
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from ttc.checkpoint.config_check import check_config, check_rope_factors
-from ttc.checkpoint.files import Checkpoint, RowOrder
+from ttc.checkpoint.files import Checkpoint, Headers, RowOrder
 from ttc.checkpoint.gguf_file import ROPE_FACTORS
 from ttc.errors import CheckpointError, Problem
 from ttc.spec.architecture import WeightSpec
@@ -24,10 +24,26 @@ FORMAT_NAMES = {"hf": "Hugging Face", "meta": "Meta", "gguf": "GGUF"}
 
 # Tensors that a checkpoint may hold beside the architecture's, by format, and why they do no harm.
 HARMLESS: dict[str, tuple[tuple[str, str], ...]] = {
-    "hf": ((r"(.*\.)?rotary_emb\.inv_freq", "RoPE frequencies, which follow from the spec"),),
+    "hf": (
+        (r"(.*\.)?rotary_emb\.inv_freq", "RoPE frequencies, which follow from the spec"),
+        (
+            r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector)\..*",
+            "of the vision part, which the text model does not read",
+        ),
+    ),
     "meta": ((r"rope\.freqs", "RoPE frequencies, which follow from the spec"),),
     "gguf": ((re.escape(ROPE_FACTORS), "RoPE factors, compared with the spec"),),
 }
+BODY = "model."  # before every tensor but the head's, in a file that holds one model
+
+# (what stands in the place of BODY, before the head) in files of transformers that hold the text
+# model as a part, and in files that hold it without its head.
+PREFIXES = (
+    ("model.language_model.", ""),  # since 4.52
+    ("language_model.model.", "language_model."),  # before
+    ("language_model.", ""),
+    ("", ""),
+)
 COPY_OF_EMBEDDING = "a copy of the embedding, which the spec ties the head to"
 
 
@@ -69,9 +85,19 @@ def bind(spec: ModelSpec, checkpoint: Checkpoint) -> Binding:
     CheckpointError if config and spec differ, or if tensors are missing, unexpected, misshapen or
     of a dtype that cannot be read. With tie_embeddings the head is the embedding.
     """
+    binding = bind_headers(spec, checkpoint)
+    check_rope_factors(spec, checkpoint)
+    if spec.tie_embeddings:
+        embedding = _of_group(spec, EMBEDDING)
+        _check_tied_copies(spec, checkpoint, binding.tensors[embedding].name, binding.ignored)
+    return binding
+
+
+def bind_headers(spec: ModelSpec, checkpoint: Headers) -> Binding:
+    """As `bind`, from what headers say: no tensor is read."""
     check_config(spec, checkpoint)
-    wanted = tuple(_wanted(spec, checkpoint))
     present = frozenset(checkpoint.names())
+    wanted = tuple(_wanted(spec, checkpoint, present))
     tied = frozenset(w.canonical for w in wanted if spec.tie_embeddings and w.weight.group == HEAD)
     needed = [want for want in wanted if want.canonical not in tied]
     found = [want for want in needed if want.tensor in present]
@@ -85,32 +111,49 @@ def bind(spec: ModelSpec, checkpoint: Checkpoint) -> Binding:
     ]
     if problems:
         raise CheckpointError(problems)
-    check_rope_factors(spec, checkpoint)
     tensors = {want.canonical: _bound(spec, checkpoint, want) for want in found}
-    if tied:
-        embedding = next(want.canonical for want in wanted if want.weight.group == EMBEDDING)
-        tensors |= dict.fromkeys(tied, tensors[embedding])
-        _check_tied_copies(spec, checkpoint, tensors[embedding].name, ignored)
+    tensors |= dict.fromkeys(tied, tensors[_of_group(spec, EMBEDDING)])
     return Binding(tensors=tensors, ignored=ignored)
 
 
-def _wanted(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[_Wanted]:
+def _of_group(spec: ModelSpec, group: str) -> str:
+    """The name of the model's one weight of a group."""
+    return next(each.name for each in spec.architecture.weights if each.group == group)
+
+
+def _wanted(spec: ModelSpec, checkpoint: Headers, present: Set[str]) -> Iterator[_Wanted]:
     """Every weight of the architecture, those of all decoders included."""
     architecture = spec.architecture
+    embedding = next(each for each in architecture.weights if each.group == EMBEDDING)
+    where = _stored_as(_tensor_name(embedding, checkpoint), present)
     for weight in architecture.weights:
-        yield _Wanted(canonical=weight.name, tensor=_tensor_name(weight, checkpoint), weight=weight)
+        tensor = where(_tensor_name(weight, checkpoint))
+        yield _Wanted(canonical=weight.name, tensor=tensor, weight=weight)
     prefix = architecture.prefixes.get(checkpoint.format, "")
     for decoder in range(spec.dims.layers):
         for weight in architecture.decoder_weights:
+            tensor = prefix.format(i=decoder) + _tensor_name(weight, checkpoint)
             yield _Wanted(
                 canonical=f"decoders.{decoder}.{weight.name}",
-                tensor=prefix.format(i=decoder) + _tensor_name(weight, checkpoint),
+                tensor=where(tensor),
                 weight=weight,
                 decoder=decoder,
             )
 
 
-def _tensor_name(weight: WeightSpec, checkpoint: Checkpoint) -> str:
+def _stored_as(embedding: str, present: Set[str]) -> Callable[[str], str]:
+    """How a file of a model with other parts, or of a bare one, spells a tensor name; the
+    embedding tells which of PREFIXES it has.
+    """
+    for stored, head in PREFIXES:
+        if embedding not in present and stored + embedding.removeprefix(BODY) in present:
+            return lambda name: (
+                stored + name.removeprefix(BODY) if name.startswith(BODY) else head + name
+            )
+    return lambda name: name
+
+
+def _tensor_name(weight: WeightSpec, checkpoint: Headers) -> str:
     name = {"hf": weight.hf, "meta": weight.meta, "gguf": weight.gguf}[checkpoint.format]
     if not name:
         raise CheckpointError(
@@ -124,7 +167,7 @@ def _tensor_name(weight: WeightSpec, checkpoint: Checkpoint) -> str:
     return name
 
 
-def _bound(spec: ModelSpec, checkpoint: Checkpoint, want: _Wanted) -> BoundTensor:
+def _bound(spec: ModelSpec, checkpoint: Headers, want: _Wanted) -> BoundTensor:
     return BoundTensor(
         name=want.tensor,
         shape=checkpoint.shape(want.tensor),
@@ -134,7 +177,7 @@ def _bound(spec: ModelSpec, checkpoint: Checkpoint, want: _Wanted) -> BoundTenso
 
 
 def _ignored(
-    checkpoint: Checkpoint, tied: Sequence[_Wanted], present: Set[str]
+    checkpoint: Headers, tied: Sequence[_Wanted], present: Set[str]
 ) -> tuple[tuple[str, str], ...]:
     """The tensors that are present and not needed, each with the reason it does no harm."""
     ignored = {want.tensor: COPY_OF_EMBEDDING for want in tied if want.tensor in present}
@@ -170,9 +213,7 @@ def _check_tied_copies(
             )
 
 
-def _missing(
-    spec: ModelSpec, checkpoint: Checkpoint, missing: Sequence[_Wanted]
-) -> Iterator[Problem]:
+def _missing(spec: ModelSpec, checkpoint: Headers, missing: Sequence[_Wanted]) -> Iterator[Problem]:
     if not missing:
         return
     found = _decoders_found(spec, checkpoint)
@@ -190,7 +231,7 @@ def _missing(
     )
 
 
-def _decoders_found(spec: ModelSpec, checkpoint: Checkpoint) -> int:
+def _decoders_found(spec: ModelSpec, checkpoint: Headers) -> int:
     """How many decoders, counted from the first, have a tensor in the checkpoint."""
     pattern = re.escape(spec.architecture.prefixes[checkpoint.format]).replace(r"\{i\}", r"(\d+)")
     numbers = {int(m[1]) for name in checkpoint.names() if (m := re.match(pattern, name))}
@@ -198,7 +239,7 @@ def _decoders_found(spec: ModelSpec, checkpoint: Checkpoint) -> int:
 
 
 def _unexpected(
-    spec: ModelSpec, checkpoint: Checkpoint, unexpected: Sequence[str]
+    spec: ModelSpec, checkpoint: Headers, unexpected: Sequence[str]
 ) -> Iterator[Problem]:
     if not unexpected:
         return
@@ -212,7 +253,7 @@ def _unexpected(
     )
 
 
-def _unreadable(checkpoint: Checkpoint, found: Sequence[_Wanted]) -> Iterator[Problem]:
+def _unreadable(checkpoint: Headers, found: Sequence[_Wanted]) -> Iterator[Problem]:
     lines = [f"'{w.tensor}' {why}" for w in found if (why := checkpoint.unreadable(w.tensor))]
     if lines:
         yield Problem(
@@ -223,9 +264,7 @@ def _unreadable(checkpoint: Checkpoint, found: Sequence[_Wanted]) -> Iterator[Pr
         )
 
 
-def _misshapen(
-    spec: ModelSpec, checkpoint: Checkpoint, found: Sequence[_Wanted]
-) -> Iterator[Problem]:
+def _misshapen(spec: ModelSpec, checkpoint: Headers, found: Sequence[_Wanted]) -> Iterator[Problem]:
     """One problem for each weight and wrong shape, however many decoders repeat it."""
     wrong: dict[tuple[str, tuple[int, ...]], list[_Wanted]] = {}
     for want in found:

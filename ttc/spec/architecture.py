@@ -10,6 +10,7 @@ from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located, raise_problems
 from ttc.schema import load_yaml
 from ttc.spec import library
+from ttc.spec.config_keys import ConfigKeys, read_config_keys
 from ttc.spec.steps import Scope, Step, read_steps
 
 __all__ = ["Architecture", "Step", "WeightSpec", "load_architecture"]
@@ -43,7 +44,8 @@ class Architecture:
     """A decoder family. `prefixes` has, by format, the prefix of a decoder's tensors with `{i}`.
 
     The block `decoder` reads x and `model` reads tokens; the last step of each is its result.
-    `file` is the path to write into emitted files: it does not depend on the working directory.
+    `config` says what keys of a config.json mean. `file` is the path to write into emitted files:
+    it does not depend on the working directory.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Architecture:
     prefixes: Mapping[str, str]
     decoder: tuple[Step, ...]
     model: tuple[Step, ...]
+    config: ConfigKeys
     file: str
     at: Source
 
@@ -98,6 +101,7 @@ def load_architecture(wanted: str | Path) -> Architecture:
         prefixes=MappingProxyType(prefixes),
         decoder=decoder,
         model=model,
+        config=read_config_keys(data.get("config")),
         file=library.stable(path),
         at=data["architecture"].at,
     )

@@ -6,8 +6,10 @@ stretches for that context, `longrope` takes its long factors when that context 
 one. transformers decides by the sequence at hand; servers that fill a cache decide as ttc does.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from math import ceil, floor, log, pi, sqrt
+from typing import Any
 
 from ttc.errors import Problem
 from ttc.located import Located
@@ -78,10 +80,11 @@ class Yarn:
 class LongRope:
     """Each frequency divided by a factor of its own: a long one in contexts beyond the original.
 
-    `attention_factor` multiplies cos and sin in both cases.
+    `attention_factor` multiplies cos and sin in both cases; `factor` is only where it comes from.
     """
 
     theta: float
+    factor: float
     original_context_tokens: int
     attention_factor: float
     short_factors: tuple[float, ...]
@@ -89,6 +92,22 @@ class LongRope:
 
 
 type Rope = NoScaling | Linear | Dynamic | Llama3 | Yarn | LongRope
+
+KINDS: Mapping[str, type[Rope]] = {
+    "none": NoScaling,
+    "linear": Linear,
+    "dynamic": Dynamic,
+    "llama3": Llama3,
+    "yarn": Yarn,
+    "longrope": LongRope,
+}
+"""What the field `kind` calls each of them."""
+
+
+def rope_fields(rope: Rope) -> dict[str, Any]:
+    """A table as the fields of a spec, those included that a spec may leave out."""
+    kind = next(name for name, each in KINDS.items() if isinstance(rope, each))
+    return {"kind": kind} | asdict(rope)
 
 
 def read_rope(data: Located, rotary_dim: int) -> tuple[Rope, list[Problem]]:
@@ -134,13 +153,15 @@ def _read_yarn(data: Located) -> tuple[Yarn, list[Problem]]:
 
 def _read_longrope(data: Located, rotary_dim: int) -> tuple[LongRope, list[Problem]]:
     original = data["original_context_tokens"].integer
-    default = longrope_attention_factor(data["factor"].number, original)
+    factor = data["factor"].number
+    default = longrope_attention_factor(factor, original)
     short, long = (
         tuple(each.number for each in data[name].elements())
         for name in ("short_factors", "long_factors")
     )
     rope = LongRope(
         theta=data["theta"].number,
+        factor=factor,
         original_context_tokens=original,
         attention_factor=_number(data, "attention_factor", default),
         short_factors=short,

@@ -1,0 +1,265 @@
+"""What a config.json says of a model, in the words of a spec, and what becomes of each of its keys.
+
+Every key is used, or changes nothing for a reason that is told, or is unknown; none is dropped.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from ttc.checkpoint.rope_config import PARTIAL, SPELLINGS, RopeReader
+from ttc.spec.config_keys import (
+    ConfigKeys,
+    KindCycle,
+    KindList,
+    KindPeriod,
+    KindRule,
+    KindWhere,
+    Rule,
+)
+from ttc.spec.rope import Dynamic, Rope, Yarn
+
+TEXT_PARTS = ("text_config", "llm_config")  # where files of models with vision keep the text model
+INFERRED = ("rotary_dim",)  # sizes that a spec leaves out where they are those of a plain model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The fields of a spec as a configuration gives them.
+
+    values   field path (dims.hidden, norm_eps, numbers.NAME) -> value; what is wrong is not in it
+    keys     field path -> the keys that say it; () for a value that a missing key stands for
+    kinds    kind of every layer, () where the architecture has no kinds
+    used     every key that was used, with what it says
+    ignored  key -> why it changes nothing
+    unknown  keys that nothing is known of, with what they say
+    missing  keys that are needed and not there
+    wrong    what cannot be: a key that is no number, a fixed value that differs
+    """
+
+    values: Mapping[str, Any]
+    keys: Mapping[str, tuple[str, ...]]
+    rope: Rope | None
+    local_rope: Rope | None
+    kinds: tuple[str, ...]
+    used: Mapping[str, object]
+    ignored: Mapping[str, str]
+    unknown: Mapping[str, object]
+    missing: tuple[str, ...]
+    wrong: tuple[str, ...]
+
+
+def read_config(config: Mapping[str, Any], keys: ConfigKeys) -> Reading:
+    """Read a config.json by the keys that an architecture and all of them share."""
+    return _Reader(text_part(config), keys).reading()
+
+
+def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the text model, which files of models with vision keep in a part of their own."""
+    part = next((name for name in TEXT_PARTS if isinstance(config.get(name), dict)), None)
+    merged = {key: value for key, value in config.items() if key != part}
+    if part is not None:
+        merged |= {key: value for key, value in config[part].items() if key != "architectures"}
+    for name in SPELLINGS:
+        scaling = merged.get(name)
+        if isinstance(scaling, dict) and PARTIAL in scaling:
+            merged.setdefault(PARTIAL, cast(dict[str, object], scaling)[PARTIAL])
+    return merged
+
+
+@dataclass(slots=True)
+class _Reader:
+    config: Mapping[str, Any]
+    by: ConfigKeys
+    values: dict[str, Any] = field(default_factory=dict[str, Any])
+    keys: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    used: dict[str, object] = field(default_factory=dict[str, object])
+    ignored: dict[str, str] = field(default_factory=dict[str, str])
+    missing: list[str] = field(default_factory=list[str])
+    wrong: list[str] = field(default_factory=list[str])
+
+    def reading(self) -> Reading:
+        for name, rule in self.by.sizes.items():
+            self._read(f"dims.{name}", rule, _whole)
+        for name in ("norm_eps", "tie_embeddings", "max_context_tokens"):
+            rule: Rule | None = getattr(self.by, name)
+            assert rule is not None, f"the shared keys say where {name} is"
+            self._read(name, rule, {"norm_eps": _plain, "tie_embeddings": _flag}.get(name, _whole))
+        for name, rule in self.by.numbers.items():
+            self._read(f"numbers.{name}", rule, _plain, needed=False)
+        rope, local_rope = self._ropes()
+        kinds = self._kinds()
+        self._fixed()
+        self._account()
+        known = self.used.keys() | self.ignored.keys()
+        return Reading(
+            values=self.values,
+            keys=self.keys,
+            rope=rope,
+            local_rope=local_rope,
+            kinds=kinds,
+            used=self.used,
+            ignored=self.ignored,
+            unknown={key: value for key, value in self.config.items() if key not in known},
+            missing=tuple(self.missing),
+            wrong=tuple(self.wrong),
+        )
+
+    def _read(
+        self, path: str, rule: Rule, check: Callable[[object], Any], *, needed: bool = True
+    ) -> None:
+        """One field; a number that is not given and has no value of its own is left out."""
+        key = next((key for key in rule.keys if self.config.get(key) is not None), None)
+        value: Any = self._absent(rule) if key is None else self.config[key]
+        for each in rule.keys:
+            if each in self.config and each != key:
+                self.ignored[each] = "not set" if self.config[each] is None else f"{key} says it"
+        if key is not None:
+            self.used[key] = value
+        if value is None:
+            if needed and rule.keys:
+                self.missing.append(" or ".join(rule.keys))
+            return
+        times = self.values.get(f"dims.{rule.times}") if isinstance(rule.times, str) else rule.times
+        if not isinstance(value, bool) and isinstance(value, int | float) and times is not None:
+            computed = value**rule.power * times if value > 0 or rule.power == 1 else value * times
+            value = value if (rule.power, rule.times) == (1.0, 1.0) else computed
+        value = check(value)
+        if value is None:
+            self.wrong.append(f"{key} is {self.config[key]!r}" if key else f"no value for {path}")
+            return
+        self.values[path] = value
+        self.keys[path] = (key,) if key else ()
+
+    def _absent(self, rule: Rule) -> object:
+        """What a missing key stands for: a value, a size, or the quotient of two sizes."""
+        if not isinstance(rule.absent, str):
+            return rule.absent
+        sizes = [int(self.values.get(f"dims.{name}", 0)) for name in rule.absent.split(" / ")]
+        if 0 in sizes:
+            return None
+        return sizes[0] // sizes[1] if len(sizes) == 2 else sizes[0]
+
+    def _ropes(self) -> tuple[Rope | None, Rope | None]:
+        assert self.by.rope is not None, "the shared keys say where RoPE is"
+        reader = RopeReader(self.config)
+        rope = reader.read(self.by.rope)
+        local_rope = reader.read(self.by.local_rope) if self.by.local_rope else None
+        self.used |= reader.used
+        self.ignored |= {key: why for key, why in reader.ignored.items() if key not in self.used}
+        self.wrong += reader.wrong
+        match rope:  # their context is not the one that max_position_embeddings gives
+            case Dynamic() | Yarn():
+                longest = round(rope.factor * rope.original_context_tokens)
+                context = self.values.get("max_context_tokens", 0)
+                self.values["max_context_tokens"] = max(context, longest)
+            case _:
+                pass
+        return rope, local_rope
+
+    def _kinds(self) -> tuple[str, ...]:
+        layers = self.values.get("dims.layers", 0)
+        kinds: tuple[str, ...] = ()
+        for rule in self.by.layer_kinds:
+            for key in _keys_of(rule):
+                if self.config.get(key) is None or kinds:
+                    continue
+                self.used[key] = self.config[key]
+            kinds = kinds or self._by_rule(rule, layers)
+        for key in {key for rule in self.by.layer_kinds for key in _keys_of(rule)}:
+            if key in self.config and key not in self.used:
+                self.ignored[key] = "not set" if self.config[key] is None else "not asked for"
+        return kinds
+
+    def _by_rule(self, rule: KindRule, layers: int) -> tuple[str, ...]:
+        """The kind of each layer, or () when the rule does not apply."""
+        match rule:
+            case KindCycle():
+                return tuple(rule.cycle[i % len(rule.cycle)] for i in range(layers))
+            case KindList():
+                return self._by_list(rule, layers)
+            case KindPeriod():
+                period = self.config.get(rule.key)
+                if not isinstance(period, int) or period < 1:
+                    return ()
+                return tuple(rule.others if (i + 1) % period else rule.last for i in range(layers))
+            case KindWhere():
+                return self._by_condition(rule, layers)
+
+    def _by_list(self, rule: KindList, layers: int) -> tuple[str, ...]:
+        listed: object = self.config.get(rule.key)
+        if not isinstance(listed, list) or not listed:
+            return ()
+        entries = [str(entry) for entry in cast(list[object], listed)]
+        if len(entries) < layers:
+            self.wrong.append(f"{rule.key} has {len(entries)} entries for {layers} layers")
+        for entry in sorted(set(entries) - rule.values.keys()):
+            self.wrong.append(
+                f"{rule.key} has the entry '{entry}'; known are {', '.join(rule.values)}"
+            )
+        return tuple(rule.values.get(entry, "") for entry in entries[:layers])
+
+    def _by_condition(self, rule: KindWhere, layers: int) -> tuple[str, ...]:
+        value = self.config.get(rule.key)
+        if value is None or (rule.if_key and not self.config.get(rule.if_key)):
+            return ()
+        limit = self.config.get(rule.below) if rule.below else None
+        if limit is not None and not value < limit:
+            return ()
+        before = self.config.get(rule.from_key, 0) if rule.from_key else 0
+        return tuple(rule.before if i < before else rule.kind for i in range(layers))
+
+    def _fixed(self) -> None:
+        for key, allowed in self.by.fixed.items():
+            if key not in self.config or key in self.used:
+                continue
+            value = self.config[key]
+            listed = cast(list[object], value if isinstance(value, list) else [])
+            if value is None:
+                self.ignored[key] = "not set"
+            elif value in allowed or (listed and all(each in allowed for each in listed)):
+                self.used[key] = value
+            else:
+                choices = " or ".join(map(json_text, allowed))
+                self.wrong.append(f"{key} is {json_text(value)}, the architecture has {choices}")
+                self.used[key] = value
+
+    def _account(self) -> None:
+        """The reasons for the keys that change nothing."""
+        for key, value in self.config.items():
+            if key in self.used or key in self.ignored:
+                continue
+            if key in self.by.ignored:
+                self.ignored[key] = self.by.ignored[key]
+            elif value is None:
+                self.ignored[key] = "not set"
+
+
+def _keys_of(rule: KindRule) -> Iterator[str]:
+    if not isinstance(rule, KindCycle):
+        yield rule.key
+    if isinstance(rule, KindWhere):
+        yield from rule.others
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or int(value) < 1:
+        return None
+    return int(value)
+
+
+def _plain(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if float(value).is_integer() else value
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def json_text(value: Any) -> str:
+    """A value as config.json has it, cut after 60 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
