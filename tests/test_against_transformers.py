@@ -24,6 +24,7 @@ from ttc.plan.placement import Placement
 from ttc.plan.plan import Plan, WeightPlan
 from ttc.runtime.backends import EmulatorBackend
 from ttc.runtime.program import load_program
+from ttc.runtime.replica import Replica
 from ttc.runtime.session import Session
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
@@ -127,12 +128,13 @@ def open_session(
         checkpoint=checkpoint, binding=bind(spec, checkpoint), chip=compiled.plan.arch
     )
     weights = _weights(compiled.plan, source, device, change)
-    return Session(
+    replica = Replica(
         program=program,
         backend=EmulatorBackend(ttnn=emulated, device=device),
         weights=weights,
         blocks=list(reversed(range(program.KV_BLOCKS))),
     )
+    return Session(program=program, replicas=(replica,))
 
 
 def _weights(plan: Plan, source: WeightSource, device, change) -> SimpleNamespace:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ import torch
 
 from ttc.runtime.backends import Backend
 from ttc.runtime.program import load_program
-from ttc.runtime.session import Session, load_weights
+from ttc.runtime.replica import Replica, load_weights
+from ttc.runtime.session import Session
 
 SUMMING_PROGRAM = '''
 """Keeps every token in its paged cache; logits are 1 for the sum of the user's tokens."""
@@ -23,6 +24,10 @@ KV_BLOCK = 32
 KV_BLOCKS = 10
 VOCAB = 23
 ROPE_POSITIONS = 6
+MESH_SHAPE = (1, 1)
+VOCAB_SHARDS = 1
+SEMAPHORES = 0
+BUFFERS = {}
 MODEL_WEIGHTS = {"embed": ((1, 1), None, None, None)}
 DECODER_WEIGHTS = ({"wqkv": ((1, 1), None, None, None)},)
 CACHES = ((((KV_BLOCKS, 1, KV_BLOCK, 1), None, None, None),) * 2,)
@@ -113,8 +118,10 @@ def small_ttnn() -> ModuleType:
     ttnn.from_torch, ttnn.deallocate = from_torch, deallocate
     ttnn.copy_host_to_device_tensor = copy_host_to_device_tensor
     ttnn.to_torch = lambda tensor: tensor.values.clone()
+    ttnn.get_device_tensors = lambda tensor: [tensor]
     ttnn.load_tensor = lambda path, device: Tensor(Path(path).stem)
     ttnn.zeros = lambda shape, **_: Tensor(torch.zeros(shape))
+    ttnn.CoreCoord = ttnn.CoreRange = ttnn.CoreRangeSet = lambda *_: None
     ttnn.append, ttnn.sum_logits = append, sum_logits
     return ttnn
 
@@ -124,14 +131,22 @@ type MakeSession = Callable[..., Session]
 
 @pytest.fixture
 def make_session(tmp_path: Path) -> MakeSession:
-    """Sessions of the summing program; `blocks` is the order in which blocks are handed out."""
+    """Sessions of the summing program; `blocks` is the order in which blocks are handed out.
+
+    Each replica has a ttnn of its own, as each has chips of its own.
+    """
     (tmp_path / "model.py").write_text(SUMMING_PROGRAM)
 
-    def make(blocks: list[int] | None = None) -> Session:
-        backend = Backend(ttnn=small_ttnn(), device=None)
+    def replica(blocks: list[int] | None) -> Replica:
+        device = SimpleNamespace(compute_with_storage_grid_size=lambda: SimpleNamespace(x=8, y=8))
+        backend = Backend(ttnn=small_ttnn(), device=device)
         program = load_program(tmp_path / "model.py", backend.ttnn)
         weights = load_weights(program, tmp_path / "weights", backend)
-        return Session(program=program, backend=backend, weights=weights, blocks=blocks)
+        return Replica(program=program, backend=backend, weights=weights, blocks=blocks)
+
+    def make(blocks: list[int] | None = None, replicas: int = 1) -> Session:
+        made = tuple(replica(blocks) for _ in range(replicas))
+        return Session(program=made[0].program, replicas=made)
 
     return make
 

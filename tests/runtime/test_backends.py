@@ -51,7 +51,8 @@ def device_ttnn(log: list[Any], *, grid: tuple[int, int]) -> ModuleType:
     """A ttnn with one device of this grid; what is opened and closed is logged."""
     ttnn: Any = ModuleType("ttnn")
     device = SimpleNamespace(
-        compute_with_storage_grid_size=lambda: SimpleNamespace(x=grid[0], y=grid[1])
+        get_submeshes=list,
+        compute_with_storage_grid_size=lambda: SimpleNamespace(x=grid[0], y=grid[1]),
     )
 
     def open_mesh_device(shape: tuple[int, int], **settings: int) -> Any:

@@ -44,7 +44,7 @@ def test_pieces_come_one_token_at_a_time(session: Session) -> None:
 def test_only_the_start_is_written_from_the_host(session: Session) -> None:
     list(generation(session, [[1]], max_new_tokens=5))
     tokens, positions, rope_positions = 1, 1, 1
-    assert len(session.backend.ttnn.writes) == tokens + positions + rope_positions
+    assert len(session.replicas[0].backend.ttnn.writes) == tokens + positions + rope_positions
 
 
 @pytest.mark.parametrize("eos_ids", [(8,), (20, 8)])
@@ -82,7 +82,7 @@ def test_users_end_on_their_own(session: Session) -> None:
     assert [output.finish_reason for output in run.outputs] == ["eos", "eos", "length"]
     for user, output in enumerate(run.outputs):
         assert "".join(piece.text for piece in pieces if piece.user == user) == output.text
-    assert session.backend.ttnn.decoded[-1] == [-1, -1, 6]
+    assert session.replicas[0].backend.ttnn.decoded[-1] == [-1, -1, 6]
 
 
 def test_greedy_on_the_device_equals_greedy_on_the_host(session: Session) -> None:

@@ -26,7 +26,7 @@ def test_prefill_gives_the_logits_of_the_last_token(session: Session) -> None:
 
 def test_the_smallest_bucket_that_holds_the_prompt(session: Session) -> None:
     session.prefill([[1] * 32, [1] * 33, [1]])
-    assert session.backend.ttnn.prefilled == [32, 96, 32]
+    assert session.replicas[0].backend.ttnn.prefilled == [32, 96, 32]
 
 
 def test_prefill_all_gives_the_logits_of_every_token(session: Session) -> None:
@@ -40,7 +40,7 @@ def test_decode_appends_for_each_user(session: Session) -> None:
     assert best(session.decode([3, 5])) == [6, 15]
     assert best(session.decode([1, 1])) == [7, 16]
     assert session.lengths == [4, 3, 0]
-    assert session.backend.ttnn.decoded == [[2, 1, -1], [3, 2, -1]]
+    assert session.replicas[0].backend.ttnn.decoded == [[2, 1, -1], [3, 2, -1]]
 
 
 def test_decode_and_prefill_agree(session: Session) -> None:
@@ -54,10 +54,10 @@ def test_decode_and_prefill_agree(session: Session) -> None:
 def test_greedy_steps_write_nothing_from_the_host(session: Session) -> None:
     first = best(session.prefill([[1, 2], [4]]))
     session.write(first)
-    writes = len(session.backend.ttnn.writes)
+    writes = len(session.replicas[0].backend.ttnn.writes)
     assert session.step()[:2] == [6, 8]
     assert session.step()[:2] == [12, 16]
-    assert len(session.backend.ttnn.writes) == writes
+    assert len(session.replicas[0].backend.ttnn.writes) == writes
     assert session.lengths == [4, 3, 0]
 
 
@@ -65,7 +65,7 @@ def test_a_released_user_is_idle(session: Session) -> None:
     session.prefill([[1, 2], [4]])
     session.release(0)
     session.decode([0, 4])
-    assert session.backend.ttnn.decoded == [[-1, 1, -1]]
+    assert session.replicas[0].backend.ttnn.decoded == [[-1, 1, -1]]
 
 
 @pytest.mark.parametrize("blocks", [list(range(9, -1, -1)), [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]])
@@ -123,3 +123,49 @@ def test_a_full_context_is_not_overrun(session: Session) -> None:
 def test_decode_needs_a_prompt(session: Session) -> None:
     with pytest.raises(UsageError, match="no user has read a prompt"):
         session.decode([1])
+
+
+class TestReplicas:
+    """Three users per replica; user u has slot u // 2 of replica u % 2."""
+
+    @pytest.fixture
+    def two(self, make_session: Callable[..., Session]) -> Session:
+        return make_session(replicas=2)
+
+    def test_users_are_spread(self, two: Session) -> None:
+        assert two.batch == 6
+        prompts = [[token] * (token + 1) for token in range(5)]
+        assert best(two.prefill(prompts)) == [sum(prompt) % 23 for prompt in prompts]
+        assert two.lengths == [1, 2, 3, 4, 5, 0]
+        assert [replica.lengths for replica in two.replicas] == [[1, 3, 5], [2, 4, 0]]
+        assert best(two.decode([1, 2, 3, 4, 5])) == [1, 4, 9, 16, 25 % 23]
+        decoded = [replica.backend.ttnn.decoded for replica in two.replicas]
+        assert decoded == [[[1, 3, 5]], [[2, 4, -1]]]
+
+    def test_greedy_steps_and_single_users(self, two: Session) -> None:
+        two.prefill([[1], [2], [3]])
+        two.write([1, 2, 3])
+        assert two.step() == [2, 4, 6, 0, 0, 0]
+        two.release(1)
+        two.write([2, 0, 6])
+        assert two.step()[::2] == [4, 12, 0]
+        assert two.is_full(0) is False
+        assert len(two.replicas[1].backend.ttnn.decoded) == 1
+
+    def test_a_replica_without_users_does_nothing(self, two: Session) -> None:
+        two.prefill([[1, 2]])
+        two.decode([3])
+        assert two.replicas[1].backend.ttnn.prefilled == []
+        assert two.replicas[1].backend.ttnn.decoded == []
+        assert two.replicas[1].backend.ttnn.writes == []
+        assert two.prefill_all([4, 5]).shape == (2, 23)
+
+    def test_more_prompts_than_users(self, two: Session) -> None:
+        with pytest.raises(UsageError, match="7 prompts for a program of batch 6") as caught:
+            two.prefill([[1]] * 7)
+        assert "--batch 4" in str(caught.value)
+
+    def test_a_full_context_names_the_user(self, two: Session) -> None:
+        two.prefill([[1], [1] * 96])
+        with pytest.raises(UsageError, match="the context of user 1 is full"):
+            two.decode([1, 1])

@@ -76,6 +76,7 @@ class MeshDevice:
         self.topology = topology
         self.banks = Banks(grid, dram_banks)
         self._arch = arch
+        self._submeshes: list[MeshDevice] = []
         self.chip: MeshDevice = self if shape.mesh_size() == 1 else self._part(MeshShape(1, 1))
 
     def _part(self, shape: MeshShape) -> "MeshDevice":
@@ -98,7 +99,11 @@ class MeshDevice:
         for have, want in zip(self.shape, submesh_shape, strict=True):
             require(have % want == 0, op, f"{self.shape} does not divide into {submesh_shape}")
         count = self.get_num_devices() // submesh_shape.mesh_size()
-        return [self if count == 1 else self._part(submesh_shape)] * count
+        self._submeshes = [self if count == 1 else self._part(submesh_shape)] * count
+        return self._submeshes
+
+    def get_submeshes(self) -> "list[MeshDevice]":
+        return self._submeshes
 
     def compute_with_storage_grid_size(self) -> CoreCoord:
         return CoreCoord(*self.banks.grid)

@@ -3,7 +3,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -57,6 +57,13 @@ class Backend:
     ttnn: ModuleType
     device: Any
 
+    def replicas(self, shape: tuple[int, int]) -> "tuple[Backend, ...]":
+        """This backend for each mesh of `shape` (rows, columns) that the device divides into."""
+        if tuple(self.device.shape) == shape:
+            return (self,)
+        parts = self.device.create_submeshes(cast(Any, self.ttnn).MeshShape(*shape))
+        return tuple(replace(self, device=part) for part in parts)
+
     def put(self, values: "torch.Tensor", dtype: str) -> Tensor:
         """A row-major tensor in DRAM with these values."""
         ttnn = cast(Any, self.ttnn)
@@ -74,14 +81,31 @@ class Backend:
         host = ttnn.from_torch(values, dtype=getattr(ttnn, dtype), layout=ttnn.ROW_MAJOR_LAYOUT)
         ttnn.copy_host_to_device_tensor(host, tensor)
 
-    def read(self, tensor: Tensor) -> "torch.Tensor":
-        return cast(Any, self.ttnn).to_torch(tensor)
+    def read(self, tensor: Tensor, *, parts: int = 1) -> "torch.Tensor":
+        """The values on the first chip, or the columns that the first `parts` chips hold."""
+        ttnn = cast(Any, self.ttnn)
+        read = [ttnn.to_torch(one) for one in ttnn.get_device_tensors(tensor)[:parts]]
+        return read[0] if parts == 1 else import_module("torch").cat(read, -1)
 
     def free(self, tensor: Tensor) -> None:
         cast(Any, self.ttnn).deallocate(tensor)
 
     def load(self, path: Path) -> Tensor:
         return cast(Any, self.ttnn).load_tensor(str(path), device=self.device)
+
+    def semaphores(self, count: int) -> list[Any]:
+        """Semaphores of value 0 on all worker cores of every chip."""
+        ttnn, grid = cast(Any, self.ttnn), self.device.compute_with_storage_grid_size()
+        last = ttnn.CoreCoord(grid.x - 1, grid.y - 1)
+        cores = ttnn.CoreRangeSet([ttnn.CoreRange(ttnn.CoreCoord(0, 0), last)])
+        return [ttnn.create_global_semaphore(self.device, cores, 0) for _ in range(count)]
+
+    def allocate(self, facts: TensorFacts) -> Tensor:
+        """A tensor of any content."""
+        shape, dtype, layout, memory_config = facts
+        return cast(Any, self.ttnn).empty(
+            shape, dtype=dtype, layout=layout, device=self.device, memory_config=memory_config
+        )
 
     def zeros(self, facts: TensorFacts) -> Tensor:
         """A tensor of zeros: attention reads whole blocks, and 0 times garbage may be NaN."""
@@ -102,10 +126,7 @@ class EmulatorBackend(Backend):
 
     def zeros(self, facts: TensorFacts) -> Tensor:
         """Emulated empty tensors are zeros, and take no memory before they are written."""
-        shape, dtype, layout, memory_config = facts
-        return cast(Any, self.ttnn).empty(
-            shape, dtype, layout, device=self.device, memory_config=memory_config
-        )
+        return self.allocate(facts)
 
     def mark_live(self, tokens: Tensor, count: int) -> None:
         cast(Any, self.ttnn).mark_live_rows(tokens, count)
@@ -125,7 +146,8 @@ def open_backend(
     try:
         yield backend
     finally:
-        cast(Any, ttnn).close_mesh_device(backend.device)
+        for part in (*backend.device.get_submeshes(), backend.device):
+            cast(Any, ttnn).close_mesh_device(part)
 
 
 def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
@@ -135,6 +157,7 @@ def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
         grid=(chip.grid.x, chip.grid.y),
         dram_banks=chip.dram_banks,
         arch=arch[chip.arch.upper()],
+        topology=ttnn.Topology.Ring if mesh.topology == "ring" else ttnn.Topology.Linear,
     )
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ttc.errors import Problem, UsageError
+from ttc.runtime.replica import Logits
 from ttc.runtime.request import NEW_TOKENS
 from ttc.runtime.sampling import Sampling, sample
-from ttc.runtime.session import Logits, Session
+from ttc.runtime.session import Session
 from ttc.runtime.tokens import Decoder, StopStrings, TextPieces
 
 type FinishReason = Literal["eos", "stop", "length", "context"]

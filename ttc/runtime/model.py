@@ -15,9 +15,10 @@ from ttc.runtime.artefact import Artefact
 from ttc.runtime.backends import BackendName, open_backend
 from ttc.runtime.generate import Generation, Limits
 from ttc.runtime.program import load_program
+from ttc.runtime.replica import Logits
 from ttc.runtime.request import NEW_TOKENS, Message, Prompt, Settings
 from ttc.runtime.sampling import Sampling
-from ttc.runtime.session import Logits, Session, load_weights
+from ttc.runtime.session import open_session
 from ttc.runtime.tokens import Tokenizer, load_tokenizer
 
 
@@ -39,8 +40,7 @@ class Model:
         with ExitStack() as on_failure:
             on_failure.push(self._open)
             program = load_program(artefact.program, opened.ttnn)
-            weights = load_weights(program, artefact.folder / "weights", opened)
-            self.session = Session(program=program, backend=opened, weights=weights)
+            self.session = open_session(program, artefact.folder / "weights", opened)
             on_failure.pop_all()
 
     def __enter__(self) -> Self:
@@ -61,7 +61,7 @@ class Model:
     @property
     def batch(self) -> int:
         """How many users the program serves at once."""
-        return self.session.program.BATCH
+        return self.session.batch
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

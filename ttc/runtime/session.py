@@ -1,163 +1,122 @@
-"""The device state of a running program: weights, KV caches, and where each user is."""
+"""The users of a running program, spread over its replicas."""
 
-# pyright: reportUnknownMemberType=false
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from ttc.errors import ArtefactError, Problem, UsageError
+from ttc.errors import Problem, UsageError
 from ttc.runtime.backends import Backend
-from ttc.runtime.program import Program, Tensor, TensorFacts
-
-TILE_ROWS = 32
-"""Rows of a tile: the head computes the logits of this many tokens at once."""
-
-IDLE = -1
-"""Position of a user slot nobody uses; the program skips it."""
-
-type Logits = NDArray[np.float32]
-"""[users, vocab], or [tokens, vocab] of one user."""
+from ttc.runtime.program import Program
+from ttc.runtime.replica import Logits, Replica, load_weights
 
 
-def load_weights(program: Program, folder: Path, backend: Backend) -> Any:
-    """The weights as a program takes them: one attribute each, and `decoders`, one object each."""
+def open_session(program: Program, weights: Path, backend: Backend) -> "Session":
+    """A session on all replicas that the mesh of the backend has room for.
 
-    def one(path: Path) -> Tensor:
-        try:
-            return backend.load(path)
-        except Exception as error:  # whatever the backend makes of a file that is not one of ours
-            raise ArtefactError(
-                Problem(
-                    message=f"{path} cannot be read as a tensor",
-                    details=(str(error),),
-                    help="the file is damaged; run ttc compile again",
-                )
-            ) from error
-
-    def load(prefix: str, names: Sequence[str]) -> SimpleNamespace:
-        return SimpleNamespace(
-            **{name: one(folder / f"{prefix}{name}.tensorbin") for name in names}
-        )
-
-    weights = load("", tuple(program.MODEL_WEIGHTS))
-    weights.decoders = [
-        load(f"decoders.{layer}.", tuple(names))
-        for layer, names in enumerate(program.DECODER_WEIGHTS)
-    ]
-    return weights
-
-
-def page_table(program: Program, order: Sequence[int] | None = None) -> torch.Tensor:
-    """Which blocks of the KV caches hold each user's tokens. int32 [batch, context / block].
-
-    `order` lists the blocks as they are handed out, user by user; None is first to last.
+    `weights` is the folder of the weight files. Replicas of one device share them.
     """
-    per_user = program.CONTEXT // program.KV_BLOCK
-    wanted = program.BATCH * per_user
-    blocks = list(range(wanted)) if order is None else list(order[:wanted])
-    assert len(blocks) == len(set(blocks)) == wanted, "every user needs blocks of its own"
-    assert max(blocks) < program.KV_BLOCKS, "a block lies outside the caches"
-    return torch.tensor(blocks, dtype=torch.int32).reshape(program.BATCH, per_user)
+    loaded: dict[int, Replica] = {}
+    replicas: list[Replica] = []
+    for part in backend.replicas(program.MESH_SHAPE):
+        known = loaded.get(id(part.device))
+        shared = known.weights if known else load_weights(program, weights, part)
+        replicas.append(Replica(program=program, backend=part, weights=shared))
+        loaded.setdefault(id(part.device), replicas[-1])
+    return Session(program=program, replicas=tuple(replicas))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One program on one device. Mutable: it owns the device memory it allocates.
+    """Users counted from 0: user u has slot u // n of replica u % n.
 
-    lengths  tokens of each user in the KV cache; 0 is a free slot
+    Few users are thus spread evenly, and a replica without users does nothing.
     """
 
     program: Program
-    backend: Backend
-    weights: Any
-    blocks: Sequence[int] | None = None
-    lengths: list[int] = field(init=False)
-    _page_table: Tensor = field(init=False)
-    _caches: list[tuple[Tensor, Tensor]] = field(init=False)
-    _tokens: Tensor = field(init=False)
-    _positions: Tensor = field(init=False)
-    _rope_positions: Tensor = field(init=False)
+    replicas: tuple[Replica, ...]
 
-    def __post_init__(self) -> None:
-        program, put = self.program, self.backend.put
-        self.lengths = [0] * program.BATCH
-        self._page_table = put(page_table(program, self.blocks), "int32")
-        self._caches = [(self._cache(k), self._cache(v)) for k, v in program.CACHES]
-        self._tokens = put(torch.zeros(1, TILE_ROWS, dtype=torch.int32), "uint32")
-        self._positions = put(self._host_positions(), "int32")
-        self._rope_positions = put(self._host_rope_positions(), "uint32")
+    @property
+    def batch(self) -> int:
+        """How many users there can be."""
+        return self.program.BATCH * len(self.replicas)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each user in the KV caches; 0 is a free slot."""
+        return [
+            replica.lengths[slot] for slot in range(self.program.BATCH) for replica in self.replicas
+        ]
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read one prompt per user, from user 0 on; the logits [users, vocab] of what comes next.
 
         Users without a prompt become idle. What users had read before is forgotten.
         """
-        if not 0 < len(prompts) <= self.program.BATCH:
+        if not 0 < len(prompts) <= self.batch:
+            each = -(-len(prompts) // len(self.replicas))
             raise UsageError(
                 Problem(
-                    message=f"{len(prompts)} prompts for a program of batch {self.program.BATCH}",
-                    help=f"give 1 to {self.program.BATCH}, or compile with --batch {len(prompts)}",
+                    message=f"{len(prompts)} prompts for a program of batch {self.batch}",
+                    help=f"give 1 to {self.batch}, or compile with --batch {each}",
                 )
             )
         for prompt in prompts:
             self.check_prompt(prompt)
-        self.lengths = [0] * self.program.BATCH
+        self._clear()
         return np.concatenate(
-            [self._prefill_user(user, prompt, last=True) for user, prompt in enumerate(prompts)]
+            [self._prefill(user, prompt, last=True) for user, prompt in enumerate(prompts)]
         )
 
     def prefill_all(self, prompt: Sequence[int]) -> Logits:
         """Read a prompt as user 0; the logits [tokens, vocab] after each of its tokens."""
         self.check_prompt(prompt)
-        self.lengths = [0] * self.program.BATCH
-        return self._prefill_user(0, prompt, last=False)
+        self._clear()
+        return self._prefill(0, prompt, last=False)
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append a token per user; the logits [users, vocab] of what comes next.
 
         `tokens` has one entry for each user of the last prefill; idle ones are not read.
         """
+        busy = self._with_room()
         self.write(tokens)
-        logits = self._decode()
-        values = self._rows(logits, len(tokens))
-        self.backend.free(logits)
-        self._advance()
+        queued = [(place, self.replicas[place].decode()) for place in busy]
+        values = np.zeros((len(tokens), self.program.VOCAB), np.float32)
+        for place, logits in queued:
+            rows = self._share(tokens, place)
+            values[place :: len(self.replicas)] = self.replicas[place].take(logits, len(rows))
         return values
 
     def write(self, tokens: Sequence[int]) -> None:
-        """Bring the next token of each user and its position to the device, before `step`."""
-        full = [*tokens, *[0] * (TILE_ROWS - len(tokens))]
-        write = self.backend.write
-        write(torch.tensor([full], dtype=torch.int32), self._tokens, "uint32")
-        write(self._host_positions(), self._positions, "int32")
-        write(self._host_rope_positions(), self._rope_positions, "uint32")
+        """Bring the next token of each user and its position to the devices, before `step`."""
+        for place, replica in enumerate(self.replicas):
+            if replica.busy:
+                replica.write(self._share(tokens, place))
 
     def step(self) -> list[int]:
         """One greedy step that writes nothing from the host: [batch] next tokens, only read.
 
-        The device holds the tokens to append: those of `write`, then those of the step before.
+        The devices hold the tokens to append: those of `write`, then those of the step before.
         """
-        logits = self._decode()
-        self.program.greedy(logits, self._tokens)
-        self.backend.free(logits)
-        self.program.advance(self._positions, self._rope_positions)
-        self._advance()
-        tokens = self.backend.read(self._tokens).flatten()[: self.program.BATCH]
-        return [int(token) for token in tokens]
+        busy = self._with_room()
+        for place in busy:
+            self.replicas[place].step()
+        tokens = [0] * self.batch
+        for place in busy:
+            tokens[place :: len(self.replicas)] = self.replicas[place].tokens()
+        return tokens
 
     def release(self, user: int) -> None:
         """Make a user's slot idle. Takes effect with the next `write`."""
-        self.lengths[user] = 0
+        replica, slot = self._place(user)
+        replica.release(slot)
 
     def is_full(self, user: int) -> bool:
         """Whether a user's context has no room for another token."""
-        return self.lengths[user] >= self.program.CONTEXT
+        replica, slot = self._place(user)
+        return replica.is_full(slot)
 
     def check_prompt(self, prompt: Sequence[int]) -> None:
         """Raise UsageError for a prompt that is empty, too long, or not made of the vocabulary."""
@@ -184,76 +143,32 @@ class Session:
                 )
             )
 
-    def _prefill_user(self, user: int, prompt: Sequence[int], *, last: bool) -> Logits:
-        """Logits [1, vocab] after the last token, or [tokens, vocab] after each."""
-        bucket = min(size for size in self.program.PREFILL if size >= len(prompt))
-        padded = torch.zeros(1, bucket, dtype=torch.int32)
-        padded[0, : len(prompt)] = torch.tensor(prompt, dtype=torch.int32)
-        tokens = self.backend.put(padded, "uint32")
-        rope_positions = self.backend.put(torch.arange(bucket, dtype=torch.int32)[None], "uint32")
-        self.backend.mark_live(tokens, len(prompt))
-        self.backend.mark_live(rope_positions, len(prompt))
-        x = self.program.PREFILL[bucket](
-            tokens, rope_positions, self._page_table, user, self._caches, self.weights
-        )
-        self.backend.free(tokens)
-        self.backend.free(rope_positions)
-        first = (len(prompt) - 1) // TILE_ROWS * TILE_ROWS if last else 0
-        tiles = [
-            self._head(x, row, min(TILE_ROWS, len(prompt) - row))
-            for row in range(first, len(prompt), TILE_ROWS)
-        ]
-        self.backend.free(x)
-        self.lengths[user] = len(prompt)
-        return tiles[-1][-1:] if last else np.concatenate(tiles)
+    def _place(self, user: int) -> tuple[Replica, int]:
+        slot, place = divmod(user, len(self.replicas))
+        return self.replicas[place], slot
 
-    def _head(self, x: Tensor, row: int, rows: int) -> Logits:
-        logits = self.program.head_prefill(x, row, self.weights)
-        values = self._rows(logits, rows)
-        self.backend.free(logits)
-        return values
+    def _share(self, tokens: Sequence[int], place: int) -> Sequence[int]:
+        """The tokens for the slots of one replica."""
+        return tokens[place :: len(self.replicas)]
 
-    def _decode(self) -> Tensor:
-        self._check_room()
-        users = max(user for user, length in enumerate(self.lengths) if length) + 1
-        self.backend.mark_live(self._tokens, users)
-        return self.program.decode(
-            self._tokens,
-            self._positions,
-            self._rope_positions,
-            self._page_table,
-            self._caches,
-            self.weights,
-        )
+    def _clear(self) -> None:
+        for replica in self.replicas:
+            replica.clear()
 
-    def _check_room(self) -> None:
-        if not any(self.lengths):
+    def _prefill(self, user: int, prompt: Sequence[int], *, last: bool) -> Logits:
+        replica, slot = self._place(user)
+        return replica.prefill(slot, prompt, last=last)
+
+    def _with_room(self) -> list[int]:
+        """The replicas that have users; all users must have room for one more token."""
+        busy = [place for place, replica in enumerate(self.replicas) if replica.busy]
+        if not busy:
             raise UsageError(Problem(message="no user has read a prompt", help="prefill first"))
-        for user in filter(self.is_full, range(self.program.BATCH)):
+        for user in filter(self.is_full, range(self.batch)):
             raise UsageError(
                 Problem(
                     message=f"the context of user {user} is full: {self.program.CONTEXT} tokens",
                     help="start again with prefill, or compile with a larger --context",
                 )
             )
-
-    def _advance(self) -> None:
-        self.lengths = [length + 1 if length else 0 for length in self.lengths]
-
-    def _rows(self, logits: Tensor, rows: int) -> Logits:
-        """The first rows of logits [1, 1, 32, vocab]."""
-        values = self.backend.read(logits).reshape(TILE_ROWS, -1)[:rows, : self.program.VOCAB]
-        return cast(Logits, values.float().numpy())
-
-    def _host_positions(self) -> torch.Tensor:
-        """int32 [batch]: where each user's next token goes."""
-        return torch.tensor([length or IDLE for length in self.lengths], dtype=torch.int32)
-
-    def _host_rope_positions(self) -> torch.Tensor:
-        """[1, ROPE_POSITIONS]: the users' positions, repeated; an idle user rotates by 0."""
-        wanted = self.program.ROPE_POSITIONS
-        repeated = [self.lengths[entry % self.program.BATCH] for entry in range(wanted)]
-        return torch.tensor([repeated], dtype=torch.int32)
-
-    def _cache(self, facts: TensorFacts) -> Tensor:
-        return self.backend.zeros(facts)
+        return busy

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ttc.runtime.session import Logits, Session
+from ttc.runtime.replica import Logits
+from ttc.runtime.session import Session
 from ttc.verify.compare import Agreement, compare_logits
 
 PREFILL_TOKENS = 128

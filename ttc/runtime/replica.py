@@ -1,0 +1,198 @@
+"""One program on the chips of one replica: weights, KV caches, and where each of its users is."""
+
+# pyright: reportUnknownMemberType=false
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ttc.errors import ArtefactError, Problem
+from ttc.runtime.backends import Backend
+from ttc.runtime.program import Program, Tensor
+
+TILE_ROWS = 32
+"""Rows of a tile: the head computes the logits of this many tokens at once."""
+
+IDLE = -1
+"""Position of a user slot nobody uses; the program skips it."""
+
+type Logits = NDArray[np.float32]
+"""[users, vocab], or [tokens, vocab] of one user."""
+
+
+def load_weights(program: Program, folder: Path, backend: Backend) -> Any:
+    """What a program takes beside its inputs: a weight per attribute, `decoders` with one object
+    each, the device, and the semaphores and buffers of collectives.
+    """
+
+    def one(path: Path) -> Tensor:
+        try:
+            return backend.load(path)
+        except Exception as error:  # whatever the backend makes of a file that is not one of ours
+            raise ArtefactError(
+                Problem(
+                    message=f"{path} cannot be read as a tensor",
+                    details=(str(error),),
+                    help="the file is damaged; run ttc compile again",
+                )
+            ) from error
+
+    def load(prefix: str, names: Sequence[str]) -> SimpleNamespace:
+        return SimpleNamespace(
+            **{name: one(folder / f"{prefix}{name}.tensorbin") for name in names}
+        )
+
+    weights = load("", tuple(program.MODEL_WEIGHTS))
+    weights.decoders = [
+        load(f"decoders.{layer}.", tuple(names))
+        for layer, names in enumerate(program.DECODER_WEIGHTS)
+    ]
+    weights.device = backend.device
+    weights.semaphores = backend.semaphores(program.SEMAPHORES)
+    for name, facts in program.BUFFERS.items():
+        setattr(weights, name, backend.allocate(facts))
+    return weights
+
+
+def page_table(program: Program, order: Sequence[int] | None = None) -> torch.Tensor:
+    """Which blocks of the KV caches hold each user's tokens. int32 [batch, context / block].
+
+    `order` lists the blocks as they are handed out, user by user; None is first to last.
+    """
+    per_user = program.CONTEXT // program.KV_BLOCK
+    wanted = program.BATCH * per_user
+    blocks = list(range(wanted)) if order is None else list(order[:wanted])
+    assert len(blocks) == len(set(blocks)) == wanted, "every user needs blocks of its own"
+    assert max(blocks) < program.KV_BLOCKS, "a block lies outside the caches"
+    return torch.tensor(blocks, dtype=torch.int32).reshape(program.BATCH, per_user)
+
+
+@dataclass(slots=True, kw_only=True)
+class Replica:
+    """The state of a program on its chips. Mutable: it owns the device memory it allocates.
+
+    Calls are only queued on the device; what reads values waits for them. Users are counted from
+    0 within the replica.
+
+    lengths  tokens of each user in the KV cache; 0 is a free slot
+    """
+
+    program: Program
+    backend: Backend
+    weights: Any
+    blocks: Sequence[int] | None = None
+    lengths: list[int] = field(init=False)
+    _page_table: Tensor = field(init=False)
+    _caches: list[tuple[Tensor, Tensor]] = field(init=False)
+    _tokens: Tensor = field(init=False)
+    _positions: Tensor = field(init=False)
+    _rope_positions: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        program, put, zeros = self.program, self.backend.put, self.backend.zeros
+        self.lengths = [0] * program.BATCH
+        self._page_table = put(page_table(program, self.blocks), "int32")
+        self._caches = [(zeros(k), zeros(v)) for k, v in program.CACHES]
+        self._tokens = put(torch.zeros(1, TILE_ROWS, dtype=torch.int32), "uint32")
+        self._positions = put(self._host_positions(), "int32")
+        self._rope_positions = put(self._host_rope_positions(), "uint32")
+
+    @property
+    def busy(self) -> bool:
+        """Whether any slot has a user."""
+        return any(self.lengths)
+
+    def clear(self) -> None:
+        """Forget all users."""
+        self.lengths = [0] * self.program.BATCH
+
+    def prefill(self, user: int, prompt: Sequence[int], *, last: bool) -> Logits:
+        """Read a prompt; logits [1, vocab] after its last token, or [tokens, vocab] after each."""
+        bucket = min(size for size in self.program.PREFILL if size >= len(prompt))
+        padded = torch.zeros(1, bucket, dtype=torch.int32)
+        padded[0, : len(prompt)] = torch.tensor(prompt, dtype=torch.int32)
+        tokens = self.backend.put(padded, "uint32")
+        rope_positions = self.backend.put(torch.arange(bucket, dtype=torch.int32)[None], "uint32")
+        self.backend.mark_live(tokens, len(prompt))
+        self.backend.mark_live(rope_positions, len(prompt))
+        x = self.program.PREFILL[bucket](
+            tokens, rope_positions, self._page_table, user, self._caches, self.weights
+        )
+        self.backend.free(tokens)
+        self.backend.free(rope_positions)
+        first = (len(prompt) - 1) // TILE_ROWS * TILE_ROWS if last else 0
+        tiles = [
+            self._head(x, row, min(TILE_ROWS, len(prompt) - row))
+            for row in range(first, len(prompt), TILE_ROWS)
+        ]
+        self.backend.free(x)
+        self.lengths[user] = len(prompt)
+        return tiles[-1][-1:] if last else np.concatenate(tiles)
+
+    def write(self, tokens: Sequence[int]) -> None:
+        """Bring the next token of each user and its position to the device, before a step."""
+        full = [*tokens, *[0] * (TILE_ROWS - len(tokens))]
+        write = self.backend.write
+        write(torch.tensor([full], dtype=torch.int32), self._tokens, "uint32")
+        write(self._host_positions(), self._positions, "int32")
+        write(self._host_rope_positions(), self._rope_positions, "uint32")
+
+    def decode(self) -> Tensor:
+        """Append the token of each user that the device holds; the logits, which `take` reads."""
+        users = max(user for user, length in enumerate(self.lengths) if length) + 1
+        self.backend.mark_live(self._tokens, users)
+        logits = self.program.decode(
+            self._tokens,
+            self._positions,
+            self._rope_positions,
+            self._page_table,
+            self._caches,
+            self.weights,
+        )
+        self.lengths = [length + 1 if length else 0 for length in self.lengths]
+        return logits
+
+    def take(self, logits: Tensor, rows: int) -> Logits:
+        """The first rows of logits [1, 1, 32, vocab], which are freed."""
+        read = self.backend.read(logits, parts=self.program.VOCAB_SHARDS)
+        self.backend.free(logits)
+        values = read.reshape(TILE_ROWS, -1)[:rows, : self.program.VOCAB]
+        return cast(Logits, values.float().numpy())
+
+    def step(self) -> None:
+        """Append the tokens that the device holds and leave the likeliest next ones there."""
+        logits = self.decode()
+        self.program.greedy(logits, self._tokens)
+        self.backend.free(logits)
+        self.program.advance(self._positions, self._rope_positions)
+
+    def tokens(self) -> list[int]:
+        """[batch] tokens that the device holds for the next step."""
+        tokens = self.backend.read(self._tokens).flatten()[: self.program.BATCH]
+        return [int(token) for token in tokens]
+
+    def release(self, user: int) -> None:
+        """Make a user's slot idle. Takes effect with the next `write`."""
+        self.lengths[user] = 0
+
+    def is_full(self, user: int) -> bool:
+        """Whether a user's context has no room for another token."""
+        return self.lengths[user] >= self.program.CONTEXT
+
+    def _head(self, x: Tensor, row: int, rows: int) -> Logits:
+        return self.take(self.program.head_prefill(x, row, self.weights), rows)
+
+    def _host_positions(self) -> torch.Tensor:
+        """int32 [batch]: where each user's next token goes."""
+        return torch.tensor([length or IDLE for length in self.lengths], dtype=torch.int32)
+
+    def _host_rope_positions(self) -> torch.Tensor:
+        """[1, ROPE_POSITIONS]: the users' positions, repeated; an idle user rotates by 0."""
+        wanted = self.program.ROPE_POSITIONS
+        repeated = [self.lengths[entry % self.program.BATCH] for entry in range(wanted)]
+        return torch.tensor([repeated], dtype=torch.int32)
