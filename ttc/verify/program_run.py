@@ -8,7 +8,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from ttc.runtime.program import Program, TensorFacts, load_program
+from ttc.runtime.backends import Backend
+from ttc.runtime.program import Program, load_program
 from ttc.verify.call_recorder import (
     CallRecorder,
     DeviceCall,
@@ -45,20 +46,18 @@ class ProgramRun:
 class _Run:
     """What a run has gathered so far."""
 
-    ttnn: Any
-    device: Any
+    backend: Backend
     report: Callable[[str], None]
     findings: list[MockFinding] = field(default_factory=list[MockFinding])
 
-    def empty(self, facts: TensorFacts) -> Any:
-        """A tensor of unknown content: no data is made on the host."""
-        shape, dtype, layout, memory_config = facts
-        return self.ttnn.empty(
-            shape, dtype=dtype, layout=layout, device=self.device, memory_config=memory_config
-        )
+    @property
+    def ttnn(self) -> Any:
+        return self.backend.ttnn
 
     def row_major(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return self.empty((shape, dtype, self.ttnn.ROW_MAJOR_LAYOUT, self.ttnn.DRAM_MEMORY_CONFIG))
+        """A tensor of unknown content: no data is made on the host."""
+        ttnn = self.ttnn
+        return self.backend.allocate((shape, dtype, ttnn.ROW_MAJOR_LAYOUT, ttnn.DRAM_MEMORY_CONFIG))
 
     def phase[Value](self, name: str, work: Callable[[], Value]) -> Value | None:
         """The value of `work`, or None and one more finding when ttnn refused a call in it."""
@@ -90,16 +89,20 @@ class _Inputs:
 def run_program(
     path: Path, ttnn: ModuleType, device: Any, report: Callable[[str], None]
 ) -> ProgramRun:
-    """Allocate all a program needs, run each entry point, and say what happened."""
-    run = _Run(ttnn=ttnn, device=device, report=report)
+    """Allocate all a program needs, run each entry point, and say what happened.
+
+    On a mesh of several replicas one of them runs, as all would do the same.
+    """
+    run = _Run(backend=Backend(ttnn=ttnn, device=device), report=report)
     nothing = ProgramRun(findings=(), phases=(), resident=Memory(dram=0, l1=0))
     program = run.phase("load", partial(load_program, path, ttnn))
     if program is None:
         return replace(nothing, findings=tuple(run.findings))
+    run.backend = run.backend.replicas(program.MESH_SHAPE)[0]
     inputs = run.phase("weights, caches and inputs", partial(_allocate, run, program))
     if inputs is None:
         return replace(nothing, findings=tuple(run.findings))
-    recorder = CallRecorder(ttnn, device, path, inputs.caches)
+    recorder = CallRecorder(ttnn, run.backend.device, path, inputs.caches)
     setattr(program, "ttnn", recorder)  # noqa: B010  the functions of the module find it there
     resident = recorder.in_use()
     work = {
@@ -116,17 +119,20 @@ def run_program(
 
 
 def _allocate(run: _Run, program: Program) -> _Inputs:
-    ttnn = run.ttnn
+    ttnn, empty = run.ttnn, run.backend.allocate
     weights = SimpleNamespace(
-        **{name: run.empty(facts) for name, facts in program.MODEL_WEIGHTS.items()},
+        **{name: empty(facts) for name, facts in program.MODEL_WEIGHTS.items()},
+        **{name: empty(facts) for name, facts in program.BUFFERS.items()},
         decoders=[
-            SimpleNamespace(**{name: run.empty(facts) for name, facts in layer.items()})
+            SimpleNamespace(**{name: empty(facts) for name, facts in layer.items()})
             for layer in program.DECODER_WEIGHTS
         ],
+        device=run.backend.device,
+        semaphores=run.backend.semaphores(program.SEMAPHORES),
     )
     return _Inputs(
         weights=weights,
-        caches=[(run.empty(k), run.empty(v)) for k, v in program.CACHES],
+        caches=[(empty(k), empty(v)) for k, v in program.CACHES],
         tokens=run.row_major((1, _TILE_ROWS), ttnn.uint32),
         positions=run.row_major((program.BATCH,), ttnn.int32),
         rope_positions=run.row_major((1, program.ROPE_POSITIONS), ttnn.uint32),

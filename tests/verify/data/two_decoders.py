@@ -11,6 +11,10 @@ KV_BLOCK = 32
 KV_BLOCKS = 128
 VOCAB = 96
 ROPE_POSITIONS = 32
+MESH_SHAPE = (1, 1)
+VOCAB_SHARDS = 1
+SEMAPHORES = 0
+BUFFERS = {}
 
 USERS = ttnn.CoreRangeSet([ttnn.CoreRange(ttnn.CoreCoord(0, 0), ttnn.CoreCoord(7, 3))])
 HEADS_L1 = ttnn.MemoryConfig(
