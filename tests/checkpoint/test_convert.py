@@ -81,7 +81,14 @@ PLANS = (
         "rope_cos",
         decoder=None,
         transpose=False,
-        table=RopeTable(kind="cos", rope=NoScaling(theta=1e4), head_dim=16, rows=64, order="pairs"),
+        table=RopeTable(
+            kind="cos",
+            rope=NoScaling(theta=1e4),
+            head_dim=16,
+            rotary_dim=16,
+            rows=64,
+            order="pairs",
+        ),
         tensor=TensorPlan(shape=(1, 1, 64, 16), dtype="bf16", placement=DRAM),
     ),
 )

@@ -14,7 +14,14 @@ ROPE = NoScaling(theta=10000.0)
 
 
 def table(kind: str, order: str, rows: int = ROWS) -> RopeTable:
-    return RopeTable(kind=kind, rope=ROPE, head_dim=HEAD_DIM, rows=rows, order=order)  # type: ignore[arg-type]
+    return RopeTable(
+        kind=kind,  # type: ignore[arg-type]
+        rope=ROPE,
+        head_dim=HEAD_DIM,
+        rotary_dim=HEAD_DIM,
+        rows=rows,
+        order=order,  # type: ignore[arg-type]
+    )
 
 
 def test_rows_by_their_definition() -> None:
@@ -59,6 +66,26 @@ def test_tables_turn_heads_as_the_definition_does() -> None:
     swapped = paired @ transformation_matrix()[:HEAD_DIM, :HEAD_DIM]
     result = (paired * cos + swapped * sin)[:, row_order(HEAD_DIM, 1, "pairs", "halves")]
     assert np.allclose(result, expected, atol=1e-6)
+
+
+def test_the_rest_of_a_head_stays() -> None:
+    """The first 4 of 8 elements turn as halves; both forms give that, in their own row orders."""
+    x = np.random.default_rng(0).standard_normal((ROWS, HEAD_DIM))
+    frequencies = np.array([1.0, 10000.0**-0.5])
+    turned = (x[:, :2] + 1j * x[:, 2:4]) * np.exp(1j * np.arange(ROWS)[:, None] * frequencies)
+    expected = np.hstack((turned.real, turned.imag, x[:, 4:]))
+    for form in ("halves", "pairs"):
+        order = row_order(HEAD_DIM, 1, "halves", form, 4)
+        tables = (replace(table(kind, form), rotary_dim=4) for kind in ("cos", "sin"))
+        cos, sin = (rope_table(each) for each in tables)
+        placed = x[:, order]
+        if form == "pairs":
+            swapped = placed @ transformation_matrix()[:HEAD_DIM, :HEAD_DIM]
+        else:
+            swapped = np.hstack((-placed[:, 4:], placed[:, :4]))
+        assert np.allclose(placed * cos + swapped * sin, expected[:, order], atol=1e-6)
+    assert row_order(HEAD_DIM, 1, "halves", "pairs", 4).tolist() == [0, 2, 1, 3, 4, 5, 6, 7]
+    assert row_order(HEAD_DIM, 1, "halves", "halves", 4).tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
 
 
 def test_angles_of_far_positions() -> None:

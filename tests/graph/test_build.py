@@ -29,7 +29,7 @@ def test_graph_after_passes(tiny_spec: Path, golden) -> None:
 
 def test_shapes_of_a_decoder(tiny_spec: Path) -> None:
     spec = load_model(tiny_spec)
-    graph = run_passes(build_graph(spec)).decoder
+    graph = run_passes(build_graph(spec)).decoders[""]
     weights = {
         weight.name: tuple(spec.dims.product(size) for size in weight.shape)
         for weight in spec.architecture.decoder_weights
@@ -44,7 +44,7 @@ def test_shapes_of_a_decoder(tiny_spec: Path) -> None:
 
 def test_shapes_that_do_not_fit_are_refused(tiny_spec: Path) -> None:
     spec = load_model(tiny_spec)
-    graph = build_graph(spec).decoder
+    graph = build_graph(spec).decoders[""]
     weights = {w.name: (64, 64) for w in spec.architecture.decoder_weights}
     weights |= {"attn_norm": (128,), "ffn_norm": (128,)}
     with pytest.raises(AssertionError, match="wq reads 64 columns, not 128"):
@@ -52,7 +52,7 @@ def test_shapes_that_do_not_fit_are_refused(tiny_spec: Path) -> None:
 
 
 def decoder(spec_path: Path) -> Graph:
-    return build_graph(load_model(spec_path)).decoder
+    return build_graph(load_model(spec_path)).decoders[""]
 
 
 def test_check_refuses_a_value_read_before_it_is_written(tiny_spec: Path) -> None:

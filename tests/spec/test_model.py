@@ -119,10 +119,53 @@ def test_tied_weights_must_have_one_shape(tmp_path: Path) -> None:
     assert problem.message == "'lm_head' and 'embed' cannot be tied: their shapes differ"
 
 
+def varied(folder: Path, more: str, *, kinds: bool = True) -> Path:
+    """The spec `tiny` with more fields, of an architecture that has numbers and kinds for them."""
+    for name in ("specs", "architectures"):
+        (folder / name).mkdir(exist_ok=True)
+    own = Path(load_model("llama-3.1-8b-instruct").architecture.at.path).read_text()
+    for old, new in (
+        ("architecture: llama", "architecture: varied\nnumbers: [cap, {scale: 1.0}]"),
+        ("ffn, vocab]", "ffn, vocab, rotary_dim]" + "\nkinds: [near, far]" * kinds),
+        ("mask: causal}", "mask: causal, cap: cap, scale: scale}"),
+    ):
+        own = own.replace(old, new)
+    (folder / "architectures" / "varied.yaml").write_text(own)
+    path = folder / "specs" / "tiny.yaml"
+    path.write_text(TEXT.replace("llama", "varied") + more)
+    return path
+
+
+def test_a_spec_gives_what_its_architecture_asks_for(tmp_path: Path) -> None:
+    def problems(more: str, *, kinds: bool = True) -> list[tuple[str, str]]:
+        with pytest.raises(SpecError) as raised:
+            load_model(varied(tmp_path, more, kinds=kinds))
+        return [(each.message, each.help) for each in raised.value.problems]
+
+    assert problems("", kinds=False) == [("the number 'cap' is missing", "add 'cap:' to 'numbers'")]
+    assert problems("numbers: {cap: 1, scales: 2}\n", kinds=False) == [
+        ("'varied' has no number 'scales'", "did you mean 'scale'?")
+    ]
+    assert problems("numbers: {cap: 1}\n") == [
+        ("'layer_kinds' is missing", "list the kinds of the decoders: near, far")
+    ]
+    assert problems("numbers: {cap: 1}\nlayer_kinds: [near, fur]\n") == [
+        ("unknown kind 'fur'", "did you mean 'far'?")
+    ]
+    assert problems("numbers: {cap: 1}\nlayer_kinds: [near]\n", kinds=False) == [
+        ("unexpected 'layer_kinds'", "")
+    ]
+    local = "numbers: {cap: 1}\nlocal_rope: {kind: none, theta: 10000}\n"
+    assert problems(local, kinds=False) == [("unexpected 'local_rope'", "")]
+    spec = load_model(varied(tmp_path, "numbers: {cap: 1}\nlayer_kinds: [near, far]\n"))
+    assert spec.architecture.kinds == ("near", "far")
+    assert spec.architecture.numbers == {"cap": None, "scale": 1.0}
+
+
 def variant(folder: Path, text: str) -> Path:
     """A spec beside the base `tiny`, which is written as well."""
     (folder / "specs").mkdir(exist_ok=True)
-    (folder / "specs" / "tiny.yaml").write_text(TEXT + "weights: here\nnumbers: {cap: 30}\n")
+    varied(folder, "weights: here\nnumbers: {cap: 30}\n", kinds=False)
     path = folder / "specs" / "tuned.yaml"
     path.write_text(text)
     return path
@@ -158,20 +201,20 @@ def test_a_base_must_be_there_and_complete(tmp_path: Path) -> None:
 
 
 def test_kinds_repeat_over_the_layers(tmp_path: Path) -> None:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TEXT.replace("layers: 2", "layers: 5") + "layer_kinds: [near, far]\n")
+    path = varied(tmp_path, "numbers: {cap: 30}\nlayer_kinds: [near, far]\n")
+    path.write_text(path.read_text().replace("layers: 2", "layers: 5"))
     spec = load_model(path)
     assert [spec.kind_of(layer) for layer in range(5)] == ["near", "far", "near", "far", "near"]
-    path.write_text(TEXT)
+    path = varied(tmp_path, "numbers: {cap: 30}\n", kinds=False)
     assert load_model(path).kind_of(1) == ""
 
 
 def test_part_of_a_head_turns(tmp_path: Path) -> None:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TEXT)
+    path = varied(tmp_path, "numbers: {cap: 30}\n", kinds=False)
+    text = path.read_text()
     assert load_model(path).dims.rotary_dim == 16
-    path.write_text(TEXT.replace("head_dim: 16", "head_dim: 16, rotary_dim: 12"))
+    path.write_text(text.replace("head_dim: 16", "head_dim: 16, rotary_dim: 12"))
     assert load_model(path).dims.rotary_dim == 12
-    path.write_text(TEXT.replace("head_dim: 16", "head_dim: 16, rotary_dim: 18"))
+    path.write_text(text.replace("head_dim: 16", "head_dim: 16, rotary_dim: 18"))
     with pytest.raises(SpecError, match=r"'rotary_dim' must be even and at most head_dim"):
         load_model(path)

@@ -156,6 +156,9 @@ def _part_origin(part: WeightPart, tensor: BoundTensor) -> dict[str, Any]:
     origin: dict[str, Any] = {"tensor": tensor.name, "start": part.start, "stop": part.stop}
     if tensor.heads:
         origin |= {"heads": tensor.heads, "stored": tensor.rows, "wanted": part.rows}
+        origin["rotary_dim"] = part.rotary_dim
+    if part.scale != 1.0 or part.offset != 0.0:
+        origin |= {"scale": part.scale, "offset": part.offset}
     if part.shares:
         shares = [{"dim": s.dim, "size": s.size, "starts": s.starts} for s in part.shares]
         origin["shares"] = shares

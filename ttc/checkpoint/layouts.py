@@ -14,15 +14,33 @@ from ttc.spec.rope import attention_factor, inverse_frequencies
 TRANSFORMATION_ROWS = 32
 
 
-def row_order(rows: int, heads: int, stored: RowOrder, wanted: RowOrder) -> NDArray[np.int64]:
-    """The stored row at each wanted place, for `heads` heads of equal size (0: nothing turns)."""
+def row_order(
+    rows: int, heads: int, stored: RowOrder, wanted: RowOrder, rotary_dim: int = 0
+) -> NDArray[np.int64]:
+    """The stored row at each wanted place, for `heads` heads of equal size (0: nothing turns).
+
+    stored  the first rotary_dim rows of a head turn (0: all), as two halves or as pairs
+    wanted  the rotary operation turns whole heads, so that halves are those of the head: the rows
+            that do not turn are shared out behind both; behind pairs they stay together
+    """
     places = np.arange(rows)
-    if heads == 0 or stored == wanted:
+    if heads == 0:
         return places
-    assert rows % (2 * heads) == 0, f"{rows} rows are not {heads} heads of an even size"
-    half = rows // heads // 2
-    split = (heads, 2, half) if stored == "halves" else (heads, half, 2)
-    return places.reshape(split).swapaxes(1, 2).reshape(rows)
+    head_dim = rows // heads
+    turning = rotary_dim or head_dim
+    assert rows == heads * head_dim, f"{rows} rows are not {heads} heads"
+    assert turning % 2 == 0, f"{rows} rows are not {heads} heads of an even size"
+    split = places.reshape(heads, head_dim)
+    halves = stored == "halves"
+    first = split[:, : turning // 2] if halves else split[:, 0:turning:2]
+    second = split[:, turning // 2 : turning] if halves else split[:, 1:turning:2]
+    still = split[:, turning:]
+    if wanted == "pairs":
+        pairs = np.stack((first, second), axis=2).reshape(heads, turning)
+        return np.concatenate((pairs, still), axis=1).reshape(rows)
+    middle = still.shape[1] // 2
+    parts = (first, still[:, :middle], second, still[:, middle:])
+    return np.concatenate(parts, axis=1).reshape(rows)
 
 
 def rope_table(table: RopeTable) -> NDArray[np.float32]:
@@ -33,10 +51,13 @@ def rope_table(table: RopeTable) -> NDArray[np.float32]:
     """
     if table.kind == "transformation":
         return np.tile(transformation_matrix(), (table.rows // TRANSFORMATION_ROWS, 1))
-    frequencies = np.array(inverse_frequencies(table.rope, table.head_dim, table.rows))
+    turning = inverse_frequencies(table.rope, table.rotary_dim, table.rows)
+    frequencies = np.zeros(table.head_dim // 2)
+    frequencies[: len(turning)] = turning
     angles = np.arange(table.rows, dtype=np.float64)[:, None] * frequencies
     turned = np.cos(angles) if table.kind == "cos" else np.sin(angles)
-    values = (turned * attention_factor(table.rope)).astype(np.float32)
+    turned[:, : len(turning)] *= attention_factor(table.rope)
+    values = turned.astype(np.float32)
     if table.order == "pairs":
         return np.repeat(values, 2, axis=1)
     return np.concatenate((values, values), axis=1)

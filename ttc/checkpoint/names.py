@@ -172,7 +172,7 @@ def _bound(spec: ModelSpec, checkpoint: Headers, want: _Wanted) -> BoundTensor:
         name=want.tensor,
         shape=checkpoint.shape(want.tensor),
         rows=checkpoint.rotary_rows,
-        heads=spec.dims.product((want.weight.rotary,)) if want.weight.rotary else 0,
+        heads=0 if want.weight.rotary is None else spec.dims.product(want.weight.rotary),
     )
 
 

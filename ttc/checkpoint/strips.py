@@ -23,11 +23,16 @@ ZERO = -1  # in place of a row or column: it is zeros
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """Rows and columns of one checkpoint tensor, by number; ZERO for zeros, None for all."""
+    """Rows and columns of one checkpoint tensor, by number; ZERO for zeros, None for all.
+
+    What is read is multiplied by `scale`, then `offset` is added.
+    """
 
     tensor: str
     rows: NDArray[np.int64]
     columns: NDArray[np.int64] | None
+    scale: float
+    offset: float
 
 
 class LocalMatrix:
@@ -53,7 +58,7 @@ class LocalMatrix:
     def vector(self) -> Array:
         """All elements of a weight of vectors."""
         read = self._source.checkpoint.read
-        values = [_take(self._values(read(p.tensor)), p.rows, axis=0) for p in self._parts]
+        values = [_take(self._values(read(p.tensor), p), p.rows, axis=0) for p in self._parts]
         return np.concatenate(values)
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
@@ -79,12 +84,15 @@ class LocalMatrix:
         if not stored.size:
             return np.zeros((rows.size, self.columns), np.float32 if self._wide else np.uint16)
         low, high = int(stored.min()), int(stored.max()) + 1
-        values = self._values(self._source.checkpoint.read(part.tensor, slice(low, high)))
+        values = self._values(self._source.checkpoint.read(part.tensor, slice(low, high)), part)
         taken = _take(values, np.where(rows == ZERO, ZERO, rows - low), axis=0)
         return taken if part.columns is None else _take(taken, part.columns, axis=1)
 
-    def _values(self, values: Array) -> Array:
-        """Checkpoint values in the form that the packer wants."""
+    def _values(self, values: Array, part: _Part) -> Array:
+        """Checkpoint values, scaled and moved, in the form that the packer wants."""
+        if part.scale != 1.0 or part.offset != 0.0:
+            wide = widen_bf16(values) if values.dtype == np.uint16 else values
+            values = wide * np.float32(part.scale) + np.float32(part.offset)
         if self._wide:
             return widen_bf16(values) if values.dtype == np.uint16 else values
         return values if values.dtype == np.uint16 else round_to_bf16(values)
@@ -119,7 +127,7 @@ def padded(values: Array, *sizes: int) -> Array:
 def _part(weight: WeightPlan, part: WeightPart, source: WeightSource, rank: int) -> _Part:
     tensor = source.tensor(weight, part)
     shape = source.checkpoint.shape(tensor.name)
-    order = row_order(shape[0], tensor.heads, tensor.rows, part.rows)
+    order = row_order(shape[0], tensor.heads, tensor.rows, part.rows, part.rotary_dim)
     out, columns = part.share("out"), part.share("in")
     if out is None:
         rows = order[part.start : part.stop or shape[0]]
@@ -130,6 +138,8 @@ def _part(weight: WeightPlan, part: WeightPart, source: WeightSource, rank: int)
         tensor=tensor.name,
         rows=rows,
         columns=None if columns is None else _places(columns, rank, shape[1]),
+        scale=part.scale,
+        offset=part.offset,
     )
 
 

@@ -28,6 +28,7 @@ def scaled_dot_product_attention(
     *,
     is_causal: bool = True,
     scale: float | None = None,
+    sliding_window_size: int | None = None,
     memory_config: MemoryConfig | None = None,
     program_config: SDPAProgramConfig | None = None,
     compute_kernel_config: WormholeComputeKernelConfig | None = None,
@@ -35,7 +36,8 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """q [1, heads, seq, head_dim], k and v [1, kv_heads, seq, head_dim] -> the shape of q.
 
-    With output_concat_heads -> [1, 1, seq, heads * head_dim].
+    With output_concat_heads -> [1, 1, seq, heads * head_dim]. A query sees the last
+    sliding_window_size positions up to its own, or all of them.
     """
     op = "transformer.scaled_dot_product_attention"
     q, k, v = input_tensor_q, input_tensor_k, input_tensor_v
@@ -46,6 +48,7 @@ def scaled_dot_product_attention(
     _check_heads(op, q, k, q.shape[1], k.shape[1])
     if is_causal:
         require(q.shape[2] == k.shape[2], op, "causal attention needs as many keys as queries")
+    require(is_causal or not sliding_window_size, op, "a centred window is not emulated")
     q_chunk, k_chunk = _chunks(op, program_config)
     numbers = _numbers(q, scale, program_config, compute_kernel_config)
     results: list[torch.Tensor] = []
@@ -59,13 +62,19 @@ def scaled_dot_product_attention(
                 keys[0],
                 values[0],
                 causal=is_causal,
+                window=sliding_window_size or 0,
                 q_chunk=q_chunk,
                 k_chunk=k_chunk,
                 numbers=numbers,
             )
         else:
             result = torch.nn.functional.scaled_dot_product_attention(
-                queries, keys, values, is_causal=is_causal, scale=numbers.scale, enable_gqa=True
+                queries,
+                keys,
+                values,
+                attn_mask=_seen(queries.shape[2], sliding_window_size) if is_causal else None,
+                scale=numbers.scale,
+                enable_gqa=True,
             )[0]
         results.append(
             result.transpose(0, 1).flatten(1)[None, None] if output_concat_heads else result[None]
@@ -86,14 +95,15 @@ def paged_scaled_dot_product_attention_decode(
     is_causal: bool = True,
     cur_pos_tensor: Tensor | None = None,
     scale: float | None = None,
+    sliding_window_size: int | None = None,
     memory_config: MemoryConfig | None = None,
     program_config: SDPAProgramConfig | None = None,
     compute_kernel_config: WormholeComputeKernelConfig | None = None,
 ) -> Tensor:
     """q [1, batch, heads, head_dim] against caches [blocks, kv_heads, block, head_dim].
 
-    User u attends to positions 0 .. cur_pos[u]; a user at -1 is skipped (its rows are zero here
-    and undefined in ttnn).
+    User u attends to positions 0 .. cur_pos[u], the last sliding_window_size of them; a user at -1
+    is skipped (its rows are zero here and undefined in ttnn).
     """
     op = "transformer.paged_scaled_dot_product_attention_decode"
     q, k, v, table = input_tensor_q, input_tensor_k, input_tensor_v, page_table_tensor
@@ -119,15 +129,22 @@ def paged_scaled_dot_product_attention_decode(
             size = chunk or _dynamic_chunk(last)
             pages, chunks = _pages(op, k, table, cur_pos_tensor, index, user, last, size)
             keys, values = (_gather(one.stored[index], pages) for one in (k, v))
+            first = max(0, last + 1 - sliding_window_size) if sliding_window_size else 0
             if device.rounding:
                 one = flash.decode(
-                    queries[0, user], keys, values, count=last + 1, chunks=chunks, numbers=numbers
+                    queries[0, user],
+                    keys,
+                    values,
+                    first=first,
+                    count=last + 1,
+                    chunks=chunks,
+                    numbers=numbers,
                 )
             else:
                 one = torch.nn.functional.scaled_dot_product_attention(
                     queries[:, user].unsqueeze(2),
-                    keys[None, :, : last + 1],
-                    values[None, :, : last + 1],
+                    keys[None, :, first : last + 1],
+                    values[None, :, first : last + 1],
                     scale=numbers.scale,
                     enable_gqa=True,
                 )[0, :, 0]
@@ -135,6 +152,12 @@ def paged_scaled_dot_product_attention_decode(
         results.append(result)
     placed = memory_config or DRAM_MEMORY_CONFIG
     return output(op, results, q.shape, q.dtype, placed, device, wide_dst=False)
+
+
+def _seen(rows: int, window: int | None) -> torch.Tensor:
+    """Which keys each query sees: [rows, rows]."""
+    distance = torch.arange(rows).unsqueeze(1) - torch.arange(rows)
+    return (distance >= 0) & (distance < (window or rows))
 
 
 def _check_heads(op: str, q: Tensor, k: Tensor, heads: int, kv_heads: int) -> None:

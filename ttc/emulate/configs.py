@@ -52,11 +52,30 @@ class Topology(Enum):
 
 
 class UnaryOpType(Enum):
-    """Activations that can be fused into another operation."""
+    """Functions of each element that can be a step of another operation."""
 
     SILU = "silu"
     GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
     RELU = "relu"
+    TANH = "tanh"
+    MUL_UNARY_SFPU = "mul_unary_sfpu"
+
+
+class GeluVariant(Enum):
+    """Ways to compute GELU: exact, or with tanh. ttnn's table of straight lines is not emulated."""
+
+    Accurate = "accurate"
+    Tanh = "tanh"
+
+
+@dataclass(frozen=True)
+class UnaryWithParam:
+    """A function of each element with its number: the factor of MUL_UNARY_SFPU, and whether GELU
+    and TANH may be approximate."""
+
+    op_type: UnaryOpType
+    param: float | None = None
 
 
 class CoreCoord:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ttc.emulate import fpu, sfpu
-from ttc.emulate.configs import MathFidelity, MemoryConfig, UnaryOpType
+from ttc.emulate.configs import MathFidelity, MemoryConfig, UnaryOpType, UnaryWithParam
 from ttc.emulate.dtypes import BLOCK_FORMATS, DataType, Layout, round_to_nearest_even
 from ttc.emulate.errors import EmulationError, require
 from ttc.emulate.tensor import Tensor, device_of, extend, is_float, output
 
+type Activations = Sequence[UnaryOpType | UnaryWithParam]
 _Kernel = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -27,9 +28,10 @@ def add(
     dtype: DataType | None = None,
     memory_config: MemoryConfig | None = None,
     output_tensor: Tensor | None = None,
-    input_tensor_a_activations: Sequence[UnaryOpType] = (),
+    input_tensor_a_activations: Activations = (),
+    input_tensor_b_activations: Activations = (),
 ) -> Tensor:
-    """a + b, broadcast as in torch."""
+    """activation(a) + activation(b), broadcast as in torch."""
 
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return fpu.add(a, b, wide_dst=False)
@@ -44,6 +46,7 @@ def add(
         memory_config,
         output_tensor,
         input_tensor_a_activations,
+        input_tensor_b_activations,
     )
 
 
@@ -54,9 +57,10 @@ def multiply(
     dtype: DataType | None = None,
     memory_config: MemoryConfig | None = None,
     output_tensor: Tensor | None = None,
-    input_tensor_a_activations: Sequence[UnaryOpType] = (),
+    input_tensor_a_activations: Activations = (),
+    input_tensor_b_activations: Activations = (),
 ) -> Tensor:
-    """activation(a) * b, broadcast as in torch."""
+    """activation(a) * activation(b), broadcast as in torch."""
     both_block = input_tensor_a.dtype in BLOCK_FORMATS and (
         isinstance(input_tensor_b, Tensor) and input_tensor_b.dtype in BLOCK_FORMATS
     )
@@ -76,6 +80,7 @@ def multiply(
         memory_config,
         output_tensor,
         input_tensor_a_activations,
+        input_tensor_b_activations,
     )
 
 
@@ -88,10 +93,11 @@ def _binary(
     dtype: DataType | None,
     memory_config: MemoryConfig | None,
     into: Tensor | None,
-    activations: Sequence[UnaryOpType],
+    activations: Activations,
+    activations_b: Activations,
 ) -> Tensor:
-    for one in activations:
-        if not isinstance(one, UnaryOpType):  # pyright: ignore[reportUnnecessaryIsInstance]
+    for one in (*activations, *activations_b):
+        if not isinstance(one, UnaryOpType | UnaryWithParam):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"ttnn.{op}: activations are UnaryOpType values, got {one!r}")
     device = device_of(op, a, *((b,) if isinstance(b, Tensor) else ()))
     shape = _broadcast_shape(op, a, b)
@@ -102,6 +108,8 @@ def _binary(
         left, right = _aligned(op, a, b, index)
         for one in activations:
             left = sfpu.activation(left, one, rounding=rounding)
+        for one in activations_b:
+            right = sfpu.activation(right, one, rounding=rounding)
         results.append(kernel(left, right) if rounding and not wide else exact(left, right))
     placed = memory_config or a.memory_config()
     if placed.is_sharded() and placed.shard_spec is None:

@@ -42,13 +42,15 @@ def prefill(
     v: torch.Tensor,
     *,
     causal: bool,
+    window: int = 0,
     q_chunk: int,
     k_chunk: int,
     numbers: Attention,
 ) -> torch.Tensor:
     """q [heads, rows, head_dim], k and v [kv_heads, keys, head_dim] -> [heads, rows, head_dim].
 
-    A chunk of keys meets all chunks of queries that see any of it, side by side.
+    A chunk of keys meets all chunks of queries that see any of it, side by side. With a window a
+    query sees so many keys, the last its own.
     """
     kv_heads, rows = k.shape[0], q.shape[1]
     queries = q.unflatten(0, (kv_heads, -1))
@@ -61,9 +63,10 @@ def prefill(
         keys, values = k[:, first : first + k_chunk], v[:, first : first + k_chunk]
         scores = _product(queries[:, :, start:], keys.transpose(1, 2), numbers)
         hidden = None
-        if causal and first + keys.shape[1] - 1 > start:
+        if causal and (window or first + keys.shape[1] - 1 > start):
             row = torch.arange(start, rows).unsqueeze(1)
-            hidden = torch.arange(first, first + keys.shape[1]).unsqueeze(0) > row
+            key = torch.arange(first, first + keys.shape[1]).unsqueeze(0)
+            hidden = (key > row) | (key <= row - (window or rows))
             scores.masked_fill_(hidden, _LOWEST)
         before = maximum[:, :, start:]
         highest = torch.maximum(scores.amax(-1, keepdim=True), before)
@@ -82,18 +85,21 @@ def decode(
     k: torch.Tensor,
     v: torch.Tensor,
     *,
+    first: int = 0,
     count: int,
     chunks: int,
     numbers: Attention,
 ) -> torch.Tensor:
     """q [heads, head_dim] of one token, k and v [kv_heads, keys, head_dim] -> [heads, head_dim].
 
-    The first `count` keys are seen; the others (finite values) only fill up equal chunks.
+    Keys from `first` to `count` are seen; the others (finite values) only fill up equal chunks,
+    and a chunk of which none is seen weighs nothing.
     """
     kv_heads, head_dim = k.shape[0], k.shape[2]
     queries = q.view(kv_heads, 1, -1, head_dim)
     scores = _product(queries, k.transpose(1, 2), numbers)
     scores[..., count:] = _LOWEST
+    scores[..., :first] = _LOWEST
     group = scores.shape[2]
     scores = scores.view(kv_heads, group, chunks, -1).transpose(1, 2).contiguous()
     # [kv_heads, chunks, group, ...]

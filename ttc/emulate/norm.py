@@ -1,5 +1,5 @@
 # pyright: reportUnknownMemberType=false
-"""rms_norm in the steps of the kernel: square, mean, reciprocal root, scale, weight.
+"""rms_norm and layer_norm as their kernels do them: square, mean, reciprocal root, scale, weight.
 
 Every step but the root runs on the matrix unit, so the fidelity cuts operands: with HiFi2 the
 square sees one operand, the scaling sees the reciprocal root, and the last step sees the weight
@@ -40,25 +40,74 @@ def rms_norm(
 
     weight   [1, 1, 1, width] in tiles or [1, 1, width / 32, 32] row major
     """
-    op = "rms_norm"
-    x = input_tensor
+    return _norm(
+        "rms_norm",
+        input_tensor,
+        weight,
+        None,
+        epsilon,
+        memory_config,
+        program_config,
+        compute_kernel_config,
+    )
+
+
+def layer_norm(
+    input_tensor: Tensor,
+    *,
+    epsilon: float = 1e-12,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    memory_config: MemoryConfig | None = None,
+    program_config: LayerNormShardedMultiCoreProgramConfig | None = None,
+    compute_kernel_config: WormholeComputeKernelConfig | None = None,
+) -> Tensor:
+    """(x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias over the last dimension.
+
+    weight, bias   [1, 1, 1, width] in tiles or [1, 1, width / 32, 32] row major
+    """
+    return _norm(
+        "layer_norm",
+        input_tensor,
+        weight,
+        bias,
+        epsilon,
+        memory_config,
+        program_config,
+        compute_kernel_config,
+    )
+
+
+def _norm(
+    op: str,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
+    memory_config: MemoryConfig | None,
+    program_config: LayerNormShardedMultiCoreProgramConfig | None,
+    compute_kernel_config: WormholeComputeKernelConfig | None,
+) -> Tensor:
     require_tiles(op, x)
-    operands = (x,) if weight is None else (x, weight)
-    device = device_of(op, *operands)
+    rows = [row for row in (weight, bias) if row is not None]
+    device = device_of(op, x, *rows)
     _check_program(op, x, program_config, memory_config)
-    if weight is not None:
-        _check_weight(op, x, weight)
+    for row in rows:
+        _check_weight(op, x, row)
     config = compute_kernel_config or _DEFAULT
     results: list[torch.Tensor] = []
     for index, values in enumerate(x.values(op)):
-        gamma = None
-        if weight is not None:
-            gamma = _row(op, weight, x.shape[-1], index)
+        gamma, beta = (
+            None if row is None else _row(op, row, x.shape[-1], index) for row in (weight, bias)
+        )
+        if op == "layer_norm":
+            values = _centred(values, config, rounding=device.rounding)
         if device.rounding:
-            results.append(_kernel(values, gamma, epsilon, config))
-        else:
-            scaled = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
-            results.append(scaled if gamma is None else scaled * gamma)
+            results.append(_kernel(values, gamma, beta, epsilon, config))
+            continue
+        result = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
+        result = result if gamma is None else result * gamma
+        results.append(result if beta is None else result + beta)
     return output(
         op,
         results,
@@ -81,6 +130,7 @@ def _row(op: str, weight: Tensor, width: int, index: int) -> torch.Tensor:
 def _kernel(
     x: torch.Tensor,
     gamma: torch.Tensor | None,
+    beta: torch.Tensor | None,
     epsilon: float,
     config: WormholeComputeKernelConfig,
 ) -> torch.Tensor:
@@ -95,11 +145,22 @@ def _kernel(
         mean = _narrow_sum(squares, fidelity).mul_(1.0 / x.shape[-1])
         root = round_to_bf16_(torch.rsqrt(round_to_bf16_(mean).add_(epsilon)))
     scaled = fpu.multiply(x, root, fidelity, wide_dst=wide)
-    if gamma is None:
-        return scaled
-    if wide:
-        scaled = fpu.as_tf32(scaled)
-    return fpu.multiply(scaled, gamma, fidelity, wide_dst=wide, from_tf32=wide)
+    if gamma is not None:
+        scaled = fpu.as_tf32(scaled) if wide else scaled
+        scaled = fpu.multiply(scaled, gamma, fidelity, wide_dst=wide, from_tf32=wide)
+    return scaled if beta is None else fpu.add(scaled, beta, wide_dst=wide)
+
+
+def _centred(
+    x: torch.Tensor, config: WormholeComputeKernelConfig, *, rounding: bool
+) -> torch.Tensor:
+    """x less its mean, in the width of Dst: a sum times 1 / width, then a difference."""
+    mean = x.mean(-1, keepdim=True)
+    if not rounding:
+        return x - mean
+    if config.fp32_dest_acc_en:
+        return fpu.as_tf32(x - fpu.as_tf32(mean))
+    return fpu.add(x, -round_to_bf16_(mean), wide_dst=False)
 
 
 def _narrow_sum(squares: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:

@@ -1,30 +1,51 @@
 # pyright: reportUnknownMemberType=false
 """The vector unit: activations, exponential and reciprocal, as its kernels compute them.
 
-SiLU, accurate exp and reciprocal are within one BF16 step of the true function on Wormhole, so
-they are the float32 function followed by the rounding of the kernel. Only approximate exp (off by
-up to 3.4 %) and accurate exp for a 16-bit Dst (a quadratic, 0.2 %) have a shape of their own.
-Constants are those of the ttnn 0.81.1 kernels.
+SiLU, GELU, tanh, accurate exp and reciprocal are within one BF16 step of the true function on
+Wormhole, so they are the float32 function followed by the rounding of the kernel. Only approximate
+exp (off by up to 3.4 %) and accurate exp for a 16-bit Dst (a quadratic, 0.2 %) have shapes of their
+own. Constants are those of the ttnn 0.81.1 kernels.
 """
 
 import torch
 
-from ttc.emulate.configs import UnaryOpType
+from ttc.emulate.configs import UnaryOpType, UnaryWithParam
 from ttc.emulate.dtypes import round_to_bf16_, truncate_to_bf16
+from ttc.emulate.errors import EmulationError, require
 
 _LOG2_E = 1.4426950408889634
 
 
-def activation(values: torch.Tensor, kind: UnaryOpType, *, rounding: bool) -> torch.Tensor:
-    """A fused activation of BF16 values, itself rounded to BF16."""
+def activation(
+    values: torch.Tensor, function: UnaryOpType | UnaryWithParam, *, rounding: bool
+) -> torch.Tensor:
+    """A function of each BF16 value as a step of an operation, itself rounded to BF16."""
+    if isinstance(function, UnaryOpType):
+        function = UnaryWithParam(function)
+    kind, param = function.op_type, function.param
     match kind:
         case UnaryOpType.SILU:
             result = torch.nn.functional.silu(values)
         case UnaryOpType.GELU:
+            _require_exact(kind, param)
             result = torch.nn.functional.gelu(values)
+        case UnaryOpType.GELU_TANH:
+            result = torch.nn.functional.gelu(values, approximate="tanh")
         case UnaryOpType.RELU:
             result = torch.relu(values)
+        case UnaryOpType.TANH:
+            _require_exact(kind, param)
+            result = torch.tanh(values)
+        case UnaryOpType.MUL_UNARY_SFPU:
+            if param is None:
+                raise EmulationError("MUL_UNARY_SFPU", "the factor is missing")
+            result = values * param
     return round_to_bf16_(result) if rounding else result
+
+
+def _require_exact(kind: UnaryOpType, param: float | None) -> None:
+    """Without a number, or with another than 0, ttnn takes an approximation."""
+    require(param == 0.0, kind.name, "only the exact form is emulated: UnaryWithParam(.., 0.0)")
 
 
 def exp_approximate(values: torch.Tensor, scale: float, *, wide_dst: bool) -> torch.Tensor:

@@ -13,6 +13,7 @@ from ttc.emulate import (
     indices,
     norm,
     transformer,
+    unary,
 )
 from ttc.emulate import matmul as matmuls
 from ttc.emulate.collectives import (
@@ -33,6 +34,7 @@ from ttc.emulate.configs import (
     CoreGrid,
     CoreRange,
     CoreRangeSet,
+    GeluVariant,
     LayerNormShardedMultiCoreProgramConfig,
     MathFidelity,
     MatmulMultiCoreReuseMultiCast1DProgramConfig,
@@ -46,6 +48,7 @@ from ttc.emulate.configs import (
     TensorMemoryLayout,
     Topology,
     UnaryOpType,
+    UnaryWithParam,
     WormholeComputeKernelConfig,
 )
 from ttc.emulate.device import Arch, MeshDevice, MeshShape, close_mesh_device, open_mesh_device
@@ -81,6 +84,11 @@ typecast = per_device(elementwise.typecast, writes=["output_tensor"])
 linear = per_device(matmuls.linear)
 matmul = per_device(matmuls.matmul)
 rms_norm = per_device(norm.rms_norm)
+layer_norm = per_device(norm.layer_norm)
+unary_chain = per_device(unary.unary_chain)
+gelu = per_device(unary.gelu)
+silu = per_device(unary.silu)
+relu = per_device(unary.relu)
 embedding = per_device(indices.embedding)
 argmax = per_device(indices.argmax, writes=["output_tensor"])
 plus_one = per_device(indices.plus_one, writes=["input_tensor"])
@@ -112,6 +120,7 @@ __all__ = [
     "CoreRange",
     "CoreRangeSet",
     "DataType",
+    "GeluVariant",
     "GlobalSemaphore",
     "LayerNormShardedMultiCoreProgramConfig",
     "Layout",
@@ -135,6 +144,7 @@ __all__ = [
     "TensorMemoryLayout",
     "Topology",
     "UnaryOpType",
+    "UnaryWithParam",
     "WormholeComputeKernelConfig",
     "add",
     "all_gather",
@@ -156,9 +166,11 @@ __all__ = [
     "float32",
     "from_host_shards",
     "from_torch",
+    "gelu",
     "get_device_tensors",
     "int32",
     "interleaved_to_sharded",
+    "layer_norm",
     "linear",
     "load_tensor",
     "mark_live_rows",
@@ -169,9 +181,11 @@ __all__ = [
     "open_mesh_device",
     "plus_one",
     "reduce_scatter",
+    "relu",
     "reshape",
     "rms_norm",
     "sharded_to_interleaved",
+    "silu",
     "slice",
     "to_memory_config",
     "to_torch",
@@ -179,5 +193,6 @@ __all__ = [
     "transpose",
     "typecast",
     "uint32",
+    "unary_chain",
     "untilize",
 ]

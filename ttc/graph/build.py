@@ -1,124 +1,235 @@
 """Specs -> graphs: the steps of an architecture become nodes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ttc.graph.check import check_model
 from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import (
+    Activate,
     Add,
     Attention,
     Embedding,
     Gated,
+    LayerNorm,
     Linear,
+    Multiply,
     Node,
     Repeat,
     RmsNorm,
     Rope,
+    Softcap,
 )
 from ttc.spec.architecture import Step
 from ttc.spec.model import ModelSpec
 
 
 def build_graph(spec: ModelSpec) -> ModelGraph:
-    """The model graph and the decoder graph of a spec, before any pass.
+    """The model graph of a spec and a decoder graph for each kind of decoder, before any pass.
 
     Operands, weights and settings of the steps were checked when the architecture was read.
     """
     architecture = spec.architecture
-    model = Graph(
-        name="model",
-        inputs=("tokens",),
-        outputs=(architecture.model[-1].result,),
-        nodes=tuple(_node(step, spec) for step in architecture.model),
+    kinds = dict.fromkeys(spec.kind_of(layer) for layer in range(spec.dims.layers))
+    graph = ModelGraph(
+        model=_graph("model", "tokens", architecture.model, spec, ""),
+        decoders=MappingProxyType(
+            {
+                kind: _graph(
+                    f"decoder {kind}" if kind else "decoder", "x", architecture.decoder, spec, kind
+                )
+                for kind in kinds
+            }
+        ),
     )
-    decoder = Graph(
-        name="decoder",
-        inputs=("x",),
-        outputs=(architecture.decoder[-1].result,),
-        nodes=tuple(_node(step, spec) for step in architecture.decoder),
-    )
-    graph = ModelGraph(model=model, decoder=decoder)
     check_model(graph)
     return graph
 
 
-def _node(step: Step, spec: ModelSpec) -> Node:
-    """The node of a step. Its place names the file as every machine does: texts repeat it."""
-    at = replace(step.at, path=spec.architecture.file)
-    return _BUILDERS[step.op](replace(step, at=at), spec)
+def _graph(name: str, entry: str, steps: Sequence[Step], spec: ModelSpec, kind: str) -> Graph:
+    """The steps that decoders of a kind have. What reads another step reads its first operand."""
+    passed: dict[str, str] = {}
+    nodes: list[Node] = []
+    for step in steps:
+        operands = tuple(passed.get(name, name) for name in step.operands)
+        if step.kinds and kind not in step.kinds:
+            passed[step.result] = operands[0]
+            continue
+        # The place names the file as every machine does: texts repeat it.
+        at = replace(step.at, path=spec.architecture.file)
+        found = _Found(
+            step=replace(step, operands=operands, at=at), spec=spec, kind=kind, passed=passed
+        )
+        nodes.append(_BUILDERS[step.op](found))
+    result = passed.get(steps[-1].result, steps[-1].result)
+    return Graph(name=name, inputs=(entry,), outputs=(result,), nodes=tuple(nodes))
 
 
-def _embedding(step: Step, spec: ModelSpec) -> Node:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A step with the spec and the kind of decoder that give its settings their values."""
+
+    step: Step
+    spec: ModelSpec
+    kind: str
+    passed: Mapping[str, str]
+
+    @property
+    def x(self) -> str:
+        """The first operand."""
+        return self.step.operands[0]
+
+    def has(self, name: str) -> bool:
+        """Whether a setting says anything for this kind."""
+        return self.step.setting(name, self.kind) is not None
+
+    def text(self, name: str) -> str:
+        """What a setting that must be there says."""
+        value = self.step.setting(name, self.kind)
+        assert value is not None, f"{self.step.op} needs the setting {name}"
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """What a setting says, or ()."""
+        return (self.text(name),) if self.has(name) else ()
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """The value of a number: written in the architecture, or by name in the spec."""
+        if default is not None and not self.has(name):
+            return default
+        written = self.text(name)
+        if written not in self.spec.architecture.numbers:
+            return float(written)
+        given = self.spec.numbers.get(written, self.spec.architecture.numbers[written])
+        assert given is not None, f"the spec was checked to give {written}"
+        return given
+
+
+def _embedding(found: _Found) -> Node:
     return Embedding(
-        tokens=step.operands[0],
-        weight=_text(step, "weight"),
-        out=step.result,
-        at=step.at,
+        tokens=found.x,
+        weight=found.text("weight"),
+        scale=found.number("scale", 1.0),
+        out=found.step.result,
+        at=found.step.at,
     )
 
 
-def _rms_norm(step: Step, spec: ModelSpec) -> Node:
+def _rms_norm(found: _Found) -> Node:
+    weight = found.text("weight")
     return RmsNorm(
-        x=step.operands[0],
-        weight=_text(step, "weight"),
-        epsilon=spec.norm_eps,
-        out=step.result,
-        at=step.at,
+        x=found.x,
+        weight=weight,
+        epsilon=found.spec.norm_eps,
+        offset=found.number("offset", 0.0),
+        per_head=found.spec.architecture.weight(weight).shape == (("head_dim",),),
+        out=found.step.result,
+        at=found.step.at,
     )
 
 
-def _linear(step: Step, spec: ModelSpec) -> Node:
+def _layer_norm(found: _Found) -> Node:
+    return LayerNorm(
+        x=found.x,
+        weight=found.text("weight"),
+        biases=found.texts("bias"),
+        epsilon=found.spec.norm_eps,
+        out=found.step.result,
+        at=found.step.at,
+    )
+
+
+def _linear(found: _Found) -> Node:
     return Linear(
-        x=step.operands[0],
-        weights=(_text(step, "weight"),),
-        out=step.result,
-        at=step.at,
+        x=found.x,
+        weights=(found.text("weight"),),
+        biases=found.texts("bias"),
+        out=found.step.result,
+        at=found.step.at,
     )
 
 
-def _rope(step: Step, spec: ModelSpec) -> Node:
-    return Rope(x=step.operands[0], out=step.result, at=step.at)
+def _rope(found: _Found) -> Node:
+    table = found.text("table") if found.has("table") else "rope"
+    return Rope(x=found.x, table=table, out=found.step.result, at=found.step.at)
 
 
-def _attention(step: Step, spec: ModelSpec) -> Node:
-    q, k, v = step.operands
-    return Attention(q=q, k=k, v=v, mask=_text(step, "mask"), out=step.result, at=step.at)
+def _attention(found: _Found) -> Node:
+    q, k, v = found.step.operands
+    return Attention(
+        q=q,
+        k=k,
+        v=v,
+        mask=found.text("mask"),
+        scale=found.number("scale", found.spec.dims.head_dim**-0.5),
+        window=int(found.number("window", 0.0)),
+        cap=found.number("cap", 0.0),
+        out=found.step.result,
+        at=found.step.at,
+    )
 
 
-def _gated(step: Step, spec: ModelSpec) -> Node:
-    gate, up = step.operands
+def _gated(found: _Found) -> Node:
+    gate, up = found.step.operands
     return Gated(
         gate=gate,
         up=up,
-        activation=_text(step, "activation"),
-        out=step.result,
-        at=step.at,
+        activation=found.text("activation"),
+        out=found.step.result,
+        at=found.step.at,
     )
 
 
-def _add(step: Step, spec: ModelSpec) -> Node:
-    a, b = step.operands
-    return Add(a=a, b=b, out=step.result, at=step.at)
+def _activate(found: _Found) -> Node:
+    return Activate(
+        x=found.x,
+        activation=found.text("activation"),
+        out=found.step.result,
+        at=found.step.at,
+    )
 
 
-def _repeat(step: Step, spec: ModelSpec) -> Node:
-    return Repeat(x=_text(step, "input"), times=spec.dims.layers, out=step.result, at=step.at)
+def _add(found: _Found) -> Node:
+    a, b = found.step.operands
+    return Add(a=a, b=b, out=found.step.result, at=found.step.at)
 
 
-def _text(step: Step, name: str) -> str:
-    value = step.setting(name)
-    assert isinstance(value, str), f"{step.op} needs the setting {name}"
-    return value
+def _multiply(found: _Found) -> Node:
+    return Multiply(x=found.x, factor=found.number("by"), out=found.step.result, at=found.step.at)
 
 
-_BUILDERS: Mapping[str, Callable[[Step, ModelSpec], Node]] = {
+def _divide(found: _Found) -> Node:
+    factor = 1.0 / found.number("by")
+    return Multiply(x=found.x, factor=factor, out=found.step.result, at=found.step.at)
+
+
+def _softcap(found: _Found) -> Node:
+    return Softcap(x=found.x, cap=found.number("cap"), out=found.step.result, at=found.step.at)
+
+
+def _repeat(found: _Found) -> Node:
+    entry = found.text("input")
+    return Repeat(
+        x=found.passed.get(entry, entry),
+        times=found.spec.dims.layers,
+        out=found.step.result,
+        at=found.step.at,
+    )
+
+
+_BUILDERS: Mapping[str, Callable[[_Found], Node]] = {
     "embedding": _embedding,
     "rms_norm": _rms_norm,
+    "layer_norm": _layer_norm,
     "linear": _linear,
     "rope": _rope,
     "attention": _attention,
     "gated": _gated,
+    "activate": _activate,
     "add": _add,
+    "multiply": _multiply,
+    "divide": _divide,
+    "softcap": _softcap,
     "repeat": _repeat,
 }

@@ -25,7 +25,8 @@ def check_graph(graph: Graph) -> None:
 
 
 def check_model(graph: ModelGraph) -> None:
-    """Assert that both graphs are legal and that the decoder keeps the shape of its input."""
+    """Assert that all graphs are legal and that each decoder makes one value of one value."""
     check_graph(graph.model)
-    check_graph(graph.decoder)
-    assert len(graph.decoder.inputs) == len(graph.decoder.outputs) == 1, "a decoder maps x to x"
+    for decoder in graph.decoders.values():
+        check_graph(decoder)
+        assert len(decoder.inputs) == len(decoder.outputs) == 1, "a decoder maps x to x"

@@ -1,6 +1,6 @@
 """Graph: the operations of a decoder or of a whole model, in execution order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -96,7 +96,10 @@ def _place(name: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelGraph:
-    """A whole model: what happens once, and the decoder that its Repeat node applies."""
+    """A whole model: what happens once, and the decoders that its Repeat node applies.
+
+    `decoders` has one graph for each kind of decoder; its key is "" where all are of one kind.
+    """
 
     model: Graph
-    decoder: Graph
+    decoders: Mapping[str, Graph]

@@ -4,8 +4,9 @@ Shapes are written with the model's words: `batch` users, `seq` positions, and t
 spec (`hidden`, `heads`, `kv_heads`, `head_dim`, `ffn`, `vocab`).
 """
 
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import ClassVar, Self
 
 from ttc.errors import Source
 
@@ -42,9 +43,22 @@ class Node:
 
     @property
     def settings(self) -> tuple[tuple[str, str | int | float | bool], ...]:
-        """Everything that is neither a value nor a weight, in field order."""
+        """Everything that is neither a value nor a weight and not its default, in field order."""
         named = {*self.value_fields, *self.result_fields, *self.weight_fields, "at"}
-        return tuple((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in named)
+        return tuple(
+            (f.name, getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in named and (f.default is MISSING or getattr(self, f.name) != f.default)
+        )
+
+    def reading(self, names: Mapping[str, str]) -> Self:
+        """This node with the values it reads renamed."""
+        changed: dict[str, str | tuple[str, ...]] = {}
+        for name in self.value_fields:
+            held: str | tuple[str, ...] = getattr(self, name)
+            one = isinstance(held, str)
+            changed[name] = names.get(held, held) if one else tuple(names.get(n, n) for n in held)
+        return replace(self, **changed)
 
     def _names(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         names: list[str] = []
@@ -56,19 +70,24 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding(Node):
-    """out[b, s] = weight[tokens[b, s]].  tokens [batch, seq]  ->  out [batch, seq, hidden]"""
+    """out[b, s] = weight[tokens[b, s]] * scale.  tokens [batch, seq]  ->  [batch, seq, hidden]"""
 
     value_fields: ClassVar[tuple[str, ...]] = ("tokens",)
     weight_fields: ClassVar[tuple[str, ...]] = ("weight",)
 
     tokens: str
     weight: str
+    scale: float = 1.0
     out: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RmsNorm(Node):
-    """out = x / sqrt(mean(x^2) + epsilon) * weight, over the last dim.  Shape of x."""
+    """out = x / sqrt(mean(x^2) + epsilon) * (weight + offset), over the last dim.  Shape of x.
+
+    With `per_head` every head_dim columns of x [.., heads * head_dim] are a vector of their own,
+    as they are once heads are split.
+    """
 
     value_fields: ClassVar[tuple[str, ...]] = ("x",)
     weight_fields: ClassVar[tuple[str, ...]] = ("weight",)
@@ -76,21 +95,52 @@ class RmsNorm(Node):
     x: str
     weight: str
     epsilon: float
+    offset: float = 0.0
+    per_head: bool = False
+    out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNorm(Node):
+    """out = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias, over the last dim.
+
+    Shape of x. `biases` is the bias, or ().
+    """
+
+    value_fields: ClassVar[tuple[str, ...]] = ("x",)
+    weight_fields: ClassVar[tuple[str, ...]] = ("weight", "biases")
+
+    x: str
+    weight: str
+    biases: tuple[str, ...] = ()
+    epsilon: float
     out: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear(Node):
-    """out = x @ weights.T.  x [batch, seq, in]  ->  out [batch, seq, sum of the weights' outs]
+    """out = x @ weights.T + biases.  x [batch, seq, in]  ->  [batch, seq, sum of the weights' outs]
 
-    More than one weight means the matrices are concatenated along the output dim.
+    More than one weight means the matrices are concatenated along the output dim, and so are the
+    biases: one for each weight, or ().
     """
 
     value_fields: ClassVar[tuple[str, ...]] = ("x",)
-    weight_fields: ClassVar[tuple[str, ...]] = ("weights",)
+    weight_fields: ClassVar[tuple[str, ...]] = ("weights", "biases")
 
     x: str
     weights: tuple[str, ...]
+    biases: tuple[str, ...] = ()
+    out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concat(Node):
+    """out = the columns of all xs, one after the other.  [batch, seq, sum of the widths]"""
+
+    value_fields: ClassVar[tuple[str, ...]] = ("xs",)
+
+    xs: tuple[str, ...]
     out: str
 
 
@@ -112,11 +162,12 @@ class SplitQkv(Node):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rope(Node):
-    """Rotates each head of x by its position.  Shape of x."""
+    """Rotates each head of x by its position, as the `table` of the spec says.  Shape of x."""
 
     value_fields: ClassVar[tuple[str, ...]] = ("x",)
 
     x: str
+    table: str = "rope"
     out: str
 
 
@@ -129,16 +180,20 @@ class RopeQk(Node):
 
     q: str
     k: str
+    table: str = "rope"
     q_out: str
     k_out: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention(Node):
-    """out = softmax(q k^T / sqrt(head_dim) + mask) v over this and all cached positions.
+    """out = softmax(scale q k^T + mask) v over this and all cached positions.
 
     q [batch, heads, seq, head_dim], k and v [batch, kv_heads, seq, head_dim]
     ->  out [batch, seq, heads * head_dim]; k and v are written to the KV cache.
+
+    window  a query sees so many positions, its own included; 0: all before it
+    cap     scores s become cap * tanh(s / cap) before the mask; 0: they stay
     """
 
     value_fields: ClassVar[tuple[str, ...]] = ("q", "k", "v")
@@ -147,6 +202,9 @@ class Attention(Node):
     k: str
     v: str
     mask: str
+    scale: float
+    window: int = 0
+    cap: float = 0.0
     out: str
 
 
@@ -163,13 +221,47 @@ class Gated(Node):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Activate(Node):
+    """out = activation(x), element by element.  Shape of x."""
+
+    value_fields: ClassVar[tuple[str, ...]] = ("x",)
+
+    x: str
+    activation: str
+    out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Add(Node):
-    """out = a + b, element by element.  Shape of a."""
+    """out = a + scale * b, element by element.  Shape of a."""
 
     value_fields: ClassVar[tuple[str, ...]] = ("a", "b")
 
     a: str
     b: str
+    scale: float = 1.0
+    out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiply(Node):
+    """out = x * factor, element by element.  Shape of x."""
+
+    value_fields: ClassVar[tuple[str, ...]] = ("x",)
+
+    x: str
+    factor: float
+    out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Softcap(Node):
+    """out = cap * tanh(x / cap), element by element.  Shape of x."""
+
+    value_fields: ClassVar[tuple[str, ...]] = ("x",)
+
+    x: str
+    cap: float
     out: str
 
 

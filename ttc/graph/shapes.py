@@ -5,16 +5,21 @@ from typing import Any
 
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import (
+    Activate,
     Add,
     Attention,
+    Concat,
     Embedding,
     Gated,
+    LayerNorm,
     Linear,
+    Multiply,
     Node,
     Repeat,
     RmsNorm,
     Rope,
     RopeQk,
+    Softcap,
     SplitQkv,
 )
 from ttc.spec.model import Dims
@@ -48,7 +53,18 @@ def _embedding(node: Embedding, shapes: Shapes, weights: Mapping[str, Shape], di
 
 def _rms_norm(node: RmsNorm, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     width = shapes[node.x][-1]
-    assert weights[node.weight] == (width,), f"{node.weight} does not scale {width} columns"
+    (scaled,) = weights[node.weight]
+    fits = width % scaled == 0 if node.per_head else width == scaled
+    assert fits, f"{node.weight} does not scale {width} columns"
+    return {node.out: shapes[node.x]}
+
+
+def _layer_norm(
+    node: LayerNorm, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
+) -> Shapes:
+    width = shapes[node.x][-1]
+    for name in (node.weight, *node.biases):
+        assert weights[name] == (width,), f"{name} does not have {width} columns"
     return {node.out: shapes[node.x]}
 
 
@@ -56,7 +72,14 @@ def _linear(node: Linear, shapes: Shapes, weights: Mapping[str, Shape], dims: Di
     batch, seq, width = shapes[node.x]
     for name in node.weights:
         assert weights[name][1] == width, f"{name} reads {weights[name][1]} columns, not {width}"
+    for name, bias in zip(node.weights, node.biases, strict=bool(node.biases)):
+        assert weights[bias] == weights[name][:1], f"{bias} is not as long as {name} has rows"
     return {node.out: (batch, seq, sum(weights[name][0] for name in node.weights))}
+
+
+def _concat(node: Concat, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
+    batch, seq, _ = shapes[node.xs[0]]
+    return {node.out: (batch, seq, sum(shapes[name][2] for name in node.xs))}
 
 
 def _split_qkv(node: SplitQkv, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
@@ -90,6 +113,15 @@ def _add(node: Add, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) ->
     return {node.out: shapes[node.a]}
 
 
+def _same(
+    node: Activate | Multiply | Softcap,
+    shapes: Shapes,
+    weights: Mapping[str, Shape],
+    dims: Dims,
+) -> Shapes:
+    return {node.out: shapes[node.x]}
+
+
 def _repeat(node: Repeat, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
     return {node.out: shapes[node.x]}
 
@@ -98,12 +130,17 @@ def _repeat(node: Repeat, shapes: Shapes, weights: Mapping[str, Shape], dims: Di
 _RULES: Mapping[type[Node], Callable[[Any, Shapes, Mapping[str, Shape], Dims], Shapes]] = {
     Embedding: _embedding,
     RmsNorm: _rms_norm,
+    LayerNorm: _layer_norm,
     Linear: _linear,
+    Concat: _concat,
     SplitQkv: _split_qkv,
     Rope: _rope,
     RopeQk: _rope_qk,
     Attention: _attention,
     Gated: _gated,
+    Activate: _same,
     Add: _add,
+    Multiply: _same,
+    Softcap: _same,
     Repeat: _repeat,
 }

@@ -21,8 +21,8 @@ def graph_text(graph: Graph) -> str:
 
 
 def model_text(graph: ModelGraph) -> str:
-    """The model graph, then the decoder graph that it repeats."""
-    return graph_text(graph.model) + "\n" + graph_text(graph.decoder)
+    """The model graph, then the decoder graphs that it repeats."""
+    return "\n".join(map(graph_text, (graph.model, *graph.decoders.values())))
 
 
 def _line(node: Node) -> str:

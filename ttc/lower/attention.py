@@ -15,29 +15,30 @@ def lower_positions(op: PlannedPositions, constants: Constants) -> tuple[Stateme
     """Gather the rows of cos and sin; a decode step spreads them over the cores that rotate."""
     calls: list[Statement] = []
     for kind in ("cos", "sin"):
+        gathered = gathered_name(op, kind)
         calls.append(
             Call(
                 function="embedding",
-                args=(Ref(name="rope_positions"), Ref(name=f"w.rope_{kind}")),
+                args=(Ref(name="rope_positions"), Ref(name=f"w.{op.table}_{kind}")),
                 kwargs=(
                     ("layout", Name(name="TILE_LAYOUT")),
                     ("memory_config", Name(name="DRAM_MEMORY_CONFIG")),
                 ),
-                results=(kind,),
+                results=(gathered,),
             )
         )
         calls.append(
             Call(
                 function="reshape",
-                args=(Ref(name=kind), (1, 1, op.rows, op.head_dim)),
-                results=(kind,),
+                args=(Ref(name=gathered), (1, 1, op.rows, op.head_dim)),
+                results=(gathered,),
             )
         )
         if op.decode:
             calls += [
                 Call(
                     function="transpose",
-                    args=(Ref(name=kind), 1, 2),
+                    args=(Ref(name=gathered), 1, 2),
                     kwargs=(("memory_config", constants.placement(placement)),),
                     results=(name,),
                 )
@@ -46,13 +47,19 @@ def lower_positions(op: PlannedPositions, constants: Constants) -> tuple[Stateme
     return tuple(calls)
 
 
+def gathered_name(op: PlannedPositions, kind: str) -> str:
+    """`cos`, or `local_cos` for the table local_rope: the rows that were gathered."""
+    return f"{op.table.removesuffix('rope')}{kind}"
+
+
 def position_names(op: PlannedPositions, kind: str) -> tuple[str, ...]:
     """Names of the gathered cos or sin: one for each set of cores that rotates."""
+    name = gathered_name(op, kind)
     if not op.decode:
-        return (kind,)
+        return (name,)
     if len(op.placements) == 1:
-        return (f"{kind}_users",)
-    return (f"{kind}_q", f"{kind}_k")
+        return (f"{name}_users",)
+    return (f"{name}_q", f"{name}_k")
 
 
 def lower_split_qkv(op: PlannedSplitQkv, constants: Constants) -> tuple[Statement, ...]:
@@ -162,6 +169,10 @@ def _program(op: PlannedAttention, constants: Constants) -> Ref:
     return constants.program(op.program, name, op.node.out)
 
 
+def _window(op: PlannedAttention) -> tuple[tuple[str, Expression], ...]:
+    return (("sliding_window_size", op.window),) if op.window else ()
+
+
 def _decode(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]:
     node = op.node
     k_cache, v_cache = Ref(name="k_cache"), Ref(name="v_cache")
@@ -200,6 +211,7 @@ def _decode(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]
                 ("page_table_tensor", Ref(name="page_table")),
                 ("cur_pos_tensor", Ref(name="positions")),
                 ("scale", op.scale),
+                *_window(op),
                 ("program_config", _program(op, constants)),
                 ("compute_kernel_config", constants.fidelity(op.compute)),
                 ("memory_config", constants.placement(op.gathered.placement)),
@@ -258,6 +270,7 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
             kwargs=(
                 ("is_causal", True),
                 ("scale", op.scale),
+                *_window(op),
                 ("program_config", _program(op, constants)),
                 ("compute_kernel_config", constants.fidelity(op.compute)),
                 ("memory_config", constants.placement(op.out.placement)),

@@ -17,6 +17,7 @@ from ttc.plan.plan import (
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
+    PlannedPositions,
     PlannedRope,
 )
 
@@ -48,17 +49,24 @@ def lower_decoder(
     for block in blocks:
         kind = "attention" if block.attends else "feed_forward"
         name = f"{decoder.name.replace('decoder', kind)}_{suffix}"
-        context = _context(phase) if block.attends else ()
-        parameters = (block.reads, *context, "w")
+        context = _context(block, phase)
         functions.append(
-            _block_function(block, phase, constants, name=name, parameters=parameters, at=shapes)
+            _block_function(
+                block,
+                phase,
+                constants,
+                name=name,
+                parameters=(block.reads, *(parameter for parameter, _ in context), "w"),
+                at=shapes,
+            )
         )
-        calls.append(Local(function=name, args=parameters, results=(block.writes,)))
+        arguments = (block.reads, *(argument for _, argument in context), "w")
+        calls.append(Local(function=name, args=arguments, results=(block.writes,)))
     first, final = blocks[0].reads, blocks[-1].writes
     functions.append(
         Function(
             name=f"{decoder.name}_{suffix}",
-            parameters=(first, *_context(phase), "w"),
+            parameters=(first, *decoder_arguments(phase), "w"),
             doc=(
                 f"{_layers(decoder.layers)}: {_rows(phase)}.",
                 "",
@@ -98,23 +106,49 @@ def describe(tensor: TensorPlan) -> str:
     return f"{list(tensor.shape)} {tensor.dtype} {tensor.placement.name}"
 
 
-def rope_names(phase: PhasePlan) -> tuple[str, ...]:
-    """The names under which a decoder unpacks `rope`, in the order `enter` packs them."""
-    positions = phase.positions
-    ropes = [op for op in phase.decoders[0].ops if isinstance(op, PlannedRope)]
-    kinds = ("cos", "sin")
-    if positions.decode and len(positions.placements) > 1:
-        names = tuple(name for kind in kinds for name in position_names(positions, kind))
-    else:
-        names = kinds
-    return (*names, "swap") if any(op.form == "pairs" for op in ropes) else names
+def table_names(positions: PlannedPositions) -> tuple[str, ...]:
+    """Names of the gathered cos and sin of a table, in the order in which `enter` packs them."""
+    return tuple(name for kind in ("cos", "sin") for name in position_names(positions, kind))
 
 
-def _context(phase: PhasePlan) -> tuple[str, ...]:
-    """What an attention needs beside x and its weights."""
+def swap_name(phase: PhasePlan) -> tuple[str, ...]:
+    """The stored tiles that swap pairs, which `enter` packs last; () where halves rotate."""
+    ropes = (op for each in phase.decoders for op in each.ops if isinstance(op, PlannedRope))
+    if all(op.form != "pairs" for op in ropes):
+        return ()
+    return ("w.rope_swap_users" if phase.decode else "w.rope_swap",)
+
+
+def _rope_names(phase: PhasePlan) -> tuple[str, ...]:
+    """The names under which a block unpacks a table, whichever it is."""
+    names: tuple[str, ...] = ("cos", "sin")
+    if phase.decode and len(phase.positions[0].placements) > 1:
+        names = ("cos_q", "cos_k", "sin_q", "sin_k")
+    return (*names, "swap") if swap_name(phase) else names
+
+
+def _tables(phase: PhasePlan) -> tuple[str, ...]:
+    return tuple(positions.table for positions in phase.positions)
+
+
+def decoder_arguments(phase: PhasePlan) -> tuple[str, ...]:
+    """What a decoder takes between x and its weights."""
     if phase.decode:
-        return ("rope", "positions", "page_table", "cache")
-    return ("rope", "page_table", "user", "cache")
+        return (*_tables(phase), "positions", "page_table", "cache")
+    return (*_tables(phase), "page_table", "user", "cache")
+
+
+def _context(block: Block, phase: PhasePlan) -> tuple[tuple[str, str], ...]:
+    """What a block takes between x and its weights, and what its decoder calls that.
+
+    An attention needs what the decoder was given, and of the tables only the one it rotates by,
+    which it calls `rope`.
+    """
+    if not block.attends:
+        return ()
+    tables = dict.fromkeys(op.node.table for op in block.ops if isinstance(op, PlannedRope))
+    given = (name for name in decoder_arguments(phase) if name not in _tables(phase))
+    return (*(("rope", table) for table in tables), *((name, name) for name in given))
 
 
 def _block_function(
@@ -128,7 +162,8 @@ def _block_function(
 ) -> Function:
     body: list[Statement] = []
     if block.attends:
-        body.append(Unpack(names=rope_names(phase), source="rope"))
+        if "rope" in parameters:
+            body.append(Unpack(names=_rope_names(phase), source="rope"))
         body.append(Unpack(names=("k_cache", "v_cache"), source="cache"))
     for op in block.ops:
         body += lower_op(op, constants)
@@ -153,7 +188,7 @@ def _block_function(
 def _weights(op: PlannedOp) -> tuple[str, ...]:
     match op:
         case PlannedLinear():
-            return op.weights
+            return (*op.weights, *op.biases)
         case PlannedNorm():
             return op.node.reads_weights
         case _:

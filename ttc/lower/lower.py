@@ -15,8 +15,14 @@ holds all of them.
 from itertools import groupby
 
 from ttc.hardware.hardware import Chip
-from ttc.lower.attention import lower_positions, position_names
-from ttc.lower.blocks import describe, lower_decoder, rope_names
+from ttc.lower.attention import lower_positions
+from ttc.lower.blocks import (
+    decoder_arguments,
+    describe,
+    lower_decoder,
+    swap_name,
+    table_names,
+)
 from ttc.lower.calls import (
     Call,
     CallModule,
@@ -115,15 +121,15 @@ def _layer_table(phase: PhasePlan) -> LayerTable:
 
 
 def _enter(phase: PhasePlan, constants: Constants) -> list[Statement]:
-    """Embedding and positions, packed for the decoders."""
+    """Embedding, and positions by table, packed for the decoders."""
     body: list[Statement] = []
     for op in phase.enter:
         body += lower_op(op, constants)
-    body += lower_positions(phase.positions, constants)
-    parts = [Ref(name=name) for name in _tables(phase)]
-    if "swap" in rope_names(phase):
-        parts.append(Ref(name="w.rope_swap_users" if phase.decode else "w.rope_swap"))
-    body.append(Pack(name="rope", parts=tuple(parts)))
+    for positions in phase.positions:
+        body += lower_positions(positions, constants)
+        names = (*table_names(positions), *swap_name(phase))
+        parts = tuple(Ref(name=name) for name in names)
+        body.append(Pack(name=positions.table, parts=parts))
     return body
 
 
@@ -158,7 +164,7 @@ def _decode(plan: Plan, constants: Constants) -> Function:
             Layers(
                 table="DECODE_LAYERS",
                 value=x,
-                args=("rope", "positions", "page_table", "cache", "layer"),
+                args=(*decoder_arguments(phase), "layer"),
             ),
             *(Free(name=name) for name in tables),
             Local(function="head", args=(x, "w"), results=(plan.head.result,)),
@@ -187,7 +193,7 @@ def _prefill(phase: PhasePlan, constants: Constants) -> Function:
             Layers(
                 table=f"PREFILL_{phase.tokens}_LAYERS",
                 value=x,
-                args=("rope", "page_table", "user", "cache", "layer"),
+                args=(*decoder_arguments(phase), "layer"),
             ),
             *(Free(name=name) for name in tables),
         ),
@@ -276,8 +282,8 @@ def _advance() -> Function:
 
 
 def _tables(phase: PhasePlan) -> tuple[str, ...]:
-    """Names of the gathered cos and sin, in the order in which `rope` packs them."""
-    return tuple(name for kind in ("cos", "sin") for name in position_names(phase.positions, kind))
+    """Names of what was gathered from the tables: it lives until the last decoder has run."""
+    return tuple(name for positions in phase.positions for name in table_names(positions))
 
 
 def _row(tensor: TensorPlan, constants: Constants) -> tuple[Expression, ...]:

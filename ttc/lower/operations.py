@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ttc.graph.nodes import Activate, LayerNorm, Multiply, Softcap
 from ttc.lower.attention import (
     lower_attention,
     lower_rope,
     lower_split_qkv,
 )
-from ttc.lower.calls import Call, Expression, Items, Name, Ref, Statement, Sum
+from ttc.lower.calls import Call, Expression, Invoke, Items, Name, Ref, Statement, Sum
 from ttc.lower.constants import Constants, dtype_name
 from ttc.plan.placement import TensorPlan
 from ttc.plan.plan import (
@@ -16,6 +17,7 @@ from ttc.plan.plan import (
     MulticastMatmul,
     PlannedAdd,
     PlannedAttention,
+    PlannedConcat,
     PlannedEmbedding,
     PlannedGated,
     PlannedLinear,
@@ -24,10 +26,25 @@ from ttc.plan.plan import (
     PlannedRope,
     PlannedRows,
     PlannedSplitQkv,
+    PlannedUnary,
     ShardedNorm,
 )
 
-ACTIVATIONS = {"silu": "UnaryOpType.SILU"}
+# The function of each element as a step of another operation. GELU takes a number: 0 for the exact
+# form, 1 for a table of straight lines that is off by 1 %.
+ACTIVATIONS: Mapping[str, Expression] = {
+    "silu": Name(name="UnaryOpType.SILU"),
+    "relu": Name(name="UnaryOpType.RELU"),
+    "gelu": Invoke("UnaryWithParam", (Name(name="UnaryOpType.GELU"), 0.0)),
+    "gelu_tanh": Name(name="UnaryOpType.GELU_TANH"),
+}
+# The same as an operation of its own, with its arguments.
+FUNCTIONS: Mapping[str, tuple[str, tuple[tuple[str, Expression], ...]]] = {
+    "silu": ("silu", ()),
+    "relu": ("relu", ()),
+    "gelu": ("gelu", (("variant", Name(name="GeluVariant.Accurate")),)),
+    "gelu_tanh": ("gelu", (("variant", Name(name="GeluVariant.Tanh")),)),
+}
 
 
 def lower_op(op: PlannedOp, constants: Constants) -> tuple[Statement, ...]:
@@ -58,11 +75,26 @@ def _embedding(op: PlannedEmbedding, constants: Constants) -> tuple[Statement, .
 
 
 def _norm(op: PlannedNorm, constants: Constants) -> tuple[Statement, ...]:
-    node = op.node
+    node, x = op.node, op.node.x
+    calls: list[Statement] = []
+    if op.gathered is not None:
+        x = f"{node.x}_gathered"
+        calls.append(
+            Call(
+                function="sharded_to_interleaved",
+                args=(Ref(name=node.x), constants.placement(op.gathered.placement)),
+                results=(x,),
+                value=node.out,
+                at=node.at,
+                why="A norm does not read the shards of heads, but it writes them.",
+            )
+        )
     kwargs: list[tuple[str, Expression]] = [
         ("epsilon", node.epsilon),
         ("weight", Ref(name=f"w.{node.weight}")),
     ]
+    if isinstance(node, LayerNorm):
+        kwargs += [("bias", Ref(name=f"w.{bias}")) for bias in node.biases]
     if op.program is not None:
         name = _norm_name(op.program, op.out)
         kwargs.append(("program_config", constants.program(op.program, name, node.out)))
@@ -70,16 +102,17 @@ def _norm(op: PlannedNorm, constants: Constants) -> tuple[Statement, ...]:
         ("memory_config", constants.placement(op.out.placement)),
         ("compute_kernel_config", constants.fidelity(op.compute)),
     ]
-    return (
+    calls.append(
         Call(
-            function="rms_norm",
-            args=(Ref(name=node.x),),
+            function="layer_norm" if isinstance(node, LayerNorm) else "rms_norm",
+            args=(Ref(name=x),),
             kwargs=tuple(kwargs),
             results=(node.out,),
-            value=node.out,
-            at=node.at,
-        ),
+            value="" if calls else node.out,
+            at=None if calls else node.at,
+        )
     )
+    return tuple(calls)
 
 
 def _norm_name(program: ShardedNorm, out: TensorPlan) -> str:
@@ -100,6 +133,7 @@ def _linear(op: PlannedLinear, constants: Constants) -> tuple[Statement, ...]:
                 function="linear",
                 args=(Ref(name=node.x), Ref(name=f"w.{weight}")),
                 kwargs=(
+                    *((("bias", Ref(name=f"w.{op.biases[i]}")),) if op.biases else ()),
                     ("program_config", program),
                     ("compute_kernel_config", constants.fidelity(op.compute)),
                     ("dtype", dtype_name(out.dtype)),
@@ -151,7 +185,7 @@ def _gated(op: PlannedGated, constants: Constants) -> tuple[Statement, ...]:
             kwargs=(
                 (
                     "input_tensor_a_activations",
-                    Items((Name(name=ACTIVATIONS[node.activation]),)),
+                    Items((ACTIVATIONS[node.activation],)),
                 ),
                 ("dtype", dtype_name(op.out.dtype)),
                 ("memory_config", constants.placement(op.out.placement)),
@@ -170,9 +204,66 @@ def _add(op: PlannedAdd, constants: Constants) -> tuple[Statement, ...]:
             function="add",
             args=(Ref(name=node.a), Ref(name=node.b)),
             kwargs=(
+                *_scaled(node.scale),
                 ("dtype", dtype_name(op.out.dtype)),
                 ("memory_config", constants.placement(op.out.placement)),
             ),
+            results=(node.out,),
+            value=node.out,
+            at=node.at,
+        ),
+    )
+
+
+def _scaled(scale: float) -> tuple[tuple[str, Expression], ...]:
+    """A factor of the second operand, applied as that is read."""
+    if scale == 1.0:
+        return ()
+    factor = Invoke("UnaryWithParam", (Name(name="UnaryOpType.MUL_UNARY_SFPU"), scale))
+    return (("input_tensor_b_activations", Items((factor,))),)
+
+
+def _softcap(cap: float) -> Items:
+    """ttnn.softcap is for Blackhole only, so its three steps are spelled out; 0: tanh is exact."""
+    steps = (("MUL_UNARY_SFPU", 1.0 / cap), ("TANH", 0.0), ("MUL_UNARY_SFPU", cap))
+    return Items(
+        tuple(
+            Invoke("UnaryWithParam", (Name(name=f"UnaryOpType.{name}"), number))
+            for name, number in steps
+        )
+    )
+
+
+def _unary(op: PlannedUnary, constants: Constants) -> tuple[Statement, ...]:
+    node = op.node
+    args: tuple[Expression, ...] = (Ref(name=node.x),)
+    kwargs: tuple[tuple[str, Expression], ...] = ()
+    match node:
+        case Activate():
+            function, kwargs = FUNCTIONS[node.activation]
+        case Multiply():
+            function, args = "multiply", (*args, node.factor)
+        case Softcap():
+            function, args = "unary_chain", (*args, _softcap(node.cap))
+    return (
+        Call(
+            function=function,
+            args=args,
+            kwargs=(*kwargs, ("memory_config", constants.placement(op.out.placement))),
+            results=(node.out,),
+            value=node.out,
+            at=node.at,
+        ),
+    )
+
+
+def _concat(op: PlannedConcat, constants: Constants) -> tuple[Statement, ...]:
+    node = op.node
+    return (
+        Call(
+            function="concat",
+            args=(Items(tuple(Ref(name=name) for name in node.xs)),),
+            kwargs=(("dim", 3), ("memory_config", constants.placement(op.out.placement))),
             results=(node.out,),
             value=node.out,
             at=node.at,
@@ -204,10 +295,12 @@ _LOWERINGS: Mapping[type, Callable[[Any, Constants], tuple[Statement, ...]]] = {
     PlannedEmbedding: _embedding,
     PlannedNorm: _norm,
     PlannedLinear: _linear,
+    PlannedConcat: _concat,
     PlannedSplitQkv: lower_split_qkv,
     PlannedRope: lower_rope,
     PlannedAttention: lower_attention,
     PlannedGated: _gated,
     PlannedAdd: _add,
+    PlannedUnary: _unary,
     PlannedRows: _rows,
 }

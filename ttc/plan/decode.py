@@ -5,19 +5,24 @@ from the DRAM banks and write the shards that their reader wants, so that nothin
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from ttc.errors import PlanError, Problem
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import (
+    Activate,
     Add,
     Attention,
+    Concat,
     Embedding,
     Gated,
+    LayerNorm,
     Linear,
+    Multiply,
     RmsNorm,
     RopeQk,
+    Softcap,
     SplitQkv,
 )
 from ttc.plan.matmul import plan_dram_sharded
@@ -28,6 +33,7 @@ from ttc.plan.placement import (
     Placement,
     TensorPlan,
     core_run,
+    divisors,
     largest_divisor,
     rectangle,
     row_major_cores,
@@ -37,6 +43,7 @@ from ttc.plan.plan import (
     DramShardedMatmul,
     PlannedAdd,
     PlannedAttention,
+    PlannedConcat,
     PlannedEmbedding,
     PlannedGated,
     PlannedLinear,
@@ -45,14 +52,15 @@ from ttc.plan.plan import (
     PlannedPositions,
     PlannedRope,
     PlannedSplitQkv,
+    PlannedUnary,
     RopeForm,
     SdpaProgram,
     ShardedNorm,
 )
-from ttc.plan.setting import MATMUL_GROUPS, Setting
+from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.walk import Planners, Values, plan_nodes
-from ttc.plan.weights import column_splits, stored_name
-from ttc.spec.precision import EffectivePrecision
+from ttc.plan.weights import bias_names, column_splits, stored_name
+from ttc.spec.precision import EffectivePrecision, Fidelity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +90,9 @@ def heads_apart(setting: Setting) -> bool:
     the two sets of users side by side. The fused rotary and cache update need this.
     """
     dims, cores = setting.dims, setting.chip.grid.cores
+    decoders = setting.graph.decoders.values()
+    if any(next(graph.find(Concat), None) for graph in decoders):
+        return False  # q|k|v is interleaved where it was put together
     return dims.heads + 2 * dims.kv_heads <= cores and 2 * setting.slots <= cores
 
 
@@ -90,7 +101,7 @@ def plan_decode_ops(step: DecodeStep, inputs: Mapping[str, TensorPlan]) -> tuple
     return plan_nodes(step.graph, _PLANNERS, step, inputs)
 
 
-def plan_decode_positions(setting: Setting, rope_form: RopeForm) -> PlannedPositions:
+def plan_decode_positions(setting: Setting, rope_form: RopeForm, table: str) -> PlannedPositions:
     """cos and sin of the users' positions, on the cores that rotate.
 
     The fused rotary reads one table over the cores of q and then of k, so positions come twice.
@@ -117,7 +128,12 @@ def plan_decode_positions(setting: Setting, rope_form: RopeForm) -> PlannedPosit
         rows, placements = slots, (on("ROPE_L1", 0, slots),)
     out = TensorPlan(shape=(1, rows, 1, head_dim), dtype="bf16", placement=placements[0])
     return PlannedPositions(
-        decode=True, rows=rows, head_dim=head_dim, placements=placements, out=out
+        table=table,
+        decode=True,
+        rows=rows,
+        head_dim=head_dim,
+        placements=placements,
+        out=out,
     )
 
 
@@ -132,18 +148,34 @@ def _embedding(
     return PlannedEmbedding(node=node, out=out), {node.out: out}
 
 
-def _norm(node: RmsNorm, step: DecodeStep, values: Values) -> tuple[PlannedNorm, Values]:
+def _norm(
+    node: RmsNorm | LayerNorm, step: DecodeStep, values: Values
+) -> tuple[PlannedNorm, Values]:
     x = values[node.x]
+    compute = step.precision.fidelity("norm")
+    if x.placement.layout == "height_sharded":
+        return _norm_of_heads(node, x, compute)
     ((x0, y0, x1, y1),) = x.placement.grid
     block_w = tiles(x.placement.shard[1])
-    compute = step.precision.fidelity("norm")
     program = ShardedNorm(
         grid=(x1 - x0 + 1, y1 - y0 + 1),
         block_h=1,
         block_w=block_w,
         subblock_w=largest_divisor(block_w, 4),
     )
-    return PlannedNorm(node=node, program=program, compute=compute, out=x), {node.out: x}
+    op = PlannedNorm(node=node, program=program, compute=compute, gathered=None, out=x)
+    return op, {node.out: x}
+
+
+def _norm_of_heads(
+    node: RmsNorm | LayerNorm, x: TensorPlan, compute: Fidelity
+) -> tuple[PlannedNorm, Values]:
+    """ttnn's norms refuse height sharded operands, but write height sharded results."""
+    placement = replace(x.placement, name=f"{node.out.upper()}_L1")
+    out = replace(x, placement=placement)
+    gathered = replace(x, placement=L1)
+    op = PlannedNorm(node=node, program=None, compute=compute, gathered=gathered, out=out)
+    return op, {node.out: out}
 
 
 def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLinear, Values]:
@@ -193,6 +225,7 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
         node=node,
         rows=rows,
         weights=weights,
+        biases=bias_names(node, len(splits)),
         programs=tuple(programs),
         buffer_bytes=tuple(buffers),
         compute=compute,
@@ -211,9 +244,26 @@ def _columns_per_core(node: Linear, columns: int, step: DecodeStep) -> int:
         return tiles(setting.dims.head_dim)
     if isinstance(reader, Add):
         return width // setting.residual.cores
+    if isinstance(reader, RmsNorm | LayerNorm):
+        return width // _norm_cores(width, setting)
     if reader is None:
         return ceil(width / step.cores)
     return width // largest_divisor(width, step.cores)
+
+
+def _norm_cores(width: int, setting: Setting) -> int:
+    """Cores for a result that a norm reads: a norm runs on a rectangle, a matmul writes row by row.
+
+    The residual stream's where they are one, else the most that fill whole rows of cores.
+    """
+    grid = setting.chip.grid
+    fitting = [
+        cores
+        for cores in divisors(width)
+        if cores <= grid.x or (cores % grid.x == 0 and cores <= grid.cores)
+    ]
+    residual = setting.residual.cores
+    return residual if residual in fitting else max(fitting)
 
 
 def _width_sharded(columns: int, per_core_n: int, dtype: DType, step: DecodeStep) -> TensorPlan:
@@ -300,7 +350,8 @@ def _attention(
     op = PlannedAttention(
         node=node,
         decode=True,
-        scale=dims.head_dim**-0.5,
+        scale=node.scale,
+        window=window_of(node, setting),
         heads=dims.heads,
         cast_kv=False,
         kv_dtype=step.precision.dtype("kv_cache", "decode"),
@@ -340,13 +391,32 @@ def _add(node: Add, step: DecodeStep, values: Values) -> tuple[PlannedAdd, Value
     return PlannedAdd(node=node, out=out), {node.out: out}
 
 
+def _unary(
+    node: Activate | Multiply | Softcap, step: DecodeStep, values: Values
+) -> tuple[PlannedUnary, Values]:
+    out = values[node.x]
+    return PlannedUnary(node=node, out=out), {node.out: out}
+
+
+def _concat(node: Concat, step: DecodeStep, values: Values) -> tuple[PlannedConcat, Values]:
+    xs = [values[name] for name in node.xs]
+    width = sum(x.shape[3] for x in xs)
+    out = TensorPlan(shape=(1, 1, TILE, width), dtype=xs[0].dtype, placement=L1)
+    return PlannedConcat(node=node, moved=len(xs), out=out), {node.out: out}
+
+
 _PLANNERS: Planners = {
     Embedding: _embedding,
     RmsNorm: _norm,
+    LayerNorm: _norm,
     Linear: _linear,
+    Concat: _concat,
     SplitQkv: _split_qkv,
     RopeQk: _rope_qk,
     Attention: _attention,
     Gated: _gated,
+    Activate: _unary,
+    Multiply: _unary,
+    Softcap: _unary,
     Add: _add,
 }

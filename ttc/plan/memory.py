@@ -129,14 +129,14 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
     def size(tensor: TensorPlan) -> int:
         return dram_bytes(tensor, chip)
 
-    positions, residual = phase.positions, size(phase.residual)
+    residual = size(phase.residual)
     prompt = 0 if phase.decode else 2 * size(_row_major((1, 1, 1, phase.tokens), "uint32"))
-    tables = 2 * size(positions.out)
-    gathered = _gathered(positions.rows, positions.head_dim)
+    tables = sum(2 * size(positions.out) for positions in phase.positions)
+    gathered = (sum(map(size, _gathered(each.rows, each.head_dim))) for each in phase.positions)
     first = head.from_prefill
     rows = 0 if phase.decode else residual + size(first.sliced)
     peaks = [
-        sum(map(size, gathered)) if phase.decode else residual + tables,
+        max(gathered, default=0) if phase.decode else residual + tables,
         peak_bytes(phase.enter, size),
         rows + peak_bytes(head.ops, size),
     ]
@@ -160,10 +160,15 @@ def input_bytes(setting: Setting, decode: PhasePlan) -> int:
     tensors = (
         _row_major((1, 1, 1, TILE), "uint32"),
         _row_major((1, 1, 1, setting.slots), "int32"),
-        _row_major((1, 1, 1, decode.positions.rows), "uint32"),
+        _row_major((1, 1, 1, rope_positions(setting, decode)), "uint32"),
         _row_major((1, 1, setting.slots, blocks), "int32"),
     )
     return sum(dram_bytes(tensor, setting.chip) for tensor in tensors)
+
+
+def rope_positions(setting: Setting, decode: PhasePlan) -> int:
+    """Positions that a decode step rotates by: the users', once or twice."""
+    return max((each.rows for each in decode.positions), default=setting.slots)
 
 
 def _gathered(rows: int, head_dim: int) -> tuple[TensorPlan, ...]:

@@ -8,6 +8,7 @@ from ttc.plan.plan import (
     PhasePlan,
     PlannedAdd,
     PlannedAttention,
+    PlannedConcat,
     PlannedEmbedding,
     PlannedGated,
     PlannedLinear,
@@ -17,6 +18,7 @@ from ttc.plan.plan import (
     PlannedRope,
     PlannedRows,
     PlannedSplitQkv,
+    PlannedUnary,
 )
 
 # What feeds a decode step's result into the next: logits as rows, the largest of each, and the
@@ -41,7 +43,13 @@ def _operations(op: PlannedOp) -> int:
             return (2 if op.cast_kv else 0) + 2 + 1  # casts, fills, attention
         case PlannedRows():
             return 2
-        case PlannedEmbedding() | PlannedNorm() | PlannedSplitQkv() | PlannedGated() | PlannedAdd():
+        case PlannedNorm():
+            return 1 if op.gathered is None else 2
+        case PlannedConcat():
+            return op.moved + 1
+        case (
+            PlannedEmbedding() | PlannedSplitQkv() | PlannedGated() | PlannedAdd() | PlannedUnary()
+        ):
             return 1
 
 
@@ -55,7 +63,7 @@ def _joining(op: PlannedLinear) -> int:
 def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
     """Device operations of one decode step, sampling and the next positions included."""
     decoders = sum(len(each.layers) * operations_of(each.ops) for each in decode.decoders)
-    enter = operations_of(decode.enter) + _position_operations(decode.positions)
+    enter = operations_of(decode.enter) + sum(map(_position_operations, decode.positions))
     return enter + decoders + operations_of(head.ops) + FEEDBACK_OPERATIONS
 
 

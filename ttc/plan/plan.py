@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ttc.graph.nodes import (
+    Activate,
     Add,
     Attention,
+    Concat,
     Embedding,
     Gated,
+    LayerNorm,
     Linear,
+    Multiply,
     RmsNorm,
     RopeQk,
+    Softcap,
     SplitQkv,
 )
 from ttc.plan.parallel import Parallel, Share
@@ -29,19 +34,23 @@ RopeForm = Literal["pairs", "halves"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightPart:
-    """Rows [start, stop) of a checkpoint matrix [out, in], reordered per head where it says so.
+    """Rows [start, stop) of a checkpoint matrix [out, in], reordered per head where it says so,
+    times `scale`, plus `offset`.
 
     rows: "halves" is the order of Hugging Face checkpoints (first half of a head, second half),
-    "pairs" the order the rotary operation for pairs reads. `heads` is 0 where nothing rotates.
-    `shares` divide the matrix over the ranks of a replica, one for each dim that is divided; a
-    share of "out" takes the place of start and stop.
+    "pairs" the order the rotary operation for pairs reads. `heads` is 0 where nothing rotates; else
+    the first `rotary_dim` rows of each head do. `shares` divide the matrix over the ranks of a
+    replica, one for each dim that is divided; a share of "out" takes the place of start and stop.
     """
 
     tensor: str
     rows: RopeForm = "halves"
     heads: int = 0
+    rotary_dim: int = 0
     start: int = 0
     stop: int = 0
+    scale: float = 1.0
+    offset: float = 0.0
     shares: tuple[Share, ...] = ()
 
     def share(self, dim: Literal["out", "in"]) -> Share | None:
@@ -51,11 +60,15 @@ class WeightPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeTable:
-    """A table computed from the spec: cos or sin [rows, head_dim], or transformation tiles."""
+    """A table computed from the spec: cos or sin [rows, head_dim], or transformation tiles.
+
+    Elements of a head from `rotary_dim` on do not turn: their cos is 1, their sin 0.
+    """
 
     kind: Literal["cos", "sin", "transformation"]
     rope: Rope
     head_dim: int
+    rotary_dim: int
     rows: int
     order: RopeForm
 
@@ -173,11 +186,12 @@ class PlannedEmbedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedNorm:
-    """`program` is None where x is interleaved."""
+    """`program` is None where x is interleaved; `gathered` is x made so first."""
 
-    node: RmsNorm
+    node: RmsNorm | LayerNorm
     program: ShardedNorm | None
     compute: Fidelity
+    gathered: TensorPlan | None
     out: TensorPlan
 
 
@@ -185,17 +199,27 @@ class PlannedNorm:
 class PlannedLinear:
     """`weights` names the stored tensors; more than one means column splits, concatenated.
 
-    `rows` are the weight's inputs; `buffer_bytes` is what each program keeps in L1 on its fullest
-    core while it runs.
+    `biases` names the stored bias of each, or is (). `rows` are the weight's inputs; `buffer_bytes`
+    is what each program keeps in L1 on its fullest core while it runs.
     """
 
     node: Linear
     rows: int
     weights: tuple[str, ...]
+    biases: tuple[str, ...]
     programs: tuple[DramShardedMatmul | MulticastMatmul, ...]
     buffer_bytes: tuple[int, ...]
     compute: Fidelity
     split_outs: tuple[TensorPlan, ...]
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedConcat:
+    """Columns side by side; `moved` of the values leave their shards first."""
+
+    node: Concat
+    moved: int
     out: TensorPlan
 
 
@@ -234,13 +258,15 @@ class PlannedRope:
 class PlannedAttention:
     """Cache update, attention, and heads side by side again.
 
-    `cast_kv`: k and v are retyped for the cache first. `heads` is the placement that joins the
+    `window`: positions that a query sees, 0 for all. `cast_kv`: k and v are retyped for the cache
+    first. `heads` is the placement that joins the
     heads of a decode step; `fused_update`: one operation writes k and v.
     """
 
     node: Attention
     decode: bool
     scale: float
+    window: int
     heads: int
     cast_kv: bool
     kv_dtype: DType
@@ -269,6 +295,14 @@ class PlannedAdd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedUnary:
+    """A function of each element, written where x lives."""
+
+    node: Activate | Multiply | Softcap
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRows:
     """The tile row of a prefill that the head reads, moved to where the head wants it."""
 
@@ -280,12 +314,13 @@ class PlannedRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPositions:
-    """cos and sin of the positions of one step, gathered from the tables.
+    """cos and sin of the positions of one step, gathered from a table of the spec.
 
     `placements` holds one placement for each set of cores that rotates (q's, k's, or both at
     once); DRAM alone in prefill.
     """
 
+    table: str
     decode: bool
     rows: int
     head_dim: int
@@ -297,11 +332,13 @@ PlannedOp = (
     PlannedEmbedding
     | PlannedNorm
     | PlannedLinear
+    | PlannedConcat
     | PlannedSplitQkv
     | PlannedRope
     | PlannedAttention
     | PlannedGated
     | PlannedAdd
+    | PlannedUnary
     | PlannedRows
 )
 
@@ -319,7 +356,8 @@ class DecoderPlan:
 class PhasePlan:
     """Decode (`tokens` is 1) or prefill of one bucket of `tokens`.
 
-    `enter` makes the residual stream, called `value`, that the decoders work on.
+    `enter` makes the residual stream, called `value`, that the decoders work on; `positions` has an
+    entry for each table that any of them rotates by.
     """
 
     decode: bool
@@ -327,7 +365,7 @@ class PhasePlan:
     enter: tuple[PlannedOp, ...]
     value: str
     residual: TensorPlan
-    positions: PlannedPositions
+    positions: tuple[PlannedPositions, ...]
     decoders: tuple[DecoderPlan, ...]
 
 

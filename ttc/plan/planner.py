@@ -1,6 +1,6 @@
 """The planner: a graph, a mesh and a precision profile become a plan, or a reason why not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ from ttc.hardware.hardware import Mesh, load_mesh, mesh_names
 from ttc.plan.check import check_plan
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
 from ttc.plan.limits import check_request, check_sizes, refuse, ways_out
-from ttc.plan.memory import add_up, plan_memory
+from ttc.plan.memory import add_up, plan_memory, rope_positions
 from ttc.plan.operations import operations_of, results_of
 from ttc.plan.placement import DRAM, TILE, DType, TensorPlan
 from ttc.plan.plan import (
@@ -22,6 +22,7 @@ from ttc.plan.plan import (
     PhasePlan,
     Plan,
     PlannedOp,
+    PlannedPositions,
     PlannedRows,
     RopeForm,
 )
@@ -33,9 +34,12 @@ from ttc.plan.solve import (
     Sizing,
     choose_buckets,
 )
+from ttc.plan.walk import Values
 from ttc.plan.weights import plan_rope_tables, plan_weights
 from ttc.spec.model import ModelSpec
 from ttc.spec.precision import EffectivePrecision, PrecisionProfile
+
+type Planned = tuple[PlannedOp, ...]
 
 # Context planned for when none is asked for: enough for a conversation, small enough to open fast.
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -104,7 +108,7 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
     check_sizes(spec, mesh)
     setting = make_setting(spec, request.graph, mesh, request.profile, batch=batch, context=context)
     rope_form, choice = _choose_rope_form(setting)
-    positions = plan_decode_positions(setting, rope_form)
+    positions = _positions(setting, rope_form)
     weights = plan_weights(setting, rope_form, positions)
     stored = add_up(weights, setting)
     sizing = Sizing(setting, stored, _plan_batch)
@@ -128,7 +132,7 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
         slots=setting.slots,
         context=context,
         vocab=spec.dims.vocab,
-        rope_positions=positions.rows,
+        rope_positions=rope_positions(setting, decode),
         prefill_chunk_tokens=max(phase.tokens for phase in prefill),
         kv_cache=kv_cache,
         decode=decode,
@@ -143,10 +147,15 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
     return plan, sizing
 
 
+def _positions(setting: Setting, rope_form: RopeForm) -> tuple[PlannedPositions, ...]:
+    """What a decode step gathers, for each table that a decoder rotates by."""
+    return tuple(plan_decode_positions(setting, rope_form, table) for table in setting.rope_tables)
+
+
 def _plan_batch(setting: Setting) -> BatchPlan:
     """What a number of users needs, for the search of what would still fit."""
     rope_form, _ = _choose_rope_form(setting)
-    positions = plan_decode_positions(setting, rope_form)
+    positions = _positions(setting, rope_form)
     return BatchPlan(
         setting=setting,
         decode=_plan_decode(setting, rope_form),
@@ -200,14 +209,28 @@ def _entering(graph: Graph) -> tuple[Graph, Graph]:
     return before, after
 
 
-def _variants(
-    setting: Setting,
-) -> tuple[tuple[EffectivePrecision, tuple[int, ...]], ...]:
-    """The distinct decoders: equal precision means equal plans."""
-    layers: dict[tuple[object, ...], list[int]] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Decoders of one kind and precision, which have equal plans."""
+
+    graph: Graph
+    precision: EffectivePrecision
+    layers: tuple[int, ...]
+
+
+def _variants(setting: Setting) -> tuple[Variant, ...]:
+    """The distinct decoders, in the order of their first layers."""
+    layers: dict[tuple[str, object], list[int]] = {}
     for layer, precision in enumerate(setting.decoders):
-        layers.setdefault(precision.settings, []).append(layer)
-    return tuple((setting.decoders[each[0]], tuple(each)) for each in layers.values())
+        layers.setdefault((setting.spec.kind_of(layer), precision.settings), []).append(layer)
+    return tuple(
+        Variant(
+            graph=setting.graph_of(each[0]),
+            precision=setting.decoders[each[0]],
+            layers=tuple(each),
+        )
+        for each in layers.values()
+    )
 
 
 def _decoder_name(layers: tuple[int, ...], variants: int) -> str:
@@ -224,31 +247,26 @@ def _residual(setting: Setting, rows: int, *, decode: bool) -> TensorPlan:
 
 
 def _decoders(
-    setting: Setting,
-    residual: TensorPlan,
-    plan_ops: Callable[[EffectivePrecision, Mapping[str, TensorPlan]], tuple[PlannedOp, ...]],
+    setting: Setting, residual: TensorPlan, plan_ops: Callable[[Variant, Values], Planned]
 ) -> tuple[DecoderPlan, ...]:
     """One plan for each distinct decoder, its operations planned by `plan_ops`."""
     variants = _variants(setting)
-    inputs = {setting.graph.decoder.inputs[0]: residual}
     return tuple(
         DecoderPlan(
-            name=_decoder_name(layers, len(variants)),
-            layers=layers,
-            ops=plan_ops(precision, inputs),
+            name=_decoder_name(variant.layers, len(variants)),
+            layers=variant.layers,
+            ops=plan_ops(variant, {variant.graph.inputs[0]: residual}),
         )
-        for precision, layers in variants
+        for variant in variants
     )
 
 
 def _decoders_decode(setting: Setting, rope_form: RopeForm) -> tuple[DecoderPlan, ...]:
-    def plan_ops(
-        precision: EffectivePrecision, inputs: Mapping[str, TensorPlan]
-    ) -> tuple[PlannedOp, ...]:
+    def plan_ops(variant: Variant, inputs: Values) -> Planned:
         step = DecodeStep(
             setting=setting,
-            graph=setting.graph.decoder,
-            precision=precision,
+            graph=variant.graph,
+            precision=variant.precision,
             rope_form=rope_form,
         )
         return plan_decode_ops(step, inputs)
@@ -259,13 +277,11 @@ def _decoders_decode(setting: Setting, rope_form: RopeForm) -> tuple[DecoderPlan
 def _decoders_prefill(
     setting: Setting, rope_form: RopeForm, tokens: int
 ) -> tuple[DecoderPlan, ...]:
-    def plan_ops(
-        precision: EffectivePrecision, inputs: Mapping[str, TensorPlan]
-    ) -> tuple[PlannedOp, ...]:
+    def plan_ops(variant: Variant, inputs: Values) -> Planned:
         step = PrefillStep(
             setting=setting,
-            graph=setting.graph.decoder,
-            precision=precision,
+            graph=variant.graph,
+            precision=variant.precision,
             rope_form=rope_form,
             tokens=tokens,
         )
@@ -285,7 +301,7 @@ def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:
         enter=plan_decode_ops(step, {}),
         value=before.outputs[0],
         residual=_residual(setting, TILE, decode=True),
-        positions=plan_decode_positions(setting, rope_form),
+        positions=_positions(setting, rope_form),
         decoders=_decoders_decode(setting, rope_form),
     )
 
@@ -305,7 +321,9 @@ def _plan_prefill(setting: Setting, rope_form: RopeForm, tokens: int) -> PhasePl
         enter=plan_prefill_ops(step, {}),
         value=before.outputs[0],
         residual=_residual(setting, tokens, decode=False),
-        positions=plan_prefill_positions(setting, tokens),
+        positions=tuple(
+            plan_prefill_positions(setting, tokens, table) for table in setting.rope_tables
+        ),
         decoders=_decoders_prefill(setting, rope_form, tokens),
     )
 

@@ -5,13 +5,18 @@ from dataclasses import dataclass
 
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import (
+    Activate,
     Add,
     Attention,
+    Concat,
     Embedding,
     Gated,
+    LayerNorm,
     Linear,
+    Multiply,
     RmsNorm,
     RopeQk,
+    Softcap,
     SplitQkv,
 )
 from ttc.plan.matmul import plan_multicast
@@ -19,6 +24,7 @@ from ttc.plan.placement import DRAM, TensorPlan
 from ttc.plan.plan import (
     PlannedAdd,
     PlannedAttention,
+    PlannedConcat,
     PlannedEmbedding,
     PlannedGated,
     PlannedLinear,
@@ -27,12 +33,13 @@ from ttc.plan.plan import (
     PlannedPositions,
     PlannedRope,
     PlannedSplitQkv,
+    PlannedUnary,
     RopeForm,
     SdpaProgram,
 )
-from ttc.plan.setting import MATMUL_GROUPS, Setting
+from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.walk import Planners, Values, plan_nodes
-from ttc.plan.weights import stored_name
+from ttc.plan.weights import ROWS, stored_name
 from ttc.spec.precision import EffectivePrecision
 
 # Chunks of the attention in tokens: long prompts want large chunks, short ones many cores at
@@ -58,12 +65,17 @@ def plan_prefill_ops(step: PrefillStep, inputs: Mapping[str, TensorPlan]) -> tup
     return plan_nodes(step.graph, _PLANNERS, step, inputs)
 
 
-def plan_prefill_positions(setting: Setting, tokens: int) -> PlannedPositions:
+def plan_prefill_positions(setting: Setting, tokens: int, table: str) -> PlannedPositions:
     """cos and sin of the positions of a prompt, in DRAM."""
     head_dim = setting.dims.head_dim
     out = TensorPlan(shape=(1, 1, tokens, head_dim), dtype="bf16", placement=DRAM)
     return PlannedPositions(
-        decode=False, rows=tokens, head_dim=head_dim, placements=(DRAM,), out=out
+        table=table,
+        decode=False,
+        rows=tokens,
+        head_dim=head_dim,
+        placements=(DRAM,),
+        out=out,
     )
 
 
@@ -78,10 +90,13 @@ def _embedding(
     return PlannedEmbedding(node=node, out=out), {node.out: out}
 
 
-def _norm(node: RmsNorm, step: PrefillStep, values: Values) -> tuple[PlannedNorm, Values]:
+def _norm(
+    node: RmsNorm | LayerNorm, step: PrefillStep, values: Values
+) -> tuple[PlannedNorm, Values]:
     out = values[node.x]
     compute = step.precision.fidelity("norm", "prefill")
-    return PlannedNorm(node=node, program=None, compute=compute, out=out), {node.out: out}
+    op = PlannedNorm(node=node, program=None, compute=compute, gathered=None, out=out)
+    return op, {node.out: out}
 
 
 def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLinear, Values]:
@@ -106,6 +121,7 @@ def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLin
         node=node,
         rows=x.shape[3],
         weights=(stored_name(node.weights),),
+        biases=(f"{stored_name(node.biases)}{ROWS}",) if node.biases else (),
         programs=(program,),
         buffer_bytes=(buffers,),
         compute=compute,
@@ -163,7 +179,8 @@ def _attention(
     op = PlannedAttention(
         node=node,
         decode=False,
-        scale=dims.head_dim**-0.5,
+        scale=node.scale,
+        window=window_of(node, setting),
         heads=dims.heads,
         cast_kv=k.dtype != kv_dtype,
         kv_dtype=kv_dtype,
@@ -195,13 +212,32 @@ def _add(node: Add, step: PrefillStep, values: Values) -> tuple[PlannedAdd, Valu
     return PlannedAdd(node=node, out=out), {node.out: out}
 
 
+def _unary(
+    node: Activate | Multiply | Softcap, step: PrefillStep, values: Values
+) -> tuple[PlannedUnary, Values]:
+    out = values[node.x]
+    return PlannedUnary(node=node, out=out), {node.out: out}
+
+
+def _concat(node: Concat, step: PrefillStep, values: Values) -> tuple[PlannedConcat, Values]:
+    xs = [values[name] for name in node.xs]
+    width = sum(x.shape[3] for x in xs)
+    out = TensorPlan(shape=(1, 1, step.tokens, width), dtype=xs[0].dtype, placement=DRAM)
+    return PlannedConcat(node=node, moved=0, out=out), {node.out: out}
+
+
 _PLANNERS: Planners = {
     Embedding: _embedding,
     RmsNorm: _norm,
+    LayerNorm: _norm,
     Linear: _linear,
+    Concat: _concat,
     SplitQkv: _split_qkv,
     RopeQk: _rope_qk,
     Attention: _attention,
     Gated: _gated,
+    Activate: _unary,
+    Multiply: _unary,
+    Softcap: _unary,
     Add: _add,
 }

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ttc.graph.graph import ModelGraph
+from ttc.graph.graph import Graph, ModelGraph
+from ttc.graph.nodes import Attention, RopeQk
 from ttc.graph.shapes import Shape
 from ttc.hardware.hardware import Chip, Mesh
 from ttc.plan.parallel import Parallel, one_chip
@@ -81,6 +82,17 @@ class Setting:
         return self.spec.dims
 
     @property
+    def rope_tables(self) -> tuple[str, ...]:
+        """The tables of the spec by which any decoder rotates."""
+        decoders = self.graph.decoders.values()
+        used = {node.table for graph in decoders for node in graph.find(RopeQk)}
+        return tuple(sorted(used, reverse=True))
+
+    def graph_of(self, layer: int) -> Graph:
+        """The graph of one decoder."""
+        return self.graph.decoders[self.spec.kind_of(layer)]
+
+    @property
     def residual(self) -> Placement:
         """Where the residual stream of a decode step lives: width sharded over a rectangle."""
         grid, width = self.chip.grid, tiles(self.dims.hidden)
@@ -126,6 +138,11 @@ def make_setting(
         decoders=tuple(effective(profile, spec, i) for i in range(spec.dims.layers)),
         model_precision=effective(profile, spec, None),
     )
+
+
+def window_of(node: Attention, setting: Setting) -> int:
+    """Positions that a query of an attention sees, or 0 where the context has no more anyway."""
+    return node.window if node.window < setting.context else 0
 
 
 def user_slots(batch: int, chip: Chip) -> int:

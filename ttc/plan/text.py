@@ -97,8 +97,10 @@ def _weight(weight: WeightPlan) -> str:
 
 def _part(part: WeightPart) -> str:
     rows = f" {part.rows} of {part.heads} heads" if part.heads else ""
+    scale = f" * {part.scale}" if part.scale != 1.0 else ""
+    offset = f" + {part.offset}" if part.offset else ""
     shares = "".join(f" {each.dim} by {each.name} ({each.width})" for each in part.shares)
-    return f"{part.tensor}[{part.start}:{part.stop}]{rows}{shares}"
+    return f"{part.tensor}[{part.start}:{part.stop}]{rows}{scale}{offset}{shares}"
 
 
 def _heads(layout: HeadLayout) -> list[str]:

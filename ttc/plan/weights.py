@@ -1,10 +1,12 @@
 """Which tensors are stored, what each is made of, and how it lies in DRAM."""
 
+from dataclasses import replace
 from math import ceil
 from os.path import commonprefix
+from typing import Literal
 
 from ttc.graph.graph import Graph
-from ttc.graph.nodes import Embedding, Linear, RmsNorm
+from ttc.graph.nodes import Embedding, LayerNorm, Linear, RmsNorm
 from ttc.plan.matmul import L1_RESERVE_BYTES, dram_sharded_bytes, dram_sharded_weight
 from ttc.plan.placement import DRAM, TILE, TILE_BYTES, Placement, TensorPlan, core_run, tiles
 from ttc.plan.plan import PlannedPositions, RopeForm, RopeTable, WeightPart, WeightPlan
@@ -12,11 +14,23 @@ from ttc.plan.setting import MATMUL_GROUPS, Setting
 from ttc.spec.architecture import WeightSpec
 from ttc.spec.precision import EffectivePrecision
 
+# A bias is stored twice: cut over the DRAM banks as the weight is, for the decode matmul, which
+# reads both bank by bank, and in rows, under this suffix, for the prefill matmul.
+ROWS = "_rows"
+
 
 def stored_name(weights: tuple[str, ...]) -> str:
     """The name of weights that are stored as one: wq, wk, wv -> wqkv."""
     prefix = commonprefix(weights) if len(weights) > 1 else ""
     return prefix + "".join(name[len(prefix) :] for name in weights)
+
+
+def bias_names(node: Linear, splits: int) -> tuple[str, ...]:
+    """The stored biases of a decode matmul, one for each of its column splits, or ()."""
+    if not node.biases:
+        return ()
+    name = stored_name(node.biases)
+    return (name,) if splits == 1 else tuple(f"{name}_{i}" for i in range(splits))
 
 
 def column_splits(node: Linear, setting: Setting, precision: EffectivePrecision) -> tuple[int, ...]:
@@ -53,7 +67,7 @@ def column_splits(node: Linear, setting: Setting, precision: EffectivePrecision)
 
 
 def plan_weights(
-    setting: Setting, rope_form: RopeForm, positions: PlannedPositions
+    setting: Setting, rope_form: RopeForm, positions: tuple[PlannedPositions, ...]
 ) -> tuple[WeightPlan, ...]:
     """Every stored tensor, model-wide ones first, then decoder by decoder."""
     plans = [
@@ -61,7 +75,7 @@ def plan_weights(
         *plan_rope_tables(setting, rope_form, positions),
     ]
     for layer, precision in enumerate(setting.decoders):
-        plans += _graph_weights(setting, setting.graph.decoder, layer, precision, rope_form)
+        plans += _graph_weights(setting, setting.graph_of(layer), layer, precision, rope_form)
     return tuple(plans)
 
 
@@ -75,20 +89,21 @@ def _graph_weights(
     plans: list[WeightPlan] = []
     for node in graph.nodes:
         if isinstance(node, Embedding):
-            plans.append(_row_major(setting, node.weight, decoder, precision))
-        elif isinstance(node, RmsNorm):
-            plans.append(_norm(setting, node.weight, decoder, precision))
+            plans.append(_embedding(setting, node, decoder, precision))
+        elif isinstance(node, RmsNorm | LayerNorm):
+            plans += _norm(setting, node, decoder, precision, rope_form)
         elif isinstance(node, Linear):
             plans += _matrices(setting, node, decoder, precision, rope_form)
     return plans
 
 
-def _row_major(
-    setting: Setting, weight: str, decoder: int | None, precision: EffectivePrecision
+def _embedding(
+    setting: Setting, node: Embedding, decoder: int | None, precision: EffectivePrecision
 ) -> WeightPlan:
+    """The table, scaled: its rows become the residual stream, which is rounded alike."""
     group, (rows, columns) = (
-        setting.weight_groups[weight],
-        setting.weight_shapes[weight],
+        setting.weight_groups[node.weight],
+        setting.weight_shapes[node.weight],
     )
     tensor = TensorPlan(
         shape=(1, 1, rows, columns),
@@ -97,10 +112,10 @@ def _row_major(
         layout="row_major",
     )
     return WeightPlan(
-        name=weight,
+        name=node.weight,
         decoder=decoder,
         group=group,
-        parts=(WeightPart(tensor=weight, stop=rows),),
+        parts=(WeightPart(tensor=node.weight, stop=rows, scale=node.scale),),
         table=None,
         transpose=False,
         tensor=tensor,
@@ -108,21 +123,43 @@ def _row_major(
 
 
 def _norm(
-    setting: Setting, weight: str, decoder: int | None, precision: EffectivePrecision
+    setting: Setting,
+    node: RmsNorm | LayerNorm,
+    decoder: int | None,
+    precision: EffectivePrecision,
+    rope_form: RopeForm,
+) -> list[WeightPlan]:
+    """Weight and bias, each a row of tiles, which the sharded and the interleaved norm read."""
+    offset = node.offset if isinstance(node, RmsNorm) else 0.0
+    biases = node.biases if isinstance(node, LayerNorm) else ()
+    weight = replace(_part(setting, node.weight, rope_form), offset=offset)
+    parts = [weight, *(_part(setting, bias, rope_form) for bias in biases)]
+    return [_vector(setting, part.tensor, (part,), decoder, precision) for part in parts]
+
+
+def _vector(
+    setting: Setting,
+    name: str,
+    parts: tuple[WeightPart, ...],
+    decoder: int | None,
+    precision: EffectivePrecision,
+    placement: Placement = DRAM,
 ) -> WeightPlan:
-    """One row of tiles, which both the sharded and the interleaved norm read."""
-    group, (columns,) = setting.weight_groups[weight], setting.weight_shapes[weight]
-    tensor = TensorPlan(
-        shape=(1, 1, 1, columns), dtype=precision.dtype(group, "decode"), placement=DRAM
-    )
+    """Vectors one after the other, as one row of tiles."""
+    group = setting.weight_groups[parts[0].tensor]
+    columns = sum(part.stop - part.start for part in parts)
     return WeightPlan(
-        name=weight,
+        name=name,
         decoder=decoder,
         group=group,
-        parts=(WeightPart(tensor=weight, stop=columns),),
+        parts=parts,
         table=None,
         transpose=False,
-        tensor=tensor,
+        tensor=TensorPlan(
+            shape=(1, 1, 1, columns),
+            dtype=precision.dtype(group, "decode"),
+            placement=placement,
+        ),
     )
 
 
@@ -159,17 +196,44 @@ def _matrices(
                 ),
             )
         )
+        if node.biases:
+            assert len(splits) == 1, "no bias is cut into column splits yet"
+            plans += _biases(setting, node, placement, decoder, precision, rope_form)
         start += columns
     return plans
+
+
+def _biases(
+    setting: Setting,
+    node: Linear,
+    matrix: Placement,
+    decoder: int | None,
+    precision: EffectivePrecision,
+    rope_form: RopeForm,
+) -> list[WeightPlan]:
+    """The bias of a stored matrix, in the matrix's banks and in rows."""
+    name = stored_name(node.biases)
+    parts = tuple(_part(setting, bias, rope_form) for bias in node.biases)
+    columns = sum(part.stop - part.start for part in parts)
+    banks = replace(matrix, name=f"B_{columns}", shard=(TILE, matrix.shard[1]))
+    return [
+        _vector(setting, name, parts, decoder, precision, banks),
+        _vector(setting, f"{name}{ROWS}", parts, decoder, precision),
+    ]
 
 
 def _part(setting: Setting, weight: str, rope_form: RopeForm) -> WeightPart:
     spec = _weight_spec(setting, weight)
     rows = setting.weight_shapes[weight][0]
-    if not spec.rotary:
+    if spec.rotary is None:
         return WeightPart(tensor=weight, stop=rows)
-    heads = setting.dims.heads if spec.rotary == "heads" else setting.dims.kv_heads
-    return WeightPart(tensor=weight, rows=rope_form, heads=heads, stop=rows)
+    return WeightPart(
+        tensor=weight,
+        rows=rope_form,
+        heads=setting.dims.product(spec.rotary),
+        rotary_dim=setting.dims.rotary_dim,
+        stop=rows,
+    )
 
 
 def _weight_spec(setting: Setting, weight: str) -> WeightSpec:
@@ -179,41 +243,25 @@ def _weight_spec(setting: Setting, weight: str) -> WeightSpec:
 
 
 def plan_rope_tables(
-    setting: Setting, rope_form: RopeForm, positions: PlannedPositions
+    setting: Setting, rope_form: RopeForm, positions: tuple[PlannedPositions, ...]
 ) -> list[WeightPlan]:
     """cos and sin for every position of the context; for pairs also the tiles that swap them.
 
     A decode step reads one transformation tile on each core that rotates, a prefill one in DRAM.
     """
-    dims = setting.dims
-
-    def table(name: str, table_rows: int, tensor: TensorPlan) -> WeightPlan:
-        kind = name.removeprefix("rope_")
-        return WeightPlan(
-            name=name,
-            decoder=None,
-            group="rope",
-            parts=(),
-            table=RopeTable(
-                kind="cos" if kind == "cos" else "sin" if kind == "sin" else "transformation",
-                rope=setting.spec.rope,
-                head_dim=dims.head_dim,
-                rows=table_rows,
-                order=rope_form,
-            ),
-            transpose=False,
-            tensor=tensor,
-        )
-
     context = TensorPlan(
-        shape=(1, 1, setting.context, dims.head_dim),
+        shape=(1, 1, setting.context, setting.dims.head_dim),
         dtype="bf16",
         placement=DRAM,
         layout="row_major",
     )
-    plans = [table(f"rope_{kind}", setting.context, context) for kind in ("cos", "sin")]
-    if rope_form == "pairs":
-        cores = positions.placements[0].cores
+    plans = [
+        _table(setting, each.table, kind, rope_form, f"{each.table}_{kind}", context)
+        for each in positions
+        for kind in ("cos", "sin")
+    ]
+    if rope_form == "pairs" and positions:
+        cores = positions[0].placements[0].cores
         users = Placement(
             name="ROPE_SWAP_L1",
             buffer="l1",
@@ -223,6 +271,36 @@ def plan_rope_tables(
         )
         one = TensorPlan(shape=(1, 1, TILE, TILE), dtype="bf16", placement=DRAM)
         each = TensorPlan(shape=(1, 1, TILE * cores, TILE), dtype="bf16", placement=users)
-        plans.append(table("rope_swap", TILE, one))
-        plans.append(table("rope_swap_users", TILE * cores, each))
+        for name, tensor in (("rope_swap", one), ("rope_swap_users", each)):
+            plans.append(
+                _table(setting, positions[0].table, "transformation", rope_form, name, tensor)
+            )
     return plans
+
+
+def _table(
+    setting: Setting,
+    table: str,
+    kind: Literal["cos", "sin", "transformation"],
+    rope_form: RopeForm,
+    name: str,
+    tensor: TensorPlan,
+) -> WeightPlan:
+    rope = setting.spec.rope if table == "rope" else setting.spec.local_rope
+    assert rope is not None, f"the spec was checked to give {table}"
+    return WeightPlan(
+        name=name,
+        decoder=None,
+        group="rope",
+        parts=(),
+        table=RopeTable(
+            kind=kind,
+            rope=rope,
+            head_dim=setting.dims.head_dim,
+            rotary_dim=setting.dims.rotary_dim,
+            rows=tensor.shape[2],
+            order=rope_form,
+        ),
+        transpose=False,
+        tensor=tensor,
+    )

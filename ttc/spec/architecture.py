@@ -25,8 +25,11 @@ class WeightSpec:
 
     `shape` is [out, in]; each size is a product of names of dims. `hf`, `meta` and `gguf` are
     tensor names in each format, after the prefix for weights of a decoder, "" where the file does
-    not say. `rotary` names the dim that counts the heads whose rows are in rotary order: hf stores
-    each head as two halves, meta and gguf as pairs; "" for other weights.
+    not say.
+
+    rotary  the number of heads, as a product of names of dims, whose rows are in rotary order: hf
+            stores each head as two halves, meta and gguf as pairs; None for other weights
+    after   the weights whose rows come before these in the same tensor
     """
 
     name: str
@@ -35,7 +38,8 @@ class WeightSpec:
     meta: str
     gguf: str
     group: str
-    rotary: str
+    rotary: tuple[str, ...] | None
+    after: tuple[str, ...]
     at: Source
 
 
@@ -44,13 +48,17 @@ class Architecture:
     """A decoder family. `prefixes` has, by format, the prefix of a decoder's tensors with `{i}`.
 
     The block `decoder` reads x and `model` reads tokens; the last step of each is its result.
-    `config` says what keys of a config.json mean. `file` is the path to write into emitted files:
-    it does not depend on the working directory.
+    `numbers` are scalars that a spec gives, with the value where it does not (None: it must), and
+    `kinds` those of its decoders, () where all are alike. `config` says what keys of a config.json
+    mean. `file` is the path to write into emitted files: it does not depend on the working
+    directory.
     """
 
     name: str
     hf_classes: tuple[str, ...]
     dims: tuple[str, ...]
+    numbers: Mapping[str, float | None]
+    kinds: tuple[str, ...]
     weights: tuple[WeightSpec, ...]
     decoder_weights: tuple[WeightSpec, ...]
     prefixes: Mapping[str, str]
@@ -84,9 +92,11 @@ def load_architecture(wanted: str | Path) -> Architecture:
     )
     raise_problems(problems + model_problems + decoder_problems)
     raise_problems(
-        _check_used(weights, model, "model") + _check_used(decoder_weights, decoder, "decoder")
+        _check_used(weights, model, "model")
+        + _check_used(decoder_weights, decoder, "decoder")
+        + _check_numbers_used(data, (*model, *decoder))
     )
-    rotary = {name: each.text for name, each in _rotary(data).items()}
+    rotary = {name: _heads(each) for name, each in _rotary(data).items()}
     prefixes = {
         name: each.text for name, each in data["decoder_weights"]["prefix"].fields().items()
     }
@@ -94,6 +104,8 @@ def load_architecture(wanted: str | Path) -> Architecture:
         name=data["architecture"].text,
         hf_classes=tuple(each.text for each in data["hf"].elements()),
         dims=_dims(data),
+        numbers=_numbers(data),
+        kinds=_kinds(data),
         weights=tuple(_weight(name, each, rotary) for name, each in weights.items()),
         decoder_weights=tuple(
             _weight(name, each, rotary) for name, each in decoder_weights.items()
@@ -111,6 +123,22 @@ def _dims(data: Located) -> tuple[str, ...]:
     return tuple(each.text for each in data["dims"].elements())
 
 
+def _numbers(data: Located) -> Mapping[str, float | None]:
+    numbers: dict[str, float | None] = {}
+    listed = data.get("numbers")
+    for each in listed.elements() if listed else ():
+        if isinstance(each.value, str):
+            numbers[each.value] = None
+        else:
+            numbers |= {name: default.number for name, default in each.fields().items()}
+    return MappingProxyType(numbers)
+
+
+def _kinds(data: Located) -> tuple[str, ...]:
+    listed = data.get("kinds")
+    return tuple(each.text for each in listed.elements()) if listed else ()
+
+
 def _rotary(data: Located) -> dict[str, Located]:
     rows = data.get("rotary_rows")
     return rows.fields() if rows else {}
@@ -120,19 +148,22 @@ def _product(text: str) -> tuple[str, ...]:
     return tuple(text.split(" * "))
 
 
-def _weight(name: str, data: Located, rotary: Mapping[str, str]) -> WeightSpec:
-    def tensor(form: str) -> str:
-        written = data.get(form)
-        return written.text if written else ""
+def _heads(data: Located) -> tuple[str, ...]:
+    """The dim that counts heads; the empty product where the weight is one head."""
+    return (data.text,) if isinstance(data.value, str) else ()
 
+
+def _weight(name: str, data: Located, rotary: Mapping[str, tuple[str, ...]]) -> WeightSpec:
+    after = data.get("after")
     return WeightSpec(
         name=name,
         shape=tuple(_product(each.text) for each in data["shape"].elements()),
-        hf=tensor("hf"),
-        meta=tensor("meta"),
-        gguf=tensor("gguf"),
+        hf=_text(data, "hf"),
+        meta=_text(data, "meta"),
+        gguf=_text(data, "gguf"),
         group=data["group"].text,
-        rotary=rotary.get(name, ""),
+        rotary=rotary.get(name),
+        after=tuple(each.text for each in after.elements()) if after else (),
         at=data.key_at,
     )
 
@@ -145,6 +176,8 @@ def _scope(data: Located, block: str, weights: Mapping[str, Located]) -> Scope:
         weights={name: len(each["shape"].elements()) for name, each in weights.items()},
         sizes=_dims(data),
         blocks=("decoder",) if model else (),
+        numbers=tuple(_numbers(data)),
+        kinds=() if model else _kinds(data),
     )
 
 
@@ -169,6 +202,7 @@ def _check_weights(
             problems.append(Problem(message=message, at=each.key_at, details=details))
     for name, each in every.items():
         problems += _check_shape(each, _dims(data)) + _check_tensor_names(name, each, prefix)
+        problems += _check_after(each, every)
     for group in ONCE:
         members = [each for each in weights.values() if each["group"].text == group]
         if len(members) != 1:
@@ -223,6 +257,27 @@ def _check_tensor_names(name: str, weight: Located, prefix: Located) -> list[Pro
     return problems
 
 
+def _check_after(weight: Located, weights: Mapping[str, Located]) -> list[Problem]:
+    """The weights before this one must lie in the same tensor, and have its number of columns."""
+    problems: list[Problem] = []
+    after = weight.get("after")
+    for each in after.elements() if after else ():
+        other = weights.get(each.text)
+        if other is None:
+            message, hint = f"unknown weight '{each.text}'", did_you_mean(each.text, weights)
+            problems.append(Problem(message=message, at=each.at, help=hint))
+        elif any(_text(other, form) != _text(weight, form) for form in FORMATS):
+            message = f"'{each.text}' is of another tensor"
+            details = (f"it is declared at {other.key_at}",)
+            problems.append(Problem(message=message, at=each.at, details=details))
+    return problems
+
+
+def _text(weight: Located, name: str) -> str:
+    written = weight.get(name)
+    return written.text if written else ""
+
+
 def _check_rotary(data: Located, weights: Mapping[str, Located]) -> list[Problem]:
     problems: list[Problem] = []
     for name, heads in _rotary(data).items():
@@ -232,8 +287,9 @@ def _check_rotary(data: Located, weights: Mapping[str, Located]) -> list[Problem
             continue
         rows = weights[name]["shape"].elements()[0]
         known = set(_product(rows.text)) <= set(_dims(data))
-        if known and sorted(_product(rows.text)) != sorted((heads.text, "head_dim")):
-            message = f"the rows of '{name}' are not {heads.text} * head_dim"
+        expected = (*_heads(heads), "head_dim")
+        if known and sorted(_product(rows.text)) != sorted(expected):
+            message = f"the rows of '{name}' are not {' * '.join(expected)}"
             details = (f"its shape is declared at {rows.at}",)
             problems.append(
                 Problem(message=message, at=heads.at, note=f"got {rows.text}", details=details)
@@ -244,7 +300,7 @@ def _check_rotary(data: Located, weights: Mapping[str, Located]) -> list[Problem
 def _check_used(
     weights: Mapping[str, Located], steps: tuple[Step, ...], block: str
 ) -> list[Problem]:
-    used = {step.setting("weight") for step in steps}
+    used = {value for step in steps for name in ("weight", "bias") for value in step.values(name)}
     return [
         Problem(
             message=f"the weight '{name}' is never used",
@@ -253,4 +309,14 @@ def _check_used(
         )
         for name, each in weights.items()
         if name not in used
+    ]
+
+
+def _check_numbers_used(data: Located, steps: tuple[Step, ...]) -> list[Problem]:
+    """Every number must be what a setting of some step says."""
+    used = {value for step in steps for name, _ in step.settings for value in step.values(name)}
+    unused = [name for name in _numbers(data) if name not in used]
+    return [
+        Problem(message=f"the number '{name}' is never used", at=data["numbers"].at)
+        for name in unused
     ]

@@ -11,6 +11,7 @@ from ttc.hardware.hardware import mesh_names
 from ttc.located import Located, parse_yaml, raise_problems, read_text
 from ttc.schema import load_yaml
 from ttc.spec import library
+from ttc.spec.agreement import check_agreement
 from ttc.spec.architecture import Architecture, load_architecture
 from ttc.spec.fidelity import load_fidelities
 from ttc.spec.groups import Settings, check_decoders, read_settings
@@ -100,7 +101,9 @@ def load_model(wanted: str | Path) -> ModelSpec:
     architecture, architecture_problems = _architecture(data["architecture"], path)
     raise_problems(problems + architecture_problems)
     assert architecture is not None, "an architecture that is not found is a problem"
-    raise_problems(_check_tied(data["tie_embeddings"], architecture))
+    raise_problems(
+        check_agreement(data, architecture) + _check_tied(data["tie_embeddings"], architecture)
+    )
     chunks, weights = data.get("prefill_chunk_tokens"), data.get("weights")
     numbers, kinds = data.get("numbers"), data.get("layer_kinds")
     return ModelSpec(

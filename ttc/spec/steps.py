@@ -2,12 +2,15 @@
 
 import keyword
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Literal
 
 from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located
+
+KINDS = "kinds"  # the setting that every step of a decoder may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,16 +18,28 @@ class Step:
     """`result: {op: operands, setting: value}`; `at` is the place of the result's name.
 
     `repeat` has the block as its operand, and the settings `times` (a size) and `input` (a value).
+    A setting is text as written, or such texts by kind of decoder. `kinds` are the decoders that
+    have the step, () for all; in the others its result is its first operand.
     """
 
     result: str
     op: str
     operands: tuple[str, ...]
-    settings: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, str | Mapping[str, str]], ...]
+    kinds: tuple[str, ...] = ()
     at: Source
 
-    def setting(self, name: str, default: str | None = None) -> str | None:
-        return dict(self.settings).get(name, default)
+    def setting(self, name: str, kind: str = "") -> str | None:
+        """What a setting says for decoders of a kind; None where it says nothing."""
+        held = dict(self.settings).get(name)
+        return held if held is None or isinstance(held, str) else held.get(kind)
+
+    def values(self, name: str) -> tuple[str, ...]:
+        """Everything that a setting says, for whatever kind."""
+        held = dict(self.settings).get(name)
+        if held is None:
+            return ()
+        return (held,) if isinstance(held, str) else tuple(held.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,38 +56,62 @@ class WeightOf:
     rank: int
 
 
-type Setting = OneOf | WeightOf | Literal["size", "value"]
+# "number" is a literal or a name among the architecture's `numbers`.
+type Setting = OneOf | WeightOf | Literal["size", "value", "number"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What an operation takes: its operands by name, and its settings, all of them required."""
+    """What an operation takes: its operands by name, the settings it needs, those it may have."""
 
     operands: tuple[str, ...]
-    settings: Mapping[str, Setting]
+    settings: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))
+    optional: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))
 
+
+ACTIVATIONS = OneOf(values=("silu", "gelu", "gelu_tanh", "relu"))
 
 OPERATIONS: Mapping[str, Operation] = {
-    "embedding": Operation(operands=("tokens",), settings={"weight": WeightOf(rank=2)}),
-    "rms_norm": Operation(operands=("x",), settings={"weight": WeightOf(rank=1)}),
-    "linear": Operation(operands=("x",), settings={"weight": WeightOf(rank=2)}),
-    "rope": Operation(operands=("x",), settings={}),
-    "attention": Operation(operands=("q", "k", "v"), settings={"mask": OneOf(values=("causal",))}),
-    "gated": Operation(operands=("gate", "up"), settings={"activation": OneOf(values=("silu",))}),
-    "add": Operation(operands=("a", "b"), settings={}),
+    "embedding": Operation(
+        operands=("tokens",), settings={"weight": WeightOf(rank=2)}, optional={"scale": "number"}
+    ),
+    "rms_norm": Operation(
+        operands=("x",), settings={"weight": WeightOf(rank=1)}, optional={"offset": "number"}
+    ),
+    "layer_norm": Operation(
+        operands=("x",), settings={"weight": WeightOf(rank=1)}, optional={"bias": WeightOf(rank=1)}
+    ),
+    "linear": Operation(
+        operands=("x",), settings={"weight": WeightOf(rank=2)}, optional={"bias": WeightOf(rank=1)}
+    ),
+    "rope": Operation(operands=("x",), optional={"table": OneOf(values=("rope", "local_rope"))}),
+    "attention": Operation(
+        operands=("q", "k", "v"),
+        settings={"mask": OneOf(values=("causal",))},
+        optional={"scale": "number", "window": "number", "cap": "number"},
+    ),
+    "gated": Operation(operands=("gate", "up"), settings={"activation": ACTIVATIONS}),
+    "activate": Operation(operands=("x",), settings={"activation": ACTIVATIONS}),
+    "add": Operation(operands=("a", "b")),
+    "multiply": Operation(operands=("x",), settings={"by": "number"}),
+    "divide": Operation(operands=("x",), settings={"by": "number"}),
+    "softcap": Operation(operands=("x",), settings={"cap": "number"}),
     "repeat": Operation(operands=("block",), settings={"times": "size", "input": "value"}),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What the steps of one block may name: weights with their ranks, sizes, other blocks."""
+    """What the steps of one block may name: weights with their ranks, sizes, other blocks,
+    numbers, and the kinds of decoders (none where all are alike, and in the model's own block)."""
 
     block: str
     input: str
     weights: Mapping[str, int]
     sizes: tuple[str, ...]
     blocks: tuple[str, ...]
+    numbers: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 def read_steps(data: Located, scope: Scope) -> tuple[tuple[Step, ...], list[Problem]]:
@@ -102,9 +141,14 @@ class _StepReader:
         op = self._operation(body)
         if op is not None:
             operands = self._operands(op, body[op])
-            settings = self._settings(op, body)
-            at = body.key_at
-            step = Step(result=result, op=op, operands=operands, settings=settings, at=at)
+            step = Step(
+                result=result,
+                op=op,
+                operands=operands,
+                settings=self._settings(op, body),
+                kinds=self._kinds(body),
+                at=body.key_at,
+            )
             self.steps.append(step)
         self.places.setdefault(result, body.key_at)
 
@@ -180,38 +224,56 @@ class _StepReader:
             details = (f"defined at {self.later[name]}",)
         self.problems.append(Problem(message=message, at=operand.at, details=details, help=hint))
 
-    def _settings(self, op: str, body: Located) -> tuple[tuple[str, str], ...]:
-        expected = OPERATIONS[op].settings
-        given = {name: each for name, each in body.fields().items() if name != op}
+    def _settings(self, op: str, body: Located) -> tuple[tuple[str, str | Mapping[str, str]], ...]:
+        operation = OPERATIONS[op]
+        known: dict[str, Setting] = {**operation.settings, **operation.optional}
+        given = {name: each for name, each in body.fields().items() if name not in (op, KINDS)}
         meant: set[str] = set()
         for name, each in given.items():
-            if name in expected:
-                self._check_setting(name, each, expected[name])
+            if name in known:
+                self._check_setting(name, each, known[name], needed=name in operation.settings)
                 continue
-            near = get_close_matches(name, [each for each in expected if each not in given], n=1)
+            near = get_close_matches(name, [each for each in known if each not in given], n=1)
             meant |= set(near)
             self.problems.append(
                 Problem(
                     message=f"unknown setting '{name}'",
                     at=each.key_at,
                     note=f"not a setting of '{op}'",
-                    help=did_you_mean(name, near or expected),
+                    help=did_you_mean(name, near or known),
                 )
             )
-        for name in expected:
+        for name in operation.settings:
             if name not in given and name not in meant:
                 message = f"'{op}' needs the setting '{name}'"
                 self.problems.append(
                     Problem(message=message, at=body[op].key_at, help=f"add '{name}:'")
                 )
-        return tuple((name, each.written) for name, each in given.items())
+        return tuple((name, _written(each)) for name, each in given.items())
 
-    def _check_setting(self, name: str, data: Located, kind: Setting) -> None:
-        match kind:
+    def _check_setting(self, name: str, data: Located, setting: Setting, *, needed: bool) -> None:
+        """One value, or a mapping from kinds of decoders: from all of them where it is needed."""
+        if not isinstance(data.value, dict):
+            self._check_value(name, data, setting)
+            return
+        for kind, each in data.fields().items():
+            if self._known_kind(kind, each.key_at):
+                self._check_value(name, each, setting)
+        missing = [kind for kind in self.scope.kinds if kind not in data.fields()]
+        if needed and missing:
+            message = f"'{name}' says nothing for the kind '{missing[0]}'"
+            self.problems.append(Problem(message=message, at=data.key_at))
+
+    def _check_value(self, name: str, data: Located, setting: Setting) -> None:
+        match setting:
             case "value":
                 self._use(data)
             case "size":
                 self._expect(data, "size", self.scope.sizes)
+            case "number":
+                literal = isinstance(data.value, int | float) and not isinstance(data.value, bool)
+                if not literal:
+                    self._expect(data, "number", self.scope.numbers)
             case OneOf(values=values):
                 self._expect(data, name, values)
             case WeightOf(rank=rank):
@@ -219,6 +281,23 @@ class _StepReader:
                 if self._expect(data, "weight", self.scope.weights) and has != rank:
                     message = f"'{data.written}' has {has} dimension(s), expected {rank}"
                     self.problems.append(Problem(message=message, at=data.at))
+
+    def _kinds(self, body: Located) -> tuple[str, ...]:
+        """The `kinds` of a step. The shape of its first operand is then that of its result."""
+        data = body.get(KINDS)
+        if data is None:
+            return ()
+        listed = data.elements() if isinstance(data.value, tuple) else (data,)
+        return tuple(each.written for each in listed if self._known_kind(each.written, each.at))
+
+    def _known_kind(self, kind: str, at: Source) -> bool:
+        if kind in self.scope.kinds:
+            return True
+        note = "" if self.scope.kinds else f"'{self.scope.block}' has no kinds"
+        hint = did_you_mean(kind, self.scope.kinds)
+        message = f"unknown kind '{kind}'"
+        self.problems.append(Problem(message=message, at=at, note=note, help=hint))
+        return False
 
     def _expect(self, data: Located, kind: str, choices: Collection[str]) -> bool:
         if data.written in choices:
@@ -234,3 +313,9 @@ class _StepReader:
             )
         )
         return False
+
+
+def _written(data: Located) -> str | Mapping[str, str]:
+    if not isinstance(data.value, dict):
+        return data.written
+    return MappingProxyType({kind: each.written for kind, each in data.fields().items()})

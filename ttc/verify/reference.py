@@ -85,8 +85,9 @@ def _tensors_by_hugging_face_name(
             values = widen_bf16(values)
         layer = place.removeprefix("decoders.").removesuffix(".")
         prefix = architecture.prefixes["hf"].replace("{i}", layer) if place else ""
-        order = row_order(values.shape[0], bound.heads, bound.rows, "halves")
-        yield prefix + weight.hf, torch.from_numpy(values[order])
+        if bound.rows == "pairs":  # all of a head turns where a format stores pairs
+            values = values[row_order(values.shape[0], bound.heads, "pairs", "halves")]
+        yield prefix + weight.hf, torch.from_numpy(values)
 
 
 def _key(checkpoint: Checkpoint, token_ids: Sequence[int]) -> str:

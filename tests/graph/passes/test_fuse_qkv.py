@@ -18,7 +18,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def graph(tiny_spec: Path) -> Graph:
-    return build_graph(load_model(tiny_spec)).decoder
+    return build_graph(load_model(tiny_spec)).decoders[""]
 
 
 def test_three_projections_become_one(graph: Graph) -> None:

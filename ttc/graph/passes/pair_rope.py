@@ -17,8 +17,8 @@ def pair_rope(graph: Graph) -> Graph:
     for attention in graph.find(Attention):
         q = graph.producer(attention.q)
         k = graph.producer(attention.k)
-        if not (isinstance(q, Rope) and isinstance(k, Rope)) or q is k:
+        if not (isinstance(q, Rope) and isinstance(k, Rope)) or q is k or q.table != k.table:
             continue
-        pair = RopeQk(q=q.x, k=k.x, q_out=q.out, k_out=k.out, at=q.at)
+        pair = RopeQk(q=q.x, k=k.x, table=q.table, q_out=q.out, k_out=k.out, at=q.at)
         graph = graph.substitute([q, k], [pair])
     return graph
