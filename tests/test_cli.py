@@ -65,8 +65,8 @@ def artefact(command: Command, tmp_path: Path, tiny_spec: Path) -> Path:
     return out
 
 
-def test_there_are_six_verbs() -> None:
-    assert VERBS == ["check", "plan", "compile", "verify", "run", "demo"]
+def test_the_verbs_in_order() -> None:
+    assert VERBS == ["check", "plan", "compile", "verify", "run", "accuracy", "demo"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

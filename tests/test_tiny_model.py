@@ -4,14 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from ttc import api
 from ttc.cli import main
@@ -25,46 +23,11 @@ pytestmark = [pytest.mark.emulate, pytest.mark.mock]
 
 USERS = 3
 PROMPTS = [[5, 9, 2, 250], [7] * 40, [1]]
-MAX_SHARD_BYTES = 200_000
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dims of tests/data/tiny.yaml, random weights in several shards, a byte tokenizer."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        vocab_size=320,
-        max_position_embeddings=1024,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
-        initializer_range=0.15,
-        eos_token_id=0,
-    )
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(folder, max_shard_size=MAX_SHARD_BYTES)
-    write_tokenizer(folder)
-    return folder
-
-
-def write_tokenizer(folder: Path) -> None:
-    codec = cast(Any, tokenizers.Tokenizer(models.BPE()))
-    codec.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    codec.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<end>"],
-        show_progress=False,
-    )
-    codec.train_from_iterator([], trainer)
-    codec.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+def checkpoint(tiny_checkpoint: Path) -> Path:
+    return tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

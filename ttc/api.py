@@ -31,6 +31,7 @@ from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.precision import PrecisionProfile, load_profile
 
 if TYPE_CHECKING:
+    from ttc.accuracy.run import AccuracyReport, AccuracySettings
     from ttc.runtime.model import Model
     from ttc.verify.emulated import EmulatorVerdict
     from ttc.verify.report import Report
@@ -141,12 +142,14 @@ def load(
     backend: str = "auto",
     mesh: str = "",
     simulator: bool = False,
+    emulator_device: str = "cpu",
 ) -> "Model":
     """A compiled model, ready to be asked. Close it, or use it as a context manager.
 
     backend    auto takes a device if there is one, else the emulator; see `Model.backend`
     mesh       refuse an artefact that was built for another mesh
     simulator  a simulated device is set up; auto then takes it
+    emulator_device  where torch emulates: cpu, cuda or cuda:N
     """
     found = opened(artefact, mesh=mesh)
     name, why = choose_backend(backend, simulator=simulator)
@@ -154,7 +157,7 @@ def load(
         logging.getLogger(__name__).warning("running on the backend '%s': %s", name, why)
     from ttc.runtime.model import Model
 
-    return Model(found, name)
+    return Model(found, name, emulator_device=emulator_device)
 
 
 def opened(
@@ -194,6 +197,33 @@ def verify(
     return verify_both(
         mock=None if backend == "emulate" else partial(verify_on_mock, found, cache / "mock"),
         emulate=on_emulator if backend != "mock" and with_weights else None,
+        progress=progress,
+    )
+
+
+def accuracy(
+    artefact: Artefact | str | Path,
+    *,
+    backend: str = "auto",
+    settings: "AccuracySettings | None" = None,
+    weights: str | None = None,
+    cache: str | Path = DEFAULT_CACHE,
+    progress: Progress = silent,
+    simulator: bool = False,
+) -> "AccuracyReport":
+    """Teacher forcing over a text: agreement with Hugging Face, KL divergence, perplexity.
+
+    weights  where the checkpoint is, if it is not where it was when the artefact was compiled
+    """
+    from ttc.accuracy.run import AccuracySettings, measure
+
+    name, _ = choose_backend(backend, simulator=simulator)
+    return measure(
+        opened(artefact),
+        backend=name,
+        settings=settings or AccuracySettings(),
+        weights=weights,
+        cache=Path(cache).expanduser(),
         progress=progress,
     )
 

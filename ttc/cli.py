@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import typer
 
+from ttc.commands.accuracy import accuracy
 from ttc.commands.check import check
 from ttc.commands.compile import compile
 from ttc.commands.plan import plan
@@ -18,7 +19,7 @@ from ttc.commands.run import demo, run
 from ttc.commands.verify import verify
 from ttc.errors import TtcError
 
-VERBS = (check, plan, compile, verify, run, demo)
+VERBS = (check, plan, compile, verify, run, accuracy, demo)
 """In the order of `ttc --help`."""
 
 app = typer.Typer(

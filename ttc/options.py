@@ -59,6 +59,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and
 Backend = Annotated[
     str, typer.Option(help="auto, emulate or device; auto takes a device if there is one.")
 ]
+EmulatorDevice = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Where torch emulates: cpu, cuda or cuda:N.")
+]
 Prompts = Annotated[
     list[str] | None,
     typer.Option("--prompt", "-p", help="What to ask; - reads it. Several run side by side."),

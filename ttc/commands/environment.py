@@ -64,7 +64,13 @@ def weights_folder(screen: Screen, given: Environment, spec: str) -> str | None:
 
 
 def load_model_of(
-    screen: Screen, given: Environment, artefact: Path, *, backend: str, mesh: str
+    screen: Screen,
+    given: Environment,
+    artefact: Path,
+    *,
+    backend: str,
+    mesh: str,
+    emulator_device: str,
 ) -> "Model":
     """The model of an artefact on a backend; says which one and why."""
     simulator = bool(given.get("TT_METAL_SIMULATOR"))
@@ -72,4 +78,4 @@ def load_model_of(
     screen.note(f"backend: {name} ({why})")
     with screen.progress() as progress:
         progress("loading the model")
-        return api.load(artefact, backend=name, mesh=mesh)
+        return api.load(artefact, backend=name, mesh=mesh, emulator_device=emulator_device)

@@ -16,6 +16,7 @@ from ttc.options import (
     ArtefactFolder,
     Backend,
     Cache,
+    EmulatorDevice,
     Json,
     MeshOption,
     Precision,
@@ -53,6 +54,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Repeats the same draw.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer.")] = None,
     backend: Backend = "auto",
+    emulator_device: EmulatorDevice = "cpu",
     mesh: Annotated[str, typer.Option(envvar="MESH_DEVICE", help="Refuse any other.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -70,7 +72,14 @@ def run(
         seed=seed,
         stop=stop or (),
     )
-    model = load_model_of(screen, environment(context_), artefact, backend=backend, mesh=mesh)
+    model = load_model_of(
+        screen,
+        environment(context_),
+        artefact,
+        backend=backend,
+        mesh=mesh,
+        emulator_device=emulator_device,
+    )
     with model:
         records, timing = _generate(screen, model, prompts, settings)
     screen.result({"backend": model.backend, "outputs": records} | timing)

@@ -46,9 +46,9 @@ def direct(x: torch.Tensor, add: Addition) -> torch.Tensor:
     The owner's own part comes first, then the others by position.
     """
     count = len(x)
-    owners = torch.arange(count)
+    owners = torch.arange(count, device=x.device)
     senders = [[owner, *(i for i in range(count) if i != owner)] for owner in range(count)]
-    parts = [x[torch.tensor(senders)[:, place], owners] for place in range(count)]
+    parts = [x[torch.tensor(senders, device=x.device)[:, place], owners] for place in range(count)]
     total = parts[0] if count % 2 else add.in_dst(parts[0], parts[1])
     for place in range(1 if count % 2 else 2, count, 2):
         total = add.in_dst(parts[place], parts[place + 1], total)
@@ -62,7 +62,7 @@ def ring(x: torch.Tensor, add: Addition) -> torch.Tensor:
     sides for every other chunk of tiles; here all chunks go as the first does.
     """
     count = len(x)
-    owners = torch.arange(count)
+    owners = torch.arange(count, device=x.device)
 
     def part(distance: int) -> torch.Tensor:
         return x[(owners + distance) % count, owners]
@@ -82,7 +82,7 @@ def ring(x: torch.Tensor, add: Addition) -> torch.Tensor:
 def line(x: torch.Tensor, add: Addition) -> torch.Tensor:
     """A chain from each end reaches the owner, which adds the one from the front first."""
     count = len(x)
-    owners = torch.arange(count)
+    owners = torch.arange(count, device=x.device)
     own = x[owners, owners]
     total = own.clone()
     total[1:] = add(own[1:], _arrivals(x, add))

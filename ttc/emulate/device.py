@@ -57,6 +57,7 @@ class MeshDevice:
 
     rounding   False keeps every value in float32: all dtypes, fidelities and accumulator widths
                are then ignored, which shows whether a program computes the right thing at all
+    torch_device  where torch keeps and computes all values of the mesh: "cpu", "cuda", "cuda:1"
     topology   whether the chips along an axis form a line or a ring
     chip       one of its chips, all being alike; a mesh of one chip is its own
     """
@@ -70,7 +71,9 @@ class MeshDevice:
         arch: Arch,
         rounding: bool,
         topology: Topology,
+        torch_device: str = "cpu",
     ) -> None:
+        self.torch_device = torch_device
         self.shape = shape
         self.rounding = rounding
         self.topology = topology
@@ -87,6 +90,7 @@ class MeshDevice:
             arch=self._arch,
             rounding=self.rounding,
             topology=self.topology,
+            torch_device=self.torch_device,
         )
 
     def create_submeshes(self, submesh_shape: MeshShape) -> "list[MeshDevice]":
@@ -148,6 +152,7 @@ def open_mesh_device(
     arch: Arch = Arch.WORMHOLE_B0,
     rounding: bool = True,
     topology: Topology = Topology.Linear,
+    torch_device: str = "cpu",
     **ignored: Unpack[_Allocation],
 ) -> MeshDevice:
     """A mesh without hardware. The defaults of grid and DRAM banks are those of one Wormhole chip.
@@ -162,6 +167,7 @@ def open_mesh_device(
         arch=arch,
         rounding=rounding,
         topology=topology,
+        torch_device=torch_device,
     )
 
 

@@ -149,7 +149,7 @@ def _aligned(
     """Stored values of both, extended with zeros where only one of them stores a part."""
     left = a.values(op)[index]
     if not isinstance(b, Tensor):
-        return left, torch.tensor(b, dtype=left.dtype)
+        return left, left.new_tensor(b)
     right = b.values(op)[index]
     if left.shape == right.shape:
         return left, right

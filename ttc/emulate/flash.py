@@ -54,8 +54,8 @@ def prefill(
     """
     kv_heads, rows = k.shape[0], q.shape[1]
     queries = q.unflatten(0, (kv_heads, -1))
-    maximum = torch.full((*queries.shape[:-1], 1), _LOWEST)
-    state = torch.zeros(*queries.shape[:-1], q.shape[-1] + TILE)
+    maximum = queries.new_full((*queries.shape[:-1], 1), _LOWEST)
+    state = queries.new_zeros(*queries.shape[:-1], q.shape[-1] + TILE)
     for first in range(0, k.shape[1], k_chunk):
         start = first // q_chunk * q_chunk if causal else 0
         if start >= rows:
@@ -64,8 +64,8 @@ def prefill(
         scores = _product(queries[:, :, start:], keys.transpose(1, 2), numbers)
         hidden = None
         if causal and (window or first + keys.shape[1] - 1 > start):
-            row = torch.arange(start, rows).unsqueeze(1)
-            key = torch.arange(first, first + keys.shape[1]).unsqueeze(0)
+            row = torch.arange(start, rows, device=q.device).unsqueeze(1)
+            key = torch.arange(first, first + keys.shape[1], device=q.device).unsqueeze(0)
             hidden = (key > row) | (key <= row - (window or rows))
             scores.masked_fill_(hidden, _LOWEST)
         before = maximum[:, :, start:]
@@ -191,7 +191,7 @@ def _divide_by_sums(state: torch.Tensor, numbers: Attention) -> torch.Tensor:
     if numbers.wide_dst:
         total = round_to_bf16_(fpu.activation_slice(sums, 0).sum(-1, keepdim=True))
     else:
-        ones = torch.ones(1, TILE, 1)
+        ones = sums.new_ones(1, TILE, 1)
         rows = sums.reshape(1, 1, -1, TILE)
         total = _product(rows, ones, numbers, MathFidelity.HiFi2).view(*sums.shape[:-1], 1)
     return _multiply(out, round_to_bf16_(total.reciprocal_()), numbers)

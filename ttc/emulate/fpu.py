@@ -113,10 +113,12 @@ def wide_matmul(x: torch.Tensor, w: torch.Tensor, fidelity: MathFidelity) -> tor
 
 
 class _Accumulator:
-    """A 16-bit Dst of one shape, empty or with the values of `start`."""
+    """A 16-bit Dst of one shape where `like` is, empty or with the values of `start`."""
 
-    def __init__(self, shape: Sequence[int], start: torch.Tensor | None = None) -> None:
-        self.dst = torch.empty(shape) if start is None else start.clone()
+    def __init__(
+        self, like: torch.Tensor, shape: Sequence[int], start: torch.Tensor | None = None
+    ) -> None:
+        self.dst = like.new_empty(shape) if start is None else start.clone()
         self._empty = start is None
         self._dst_bits = self.dst.view(torch.int32)
         self._top_bits = torch.empty_like(self._dst_bits)
@@ -206,7 +208,7 @@ def group_matmul(
     if row_step == rows and column_step >= width:
         sums = [torch.bmm(*pair) for pair in zip(activations, weights, strict=True)]
         return _sum_groups(sums, per_block, accumulate_in_l1, pack_partial)
-    out = torch.empty(rows, width)
+    out = x.new_empty(rows, width)
     for column in range(0, width, column_step):
         columns = slice(column, column + column_step)
         for row in range(0, rows, row_step):
@@ -236,7 +238,7 @@ def _sum_groups(
         """Blocks `first` to before `last` side by side, all from `start` -> [blocks, M, N]."""
         tops = [one[first:last].unbind(1) for one in exponents]
         groups = [one[first:last].unbind(1) for one in terms]
-        accumulator = _Accumulator((last - first, *shape), start)
+        accumulator = _Accumulator(sums[0], (last - first, *shape), start)
         for half in range(0, per_block // 2, 2):
             # Within a tile of K the phases are the outer loop; one MVMUL adds two groups.
             for top, group in zip(tops, groups, strict=True):
@@ -278,7 +280,7 @@ def multiply(
         scale = cut(a, _SIGN_AND_EXPONENT) * cut(b, _SIGN_AND_EXPONENT)
         index = scale.view(torch.int32).bitwise_right_shift(_SIGN_SHIFT).bitwise_and_(_SECOND_TABLE)
         index.add_(_significand(a), alpha=128).add_(_significand(b))
-        products = _significand_products(fidelity).index_select(0, index.reshape(-1))
+        products = _significand_products(fidelity, a.device).index_select(0, index.reshape(-1))
         return scale.mul_(products.view(scale.shape))
     whole = cut(a, _KEEP_TF32_WEIGHT) if from_tf32 else a
     if fidelity is MathFidelity.HiFi4:
@@ -297,8 +299,8 @@ def _significand(values: torch.Tensor) -> torch.Tensor:
     return values.view(torch.int32).bitwise_right_shift(_HALF_WORD).bitwise_and_(_MANTISSA)
 
 
-@lru_cache(maxsize=4)
-def _significand_products(fidelity: MathFidelity) -> torch.Tensor:
+@lru_cache(maxsize=8)
+def _significand_products(fidelity: MathFidelity, place: torch.device) -> torch.Tensor:
     """Products of all BF16 significands in [1, 2) through a 16-bit Dst.
 
     Index 128 * a + b for products above zero and, as ties round up, another table for the
@@ -307,13 +309,13 @@ def _significand_products(fidelity: MathFidelity) -> torch.Tensor:
     ones = torch.arange(128, dtype=torch.int32).bitwise_left_shift_(16).add_(0x3F800000)
     a, b = ones.view(torch.float32).unsqueeze(1), ones.view(torch.float32).unsqueeze(0)
     above, below = (accumulate_products(sign * a, b, fidelity).abs() for sign in (1.0, -1.0))
-    return torch.cat((above.flatten(), below.flatten()))
+    return torch.cat((above.flatten(), below.flatten())).to(place)
 
 
 def accumulate_products(a: torch.Tensor, b: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:
     """a * b, phase by phase into a 16-bit Dst."""
     a, b = torch.broadcast_tensors(a, b)
-    product = _Accumulator(a.shape)
+    product = _Accumulator(a, a.shape)
     exponents = _exponents(a).add_(_exponents(b)).sub_(127 << 23)
     for phase in PHASES[fidelity]:
         # A product is aligned by the exponents of its operands, not by its own.

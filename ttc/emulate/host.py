@@ -92,6 +92,7 @@ def _on_chip(
         require(dtype not in BLOCK_FORMATS or layout is Layout.TILE, op, f"{dtype.name} needs TILE")
     else:
         check_placement(op, shape, dtype, layout, placed, chip)
+        stored = stored.to(chip.torch_device)
     return Tensor([stored], shape, dtype, layout, chip, placed)
 
 
@@ -117,7 +118,7 @@ def to_torch(
     if dtype is None:
         rounded = tensor.device() is None or _rounding(tensor)
         dtype = _TO_TORCH[tensor.dtype] if rounded or not is_float(tensor.dtype) else torch.float32
-    return values.to(dtype, copy=True)
+    return values.to("cpu", dtype, copy=True)
 
 
 def _rounding(tensor: Tensor) -> bool:
@@ -135,7 +136,7 @@ def empty(
 ) -> Tensor | MeshTensor:
     """Device memory. Its values are zeros here and undefined in ttnn."""
     kind = torch.float32 if is_float(dtype) else torch.int64
-    zeros = torch.zeros(tuple(shape), dtype=kind)
+    zeros = torch.zeros(tuple(shape), dtype=kind, device=device.torch_device)
     return replicated(device, _on_chip("empty", zeros, dtype, layout, device.chip, memory_config))
 
 

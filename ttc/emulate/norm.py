@@ -166,7 +166,7 @@ def _centred(
 def _narrow_sum(squares: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:
     """Row sums through a 16-bit Dst: a matmul with a column of ones."""
     rows = squares.reshape(-1, squares.shape[-1])
-    ones = torch.ones(rows.shape[1], 1)
+    ones = rows.new_ones(rows.shape[1], 1)
     phases = [phase for phase in fpu.PHASES[fidelity] if not phase & 1]
     total = fpu.group_matmul(
         rows,

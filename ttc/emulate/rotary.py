@@ -178,11 +178,12 @@ def _pair_rotation(op: str, trans_mat: Tensor, head_dim: int) -> _Rotation:
     if name not in trans_mat.operands:
         matrix = trans_mat.values(op)[0].reshape(-1, TILE)[:TILE]
         sources = matrix.abs().argmax(0)
-        signs = matrix[sources, torch.arange(TILE)]
-        moved = torch.zeros_like(matrix).index_put_((sources, torch.arange(TILE)), signs)
+        places = torch.arange(TILE, device=matrix.device)
+        signs = matrix[sources, places]
+        moved = torch.zeros_like(matrix).index_put_((sources, places), signs)
         require(torch.equal(moved, matrix), op, "the transformation matrix must move single values")
         tiles = head_dim // TILE
-        first = torch.arange(tiles).mul_(TILE).repeat_interleave(TILE)
+        first = torch.arange(tiles, device=matrix.device).mul_(TILE).repeat_interleave(TILE)
         trans_mat.operands[name] = [sources.repeat(tiles) + first, signs.repeat(tiles)]
     columns, signs = trans_mat.operands[name]
 

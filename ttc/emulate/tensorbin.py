@@ -159,6 +159,8 @@ def load_tensor(
             values = _values(raw, shape, dtype, layout)
             if chip is not None and not chip.rounding and values.is_floating_point():
                 values = values.to(torch.float32)
+            if chip is not None:
+                values = values.to(chip.torch_device)
             tensors[offset, length] = Tensor([values], shape, dtype, layout, chip, memory_config)
     shards = [tensors[place] for place in places.values()]
     if len(shards) == 1:

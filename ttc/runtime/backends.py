@@ -134,12 +134,22 @@ class EmulatorBackend(Backend):
 
 @contextmanager
 def open_backend(
-    name: BackendName, mesh: Mesh, *, trace_region_bytes: int = 0
+    name: BackendName,
+    mesh: Mesh,
+    *,
+    trace_region_bytes: int = 0,
+    rounding: bool = True,
+    emulator_device: str = "cpu",
 ) -> Generator[Backend]:
-    """Open the mesh on a backend; it is closed at the end of the block."""
+    """Open the mesh on a backend; it is closed at the end of the block.
+
+    rounding         False: the emulator keeps every value in float32
+    emulator_device  where torch emulates: cpu, cuda or cuda:N
+    """
     if name == "emulate":
         ttnn = import_module("ttc.emulate.ttnn")
-        backend = EmulatorBackend(ttnn=ttnn, device=_open_emulated(ttnn, mesh))
+        device = _open_emulated(ttnn, mesh, rounding, emulator_device)
+        backend = EmulatorBackend(ttnn=ttnn, device=device)
     else:
         ttnn = import_module("ttnn")
         backend = Backend(ttnn=ttnn, device=_open_device(ttnn, mesh, trace_region_bytes))
@@ -150,7 +160,8 @@ def open_backend(
             cast(Any, ttnn).close_mesh_device(part)
 
 
-def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
+def _open_emulated(ttnn: Any, mesh: Mesh, rounding: bool, emulator_device: str) -> Any:
+    _check_torch_device(emulator_device)
     chip, arch = mesh.chip, import_module("ttc.emulate.device").Arch
     return ttnn.open_mesh_device(
         ttnn.MeshShape(mesh.rows, mesh.cols),
@@ -158,7 +169,23 @@ def _open_emulated(ttnn: Any, mesh: Mesh) -> Any:
         dram_banks=chip.dram_banks,
         arch=arch[chip.arch.upper()],
         topology=ttnn.Topology.Ring if mesh.topology == "ring" else ttnn.Topology.Linear,
+        rounding=rounding,
+        torch_device=emulator_device,
     )
+
+
+def _check_torch_device(name: str) -> None:
+    """Raise UsageError for a device that torch does not have here."""
+    import torch
+
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if name not in found and not (name == "cuda" and len(found) > 1):
+        raise UsageError(
+            Problem(
+                message=f"torch has no device '{name}' here",
+                help=f"valid choices are {', '.join(found)}",
+            )
+        )
 
 
 def _open_device(ttnn: Any, mesh: Mesh, trace_region_bytes: int) -> Any:

@@ -25,7 +25,9 @@ from ttc.runtime.tokens import Tokenizer, load_tokenizer
 class Model:
     """A program with its weights on an open device. Close it, or use it as a context manager."""
 
-    def __init__(self, artefact: Artefact, backend: BackendName) -> None:
+    def __init__(
+        self, artefact: Artefact, backend: BackendName, *, emulator_device: str = "cpu"
+    ) -> None:
         manifest = artefact.manifest
         self.artefact = artefact
         self.backend: BackendName = backend
@@ -35,6 +37,7 @@ class Model:
                 backend,
                 load_mesh(manifest.mesh.name),
                 trace_region_bytes=manifest.trace_region_bytes,
+                emulator_device=emulator_device,
             )
         )
         with ExitStack() as on_failure:

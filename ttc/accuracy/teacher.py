@@ -1,0 +1,87 @@
+"""Teacher forcing: the true token at every step, whatever the program prefers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ttc.accuracy.reference import Reference
+from ttc.accuracy.scores import Scorer, Scores
+from ttc.errors import Problem, UsageError
+from ttc.runtime.session import Session
+
+TEXTS = Path(__file__).parent / "texts"
+TEXT = TEXTS / "workshop.txt"
+"""The text that is scored when none is named; written for ttc, 10 short pieces."""
+
+HELD_BACK = TEXTS / "crossing.txt"
+"""Another one of the same kind, for what was chosen with the help of the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """How many tokens of a text are read by prefill, and how many steps follow."""
+
+    prefill: int
+    steps: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the text that are needed: the last is only predicted."""
+        return self.prefill + self.steps + 1
+
+    def __str__(self) -> str:
+        return f"{self.prefill}+{self.steps}"
+
+
+def read_split(written: str) -> Split:
+    """512+511 -> Split. Raises UsageError for anything else."""
+    prefill, _, steps = written.partition("+")
+    if not (prefill.isdecimal() and steps.isdecimal() and int(prefill)):
+        raise UsageError(
+            Problem(
+                message=f"'{written}' is no number of tokens",
+                help="write PREFILL+STEPS, such as 512+511",
+            )
+        )
+    return Split(prefill=int(prefill), steps=int(steps))
+
+
+def check_length(session: Session, split: Split, available: int) -> None:
+    """Raise UsageError where the text or the program is too short for the split."""
+    program = session.program
+    if available < split.tokens:
+        longest = max(0, available - split.prefill - 1)
+        raise UsageError(
+            Problem(
+                message=f"the text has {available} tokens, {split} needs {split.tokens}",
+                help=f"ask for --tokens {split.prefill}+{longest}"
+                if longest
+                else "name a longer text",
+            )
+        )
+    wanted = -(-split.tokens // program.KV_BLOCK) * program.KV_BLOCK
+    if split.tokens - 1 > program.CONTEXT or split.prefill > max(program.PREFILL):
+        raise UsageError(
+            Problem(
+                message=f"the program has a context of {program.CONTEXT} tokens and prefills up to "
+                f"{max(program.PREFILL)}, {split} is more",
+                help=f"compile with --context {wanted}, or ask for fewer --tokens",
+            )
+        )
+
+
+def force(
+    session: Session,
+    reference: Reference,
+    split: Split,
+    on_token: Callable[[int], None] = lambda done: None,
+) -> Scores:
+    """Read the reference's text as user 0; `on_token` is told how many tokens are done."""
+    check_length(session, split, len(reference.token_ids))
+    scorer = Scorer(reference=reference, prefill=split.prefill)
+    scorer.add(session.prefill_all(reference.token_ids[: split.prefill]))
+    on_token(split.prefill)
+    for done, token in enumerate(reference.token_ids[split.prefill : split.tokens - 1], 1):
+        scorer.add(session.decode([token]))
+        on_token(split.prefill + done)
+    return scorer.scores()
