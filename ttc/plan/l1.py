@@ -1,33 +1,83 @@
-"""Bytes of a core's L1: the shards that are alive and the buffers of the running operation."""
+"""Bytes of a core's L1: the shards that are alive and the buffers of the running operation.
+
+Buffers of matmuls are planned with their programs; those of the other operations are what ttnn
+0.81.1 reports on mock boards (`extract_resource_usage_per_core`) for widths of 512 to 16384.
+"""
 
 from collections.abc import Sequence
+from math import ceil
 
 from ttc.hardware.hardware import Chip
 from ttc.plan.operations import peak_bytes
-from ttc.plan.placement import TILE_BYTES
-from ttc.plan.plan import HeadPlan, PhasePlan, PlannedLinear, PlannedNorm, PlannedOp
+from ttc.plan.placement import ELEMENT_BYTES, TILE_BYTES, TensorPlan, tiles
+from ttc.plan.plan import (
+    HeadPlan,
+    PhasePlan,
+    PlannedEmbedding,
+    PlannedLinear,
+    PlannedNorm,
+    PlannedOp,
+)
+
+BF16_TILE = TILE_BYTES["bf16"]
+
+# The most that an embedding takes for rows that wait twice, before and after they become tiles.
+EMBEDDING_DOUBLE_TILES = 256
 
 
 def l1_peak_bytes(
     *, decode: PhasePlan, prefill: Sequence[PhasePlan], head: HeadPlan, chip: Chip
 ) -> int:
     """The fullest core at its fullest moment, tensors that stay in L1 not counted."""
-    steps = [[*decoder.ops, *head.ops] for decoder in decode.decoders]
+    steps = [list(phase.enter) for phase in (decode, *prefill)]
+    steps += [[*decoder.ops, *head.ops] for decoder in decode.decoders]
     steps += [list(decoder.ops) for phase in prefill for decoder in phase.decoders]
+    cores = chip.grid.cores
     return max(
-        peak_bytes(
-            ops, lambda tensor: tensor.bytes_per_core(chip.grid.cores), buffers=_buffer_bytes
-        )
-        for ops in steps
+        _greedy_bytes(head.logits, cores),
+        *(
+            peak_bytes(
+                ops,
+                lambda tensor: tensor.bytes_per_core(cores),
+                buffers=lambda op: buffer_bytes(op, chip),
+            )
+            for ops in steps
+        ),
     )
 
 
-def _buffer_bytes(op: PlannedOp) -> int:
-    """Circular buffers of one operation on its fullest core; 0 where a few tiles are all."""
+def buffer_bytes(op: PlannedOp, chip: Chip) -> int:
+    """Circular and dataflow buffers of one operation on its fullest core."""
     match op:
         case PlannedLinear():
             return max(op.buffer_bytes)
+        case PlannedNorm(program=None):
+            return _interleaved_norm_bytes(op, chip)
         case PlannedNorm(program=program) if program is not None:
-            return 8 * program.block_w * TILE_BYTES["bf16"]
+            return 8 * program.block_w * BF16_TILE
+        case PlannedEmbedding() if op.out.placement.buffer == "dram":
+            width = tiles(op.out.shape[3])
+            copies = 4 if 4 * width <= EMBEDDING_DOUBLE_TILES else 2
+            return copies * width * BF16_TILE
         case _:
-            return 16 * TILE_BYTES["bf16"]
+            return 16 * BF16_TILE
+
+
+def _interleaved_norm_bytes(op: PlannedNorm, chip: Chip) -> int:
+    """A norm keeps whole rows of tiles while they fit, else it reads them twice in pieces."""
+    wide = op.compute.fp32_dest_acc
+    block = 4 if wide else 8
+    width = ceil(tiles(op.out.shape[3]) / block) * block
+    x_tile = TILE_BYTES[op.out.dtype]
+    rest = 3 * width + 40 if wide else 2 * width + 30
+    whole = (width + 2 * block) * x_tile + rest * BF16_TILE
+    if whole <= chip.l1_bytes_per_core:
+        return whole
+    return 36 * x_tile + 182 * BF16_TILE if wide else 72 * x_tile + 199 * BF16_TILE
+
+
+def _greedy_bytes(logits: TensorPlan, cores: int) -> int:
+    """The choice of a token: logits, four times their tiles, and one user's logits as a row."""
+    tile_bytes = logits.bytes_per_core(cores)
+    row = logits.shape[3] * ELEMENT_BYTES.get(logits.dtype, ELEMENT_BYTES["bf16"])
+    return 5 * tile_bytes + row

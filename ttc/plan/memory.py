@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from math import ceil
 
 from ttc.hardware.hardware import Chip
+from ttc.plan.arena import Arena, run, run_decoders
 from ttc.plan.l1 import l1_peak_bytes
-from ttc.plan.operations import decode_operations, decoder_inputs, peak_bytes
+from ttc.plan.operations import decode_operations
 from ttc.plan.placement import (
     DRAM,
     ELEMENT_BYTES,
@@ -120,30 +121,40 @@ def kv_bytes(kv_cache: KvCachePlan, chip: Chip) -> int:
 
 
 def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
-    """The most that one decode step or one prefill holds of DRAM beside what stays there.
+    """How far one decode step or one prefill reaches in DRAM beyond what stays there.
 
-    A prefill brings its prompt and its positions along; the gathered tables stay alive over all
-    decoders, and what a decoder reads dies with its last reader.
+    A prefill brings its prompt and its positions along, and keeps the tables it gathers over all
+    decoders; a decode step moves each table to L1 as soon as it is gathered.
     """
 
     def size(tensor: TensorPlan) -> int:
         return dram_bytes(tensor, chip)
 
-    residual = size(phase.residual)
-    prompt = 0 if phase.decode else 2 * size(_row_major((1, 1, 1, phase.tokens), "uint32"))
-    tables = sum(2 * size(positions.out) for positions in phase.positions)
-    gathered = (sum(map(size, _gathered(each.rows, each.head_dim))) for each in phase.positions)
-    first = head.from_prefill
-    rows = 0 if phase.decode else residual + size(first.sliced)
-    peaks = [
-        max(gathered, default=0) if phase.decode else residual + tables,
-        peak_bytes(phase.enter, size),
-        rows + peak_bytes(head.ops, size),
-    ]
-    for decoder in phase.decoders:
-        (name,) = decoder_inputs(decoder.ops)
-        peaks.append(tables + peak_bytes(decoder.ops, size, entering={name: residual}))
-    return prompt + max(peaks)
+    arena = Arena()
+    if not phase.decode:
+        prompt = size(_row_major((1, 1, 1, phase.tokens), "uint32"))
+        arena.hold("prompt", prompt)
+        arena.hold("prompt_positions", prompt)
+    run(arena, phase.enter, size, {})
+    tables = {
+        f"{kind}_{i}": table for i, table in enumerate(phase.positions) for kind in ("cos", "sin")
+    }
+    for name, gathered in tables.items():
+        shape = (1, 1, gathered.rows, gathered.head_dim)
+        if gathered.rows % TILE:  # rows that do not fill tiles are gathered first, padded then
+            arena.hold("rows", size(_row_major(shape, "bf16")))
+        arena.hold(name, size(TensorPlan(shape=shape, dtype="bf16", placement=DRAM)))
+        arena.free("rows")
+        if phase.decode:
+            arena.free(name)
+    value = run_decoders(arena, phase.decoders, size, phase.value, phase.residual)
+    for name in tables:
+        arena.free(name)
+    if not phase.decode:
+        arena.hold("head", size(head.from_prefill.sliced))
+    run(arena, head.ops, size, {head.value: head.from_prefill.out})
+    assert phase.decode or value in arena.blocks, "the caller frees what a prefill returns"
+    return arena.highest
 
 
 def trace_region_bytes(decode: PhasePlan, head: HeadPlan, chip: Chip) -> int:
@@ -169,15 +180,6 @@ def input_bytes(setting: Setting, decode: PhasePlan) -> int:
 def rope_positions(setting: Setting, decode: PhasePlan) -> int:
     """Positions that a decode step rotates by: the users', once or twice."""
     return max((each.rows for each in decode.positions), default=setting.slots)
-
-
-def _gathered(rows: int, head_dim: int) -> tuple[TensorPlan, ...]:
-    """What a decode step has in DRAM while it gathers a table: the tiles, and rows before them.
-
-    Rows that do not fill tiles are gathered row by row and made tiles of by a second operation.
-    """
-    table = TensorPlan(shape=(1, 1, rows, head_dim), dtype="bf16", placement=DRAM)
-    return (table, _row_major(table.shape, "bf16")) if rows % TILE else (table,)
 
 
 def _row_major(shape: tuple[int, int, int, int], dtype: DType) -> TensorPlan:

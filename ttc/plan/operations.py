@@ -1,6 +1,7 @@
 """What planned operations launch, read and define: the facts that planning and memory share."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import (
@@ -94,6 +95,34 @@ def reads_of(op: PlannedOp) -> tuple[str, ...]:
             return op.node.reads
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One call that carries out an operation or a part of it: values it reads and defines."""
+
+    reads: tuple[str, ...]
+    writes: tuple[tuple[str, TensorPlan], ...]
+
+
+def steps_of(op: PlannedOp, values: Mapping[str, TensorPlan]) -> tuple[Step, ...]:
+    """The calls of an operation that define values, in order; `values` are those before it."""
+    match op:
+        case PlannedRope(fused=False):
+            q, k = results_of(op)
+            return (
+                Step(reads=(op.node.q,), writes=(q,)),
+                Step(reads=(op.node.k,), writes=(k,)),
+            )
+        case PlannedAttention(cast_kv=True):
+            stored = {name: f"{name}_{op.kv_dtype}" for name in (op.node.k, op.node.v)}
+            casts = (
+                Step(reads=(name,), writes=((cast, replace(values[name], dtype=op.kv_dtype)),))
+                for name, cast in stored.items()
+            )
+            return (*casts, Step(reads=(op.node.q, *stored.values()), writes=results_of(op)))
+        case _:
+            return (Step(reads=reads_of(op), writes=results_of(op)),)
+
+
 def last_reads(ops: Sequence[PlannedOp]) -> dict[str, int]:
     """For each value, the place of the last operation that reads it."""
     return {name: i for i, op in enumerate(ops) for name in reads_of(op)}
@@ -102,6 +131,11 @@ def last_reads(ops: Sequence[PlannedOp]) -> dict[str, int]:
 def decoder_inputs(ops: Sequence[PlannedOp]) -> set[str]:
     """The values that operations read and none of them defines."""
     return last_reads(ops).keys() - {name for op in ops for name, _ in results_of(op)}
+
+
+def decoder_outputs(ops: Sequence[PlannedOp]) -> set[str]:
+    """The values that operations define and none of them reads."""
+    return {name for op in ops for name, _ in results_of(op)} - last_reads(ops).keys()
 
 
 def peak_bytes(

@@ -31,11 +31,13 @@ class Work:
     """What a call makes the device do.
 
     `operations` are the device operations it launches; `l1_bytes_per_core` is what its buffers and
-    its result need on the fullest core, beside the tensors that were there before.
+    its result need on the fullest core, beside the tensors that were there before, and
+    `dram_bytes_per_bank` the most DRAM that it has at once, which may be freed before it returns.
     """
 
     operations: tuple[str, ...]
     l1_bytes_per_core: int
+    dram_bytes_per_bank: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class CallRecorder:
             id(tensor): layer for layer, pair in enumerate(caches) for tensor in pair
         }
         self._on = False
+        self._dram_banks = 0
         self._stack: list[tuple[str, int]] = []  # (function, number of this invocation)
         self._invocations = 0
         self._layers: dict[int, int] = {}  # invocation -> layer whose cache it used
@@ -121,6 +124,7 @@ class CallRecorder:
     def in_use(self) -> Memory:
         """Bytes allocated now."""
         dram = self._ttnn.get_memory_view(self._device, self._ttnn.BufferType.DRAM)
+        self._dram_banks = dram.num_banks
         dram_bytes = dram.total_bytes_allocated_per_bank * dram.num_banks
         return Memory(dram=dram_bytes, l1=self._l1_in_use())
 
@@ -171,9 +175,12 @@ class CallRecorder:
         if key in self._work:
             result = function(*args, **kwargs)
         else:
-            result, self._work[key] = self._observe(function, args, kwargs)
-            now = self.in_use()
-            self._peak = Memory(dram=max(self._peak.dram, now.dram), l1=max(self._peak.l1, now.l1))
+            before = self.in_use()
+            result, work = self._observe(function, args, kwargs)
+            self._work[key] = work
+            dram = before.dram + work.dram_bytes_per_bank * self._dram_banks
+            l1 = max(self._peak.l1, self._l1_in_use())
+            self._peak = Memory(dram=max(self._peak.dram, dram), l1=l1)
         below_entry = self._stack[1][1] if len(self._stack) > 1 else 0
         for argument in (*args, *kwargs.values()):
             layer = self._layer_of_cache.get(id(argument))
@@ -203,13 +210,16 @@ class CallRecorder:
         with captured(self._ttnn, "NORMAL", graph):
             result = function(*args, **kwargs)
         operations = device_operations(graph)
+        dram = dram_peak(graph)
         if not operations:
-            return result, Work(operations=(), l1_bytes_per_core=0)
+            return result, Work(operations=(), l1_bytes_per_core=0, dram_bytes_per_bank=dram)
         graph = []
         with captured(self._ttnn, "NO_DISPATCH", graph):
             function(*args, **kwargs)
         usage = self._ttnn.graph.extract_resource_usage_per_core(graph)
-        return result, Work(operations=operations, l1_bytes_per_core=usage.peak_total)
+        return result, Work(
+            operations=operations, l1_bytes_per_core=usage.peak_total, dram_bytes_per_bank=dram
+        )
 
     def _note_unfreed(self) -> None:
         """Note memory that came free when the variables of a function went away.
@@ -266,3 +276,20 @@ def device_operations(graph: Graph) -> tuple[str, ...]:
             case _:
                 pass
     return tuple(launched[counter] for counter in sorted(launched))
+
+
+def dram_peak(graph: Graph) -> int:
+    """The most bytes of one DRAM bank that a call had at once beside what was there before.
+
+    A buffer is listed once for each device of a mesh; all of them hold the same.
+    """
+    held: dict[int, int] = {}
+    peak = 0
+    for node in graph:
+        kind, params = node["node_type"], node["params"]
+        if kind not in ("buffer_allocate", "buffer_deallocate") or params["type"] != "DRAM":
+            continue
+        device, size = int(params["device_id"]), int(params["max_size_per_bank"])
+        held[device] = held.get(device, 0) + (size if kind == "buffer_allocate" else -size)
+        peak = max(peak, held[device])
+    return peak

@@ -1,0 +1,79 @@
+"""The memory plan against ttnn's own allocator: whole programs on mock boards, to the byte."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ttc.compiler import Compiled, compile_model
+from ttc.hardware.hardware import Mesh, load_mesh
+from ttc.plan.operations import decode_operations
+from ttc.plan.setting import KV_BLOCK_TOKENS
+from ttc.spec.model import load_model
+from ttc.spec.precision import load_profile
+from ttc.verify.mock_mesh import MockHost
+from ttc.verify.mock_program import MockReport, verify_program
+
+pytestmark = pytest.mark.mock
+
+
+def compiled(
+    spec: str, mesh: Mesh, precision: str, *, batch: int, context: int, chunk: int | None = None
+) -> Compiled:
+    profile = load_profile(precision)
+    return compile_model(load_model(spec), mesh, profile, batch=batch, context=context, chunk=chunk)
+
+
+def report(host: MockHost, folder: Path, built: Compiled, mesh: Mesh) -> MockReport:
+    """What ttnn says about a program on a board whose trace region is the planned one."""
+    program = folder / "model.py"
+    program.write_text(built.module)
+    trace = built.plan.memory.trace_region_bytes
+    return verify_program(program, mesh, host=host, trace_region_bytes=trace)
+
+
+@pytest.mark.parametrize(
+    ("spec", "mesh", "precision", "batch", "context"),
+    [
+        ("smollm2-135m-instruct", "N150", "performance", 32, 256),
+        ("smollm2-135m-instruct", "P100", "bf16", 8, 512),
+        ("smollm2-1.7b-instruct", "N150", "bf16", 3, 256),
+        ("llama-3.1-8b-instruct", "P150", "accuracy", 16, 256),
+    ],
+)
+def test_planned_memory_is_what_ttnn_allocates(
+    mock_host: MockHost,
+    tmp_path: Path,
+    spec: str,
+    mesh: str,
+    precision: str,
+    batch: int,
+    context: int,
+) -> None:
+    board = load_mesh(mesh)
+    built = compiled(spec, board, precision, batch=batch, context=context)
+    seen = report(mock_host, tmp_path, built, board)
+    memory = built.plan.memory
+    assert seen.findings == ()
+    staying = memory.weight_bytes + memory.kv_cache_bytes + memory.rope_bytes + memory.input_bytes
+    assert seen.dram_bytes_per_chip == staying
+    planned = staying + memory.activation_bytes
+    assert 0.98 * planned < seen.dram_peak_bytes_per_chip <= planned
+    measured = seen.l1_peak_bytes_per_core
+    assert 0.95 * measured < memory.l1_peak_bytes_per_core < 1.1 * measured
+    assert decode_operations(built.plan.decode, built.plan.head) == seen.decode_step_ops
+
+
+def test_the_largest_context_allocates_and_one_block_more_does_not(
+    mock_host: MockHost, tmp_path: Path
+) -> None:
+    spec, board, precision, batch = "llama-3.1-8b-instruct", load_mesh("N150"), "accuracy", 32
+    planned = compiled(spec, board, precision, batch=batch, context=1024).plan
+    largest = planned.largest.context
+    # Twice the memory, so that the planner lets through what does not fit on the true board.
+    chip = replace(board.chip, dram_bank_bytes=2 * board.chip.dram_bank_bytes)
+    roomy = replace(board, chip=chip)
+    for context, fits in ((largest, True), (largest + KV_BLOCK_TOKENS, False)):
+        built = compiled(spec, roomy, precision, batch=batch, context=context, chunk=1024)
+        kinds = {finding.kind for finding in report(mock_host, tmp_path, built, board).findings}
+        assert kinds == (set() if fits else {"out of memory"})
