@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ttc.compiler import Compiled, compile_model, plan_spec
+from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh, mesh_names
 from ttc.plan.plan import Plan
 from ttc.progress import Progress, silent
@@ -20,6 +21,7 @@ from ttc.runtime.artefact import (
     Manifest,
     MeshFacts,
     file_facts,
+    is_artefact,
     new_artefact,
     read_artefact,
     ttc_version,
@@ -86,6 +88,8 @@ def compile(
     out: str | Path | None = None,
     weights: str | None = None,
     no_weights: bool = False,
+    copy_weights: bool = False,
+    verify_weights: bool = False,
     cache: str | Path = DEFAULT_CACHE,
     progress: Progress = silent,
 ) -> Artefact:
@@ -96,6 +100,9 @@ def compile(
              complete; an artefact that is there is replaced then, anything else is refused
     weights  a Hugging Face folder or id, a .gguf file or package:NAME/FILE; the spec's own if not
              given, and the hub if the spec has none
+    no_weights      only the program; an artefact that has weights is not replaced by one without
+    copy_weights    the artefact gets files of its own, not links to those of the cache
+    verify_weights  compare every byte of cached weights, not only sizes and first bytes
     cache    converted weights are kept here and linked into artefacts
 
     Raises SpecError, PlanError, CheckpointError, ArtefactError or UsageError.
@@ -112,6 +119,8 @@ def compile(
     )
     out = Path(out or f"build/{model.name}-{mesh.replace(':', '-')}-{compiled.plan.profile}")
     cache = Path(cache).expanduser()
+    if no_weights:
+        _keep_weights(out)
     with new_artefact(out) as folder:
         (folder / "model.py").write_text(compiled.module)
         (folder / "plan.yaml").write_text(compiled.plan_yaml)
@@ -120,9 +129,15 @@ def compile(
         if not no_weights:
             from ttc.weights import add_weights
 
-            source = weights or default_weights(model)
             added = add_weights(
-                compiled, folder, named=spec, source=source, cache=cache, progress=progress
+                compiled,
+                folder,
+                named=spec,
+                location=weights or default_weights(model),
+                cache=cache,
+                copy=copy_weights,
+                verify=verify_weights,
+                progress=progress,
             )
             files += added.tokenizer_files
             manifest = replace(
@@ -143,6 +158,7 @@ def load(
     mesh: str = "",
     simulator: bool = False,
     emulator_device: str = "cpu",
+    verify_weights: bool = False,
 ) -> "Model":
     """A compiled model, ready to be asked. Close it, or use it as a context manager.
 
@@ -150,8 +166,9 @@ def load(
     mesh       refuse an artefact that was built for another mesh
     simulator  a simulated device is set up; auto then takes it
     emulator_device  where torch emulates: cpu, cuda or cuda:N
+    verify_weights  compare every byte of the weights with its checksum first
     """
-    found = opened(artefact, mesh=mesh)
+    found = opened(artefact, mesh=mesh, verify_weights=verify_weights)
     name, why = choose_backend(backend, simulator=simulator)
     if backend == "auto":
         logging.getLogger(__name__).warning("running on the backend '%s': %s", name, why)
@@ -161,11 +178,17 @@ def load(
 
 
 def opened(
-    artefact: Artefact | str | Path, *, mesh: str = "", need_weights: bool = True
+    artefact: Artefact | str | Path,
+    *,
+    mesh: str = "",
+    need_weights: bool = True,
+    verify_weights: bool = False,
 ) -> Artefact:
     """The artefact, checked as it is on disk now."""
     folder = artefact.folder if isinstance(artefact, Artefact) else Path(artefact)
-    return read_artefact(folder, mesh=mesh, need_weights=need_weights)
+    return read_artefact(
+        folder, mesh=mesh, need_weights=need_weights, verify_weights=verify_weights
+    )
 
 
 def verify(
@@ -262,6 +285,18 @@ def _profile(wanted: str | PrecisionProfile) -> PrecisionProfile:
 def default_weights(spec: ModelSpec) -> str:
     """Where a spec's checkpoint is when nobody says: where the spec says, else on the hub."""
     return spec.weights or spec.model
+
+
+def _keep_weights(out: Path) -> None:
+    """Refuse to replace an artefact with weights by one without."""
+    if is_artefact(out) and any((out / "weights").glob("*.tensorbin")):
+        raise UsageError(
+            Problem(
+                message=f"{out} holds weights, which --no-weights would delete",
+                help="choose another folder with -o, leave --no-weights out (what is cached is "
+                "not converted again), or delete the folder first",
+            )
+        )
 
 
 def _manifest(spec: ModelSpec, compiled: Compiled) -> Manifest:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import typer
 
 from ttc.commands.accuracy import accuracy
+from ttc.commands.cache import cache_app
 from ttc.commands.check import check
 from ttc.commands.compile import compile
 from ttc.commands.plan import plan
@@ -33,6 +34,7 @@ app = typer.Typer(
 
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(cache_app, name="cache")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -47,13 +47,16 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="PATH",
-        help="A Hugging Face folder or id, a .gguf file, or package:NAME/FILE. "
+        help="A Hugging Face folder or id, a folder of Meta's, a .gguf file, or package:NAME/FILE. "
         "[default: what the spec says]",
     ),
 ]
 Cache = Annotated[
     Path,
     typer.Option(envvar=["TTC_CACHE", "TT_CACHE_PATH"], help="Keeps converted weights."),
+]
+VerifyWeights = Annotated[
+    bool, typer.Option("--verify-weights", help="Compare every byte of them with its checksum.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 Backend = Annotated[

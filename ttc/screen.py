@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from ttc.plan.plan import Plan
+from ttc.progress import Progress as Reporter
+from ttc.progress import silent
 from ttc.spec.check import FileCheck
 from ttc.spec.precision import TableRow
 
@@ -53,34 +56,46 @@ class Screen:
             print(json.dumps(record, indent=2))
 
     @contextmanager
-    def progress(self) -> Iterator[Callable[..., None]]:
-        """A function of (step, done, total) that draws a bar; silent when stderr is a file."""
+    def progress(self) -> Iterator[Reporter]:
+        """Draws a bar, with a rate for bytes; silent when stderr is a file."""
         if not self.err.is_terminal:
-            yield _silent
+            yield silent
             return
         bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
             console=self.err,
             transient=True,
         )
         tasks: dict[str, TaskID] = {}
 
-        def show(step: str, done: int = 0, total: int = 0) -> None:
+        started: dict[str, float] = {}
+
+        def show(step: str, done: int = 0, total: int = 0, unit: str = "") -> None:
             if step not in tasks:
                 for task in tasks.values():
                     bars.update(task, visible=False)
-                tasks[step] = bars.add_task(step, total=total or None)
-            bars.update(tasks[step], completed=done, total=total or None)
+                tasks[step] = bars.add_task(step, total=total or None, detail="")
+                started[step] = time.monotonic()
+            detail = ""
+            if unit == "bytes" and total:
+                detail = transfer(done, total, time.monotonic() - started[step])
+            bars.update(tasks[step], completed=done, total=total or None, detail=detail)
 
         with bars:
             yield show
 
 
-def _silent(_step: str, _done: int = 0, _total: int = 0) -> None:
-    """No progress is shown."""
+def transfer(done: int, total: int, seconds: float) -> str:
+    """How far, how fast and how long yet: "1.2 GB of 2.5 GB, 600 MB/s, 3 s left"."""
+    text = f"{amount(done)} of {amount(total)}"
+    if not done or seconds <= 0:
+        return text
+    rate = done / seconds
+    return f"{text}, {amount(rate)}/s, {(total - done) / rate:.0f} s left"
 
 
 def amount(size: float) -> str:

@@ -1,14 +1,16 @@
 """The weights of an artefact: from a checkpoint into the folder, and back to the checkpoint."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from ttc.checkpoint.cache import WeightCache
 from ttc.checkpoint.files import Checkpoint, open_checkpoint
-from ttc.checkpoint.index import IndexEntry, WeightSource, find_pending, link_weights
+from ttc.checkpoint.index import WeightSource, find_pending, link_weights
 from ttc.checkpoint.names import bind
 from ttc.checkpoint.tokenizer import eos_token_ids, write_tokenizer
 from ttc.compiler import Compiled
@@ -33,26 +35,39 @@ def add_weights(
     folder: Path,
     *,
     named: str | Path,
-    source: str,
+    location: str,
     cache: Path,
+    copy: bool,
+    verify: bool,
     progress: Progress,
 ) -> AddedWeights:
-    """Put the converted weights of the checkpoint `source`, and its tokenizer, into a folder.
+    """Put the converted weights of the checkpoint at `location`, and its tokenizer, into a folder.
+
+    copy     the files themselves, and not links to those of the cache
+    verify   compare every byte of what is cached already, and convert again what differs
 
     Where the checkpoint is, and the spec that the user `named`, is noted in the cache folder for a
     later verification: an artefact itself holds no path.
     """
     progress("opening the checkpoint")
-    checkpoint = open_checkpoint(source)
-    index = _convert(compiled, checkpoint, folder, cache, progress)
+    checkpoint = open_checkpoint(location, cache / "fingerprints")
+    weights = WeightCache(cache / "weights", verify=verify)
+    source = _convert(compiled, checkpoint, weights, progress)
+    weights = WeightCache(weights.root)  # what was verified is not read again
+    index = link_weights(compiled.plan.weights, source, weights, folder, copy=copy)
     files = write_tokenizer(checkpoint, folder)
-    _remember(cache, checkpoint.fingerprint, spec=named, weights=source)
+    _remember(cache, checkpoint.fingerprint, spec=named, weights=location)
     return AddedWeights(
         checkpoint=CheckpointFacts(
             description=checkpoint.description, fingerprint=checkpoint.fingerprint
         ),
         weights={
-            entry.name: WeightFile(file=entry.file, bytes=entry.size_bytes, sha256=entry.sha256)
+            entry.name: WeightFile(
+                file=entry.file,
+                bytes=entry.size_bytes,
+                sha256=entry.sha256,
+                header_sha256=entry.header_sha256,
+            )
             for entry in index
         },
         tokenizer_files=files,
@@ -61,35 +76,43 @@ def add_weights(
 
 
 def _convert(
-    compiled: Compiled, checkpoint: Checkpoint, folder: Path, cache: Path, progress: Progress
-) -> Sequence[IndexEntry]:
-    """Convert what the cache lacks, and link all of it."""
+    compiled: Compiled, checkpoint: Checkpoint, weights: WeightCache, progress: Progress
+) -> WeightSource:
+    """Convert what the cache lacks, and say what of it was damaged."""
     source = WeightSource(
         checkpoint=checkpoint,
         binding=bind(compiled.spec, checkpoint),
         chip=compiled.plan.arch,
         mesh_shape=compiled.plan.parallel.replica_shape,
     )
-    weights = WeightCache(cache / "weights")
+    progress("looking for converted weights")
     pending = find_pending(compiled.plan.weights, source, weights)
+    for item in pending:
+        if item.damage:
+            logging.getLogger(__name__).warning(
+                "the cached weight '%s' is damaged and converted again: %s",
+                item.weight.full_name,
+                item.damage,
+            )
     if pending:
         from ttc.checkpoint.convert import Progress as Converted
         from ttc.checkpoint.convert import convert_weights
 
         def show(converted: Converted) -> None:
-            progress("converting weights", converted.done_bytes, converted.total_bytes)
+            progress("converting weights", converted.done_bytes, converted.total_bytes, "bytes")
 
         progress("converting weights")
         convert_weights(pending, source, weights, report=show)
-    return link_weights(compiled.plan.weights, source, weights, folder)
+    return source
 
 
 def _remember(cache: Path, fingerprint: str, *, spec: str | Path, weights: str) -> None:
     path = _note(cache, fingerprint)
-    path.parent.mkdir(parents=True, exist_ok=True)
     place = str(Path(weights).expanduser().absolute()) if Path(weights).exists() else weights
     named = str(Path(spec).absolute()) if Path(spec).is_file() else str(spec)
-    path.write_text(json.dumps({"spec": named, "weights": place}, sort_keys=True))
+    with suppress(OSError):  # a read-only cache: a verification will ask where the weights are
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"spec": named, "weights": place}, sort_keys=True))
 
 
 def _note(cache: Path, fingerprint: str) -> Path:
@@ -106,7 +129,7 @@ def checkpoint_of(
     note = cast(dict[str, str], json.loads(path.read_text())) if path.exists() else {}
     source = weights or note.get("weights") or facts.description
     try:
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(source, cache / "fingerprints")
     except TtcError as error:
         if weights:
             raise

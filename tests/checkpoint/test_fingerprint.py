@@ -1,14 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from ttc.checkpoint import fingerprint
-from ttc.checkpoint.fingerprint import Span, combine_fingerprints, fingerprint_file
+from ttc.checkpoint.fingerprint import fingerprint_file, fingerprint_files
 
 pytestmark = pytest.mark.fast
-
-HEADER_BYTES = 10
-SPANS = (Span(offset=10, size_bytes=20_000), Span(offset=20_010, size_bytes=100))
 
 
 @pytest.fixture
@@ -18,32 +16,73 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def changed(file: Path, offset: int) -> str:
+def change(file: Path, offset: int) -> None:
+    """Flip a bit and keep the size and the time of modification."""
+    before = file.stat()
     data = bytearray(file.read_bytes())
     data[offset] ^= 1
     file.write_bytes(data)
-    return fingerprint_file(file, HEADER_BYTES, SPANS)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("offset", [0, 11, 5_000, 20_050])
-def test_a_small_file_is_hashed_whole(file: Path, offset: int) -> None:
-    assert fingerprint_file(file, HEADER_BYTES, SPANS) != changed(file, offset)
+@pytest.mark.parametrize("offset", [0, 11, 8191, 8192, 20_050, 20_109])
+def test_every_byte_counts(file: Path, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "SEGMENT_BYTES", 8192)
+    before = fingerprint_file(file)
+    change(file, offset)
+    assert fingerprint_file(file) != before
 
 
-@pytest.mark.parametrize("offset", [0, 9, 10, 4_100, 10_000, 20_009, 20_010, 20_109])
-def test_a_large_file_is_sampled(file: Path, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "WHOLE_FILE_BYTES", 0)
-    assert fingerprint_file(file, HEADER_BYTES, SPANS) != changed(file, offset)
-
-
-def test_time_and_name_do_not_matter(file: Path) -> None:
-    before = fingerprint_file(file, HEADER_BYTES, SPANS)
+def test_time_and_name_of_one_file_do_not_matter(file: Path) -> None:
+    before = fingerprint_file(file)
     copy = file.with_name("copy")
     copy.write_bytes(file.read_bytes())
-    assert fingerprint_file(copy, HEADER_BYTES, SPANS) == before
+    assert fingerprint_file(copy) == before
 
 
-def test_parts_are_combined_in_any_order() -> None:
-    parts = [("a", "1"), ("b", "2")]
-    assert combine_fingerprints(parts) == combine_fingerprints(reversed(parts))
-    assert combine_fingerprints(parts) != combine_fingerprints([("a", "2"), ("b", "1")])
+def test_a_noted_hash_is_not_computed_again(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", -1.0)
+    before = fingerprint_file(file, tmp_path / "notes")
+    monkeypatch.setattr(fingerprint, "_segment", None)
+    assert fingerprint_file(file, tmp_path / "notes") == before
+
+
+def test_a_change_with_the_same_size_and_time_is_seen(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", -1.0)
+    before = fingerprint_file(file, tmp_path / "notes")
+    change(file, 10_000)
+    assert fingerprint_file(file, tmp_path / "notes") != before
+
+
+def test_what_changed_just_now_is_not_noted(file: Path, tmp_path: Path) -> None:
+    fingerprint_file(file, tmp_path / "notes")
+    assert not list(tmp_path.glob("notes/*"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"seen": 1}', "[" * 100_000])
+def test_damaged_notes_are_no_use(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", -1.0)
+    before = fingerprint_file(file, tmp_path / "notes")
+    (note,) = tmp_path.glob("notes/*")
+    note.write_text(text)
+    assert fingerprint_file(file, tmp_path / "notes") == before
+
+
+def test_notes_that_cannot_be_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", -1.0)
+    assert fingerprint_file(file, file / "notes") == fingerprint_file(file)
+
+
+def test_files_are_combined_in_any_order_by_name(file: Path) -> None:
+    other = file.with_name("other")
+    other.write_bytes(b"x")
+    before = fingerprint_files([file, other])
+    assert before == fingerprint_files([other, file])
+    other.rename(file.with_name("renamed"))
+    assert before != fingerprint_files([file, file.with_name("renamed")])

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Buffer, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -106,6 +107,11 @@ class WeightCache:
             return LookUp(damage=f"{key}.json is not readable")
         damage = check_file(entry, whole=self.verify)
         return LookUp(damage=damage) if damage else LookUp(entry=entry)
+
+    def touch(self, key: str) -> None:
+        """Note that an entry is used; a cache that cannot be written keeps no such notes."""
+        with suppress(OSError):
+            os.utime(self._record_path(key))
 
     def store(
         self,

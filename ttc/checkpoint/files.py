@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from ttc.checkpoint.gguf_file import GgufFile
+from ttc.checkpoint.meta_folder import MetaFolder, is_meta_folder
 from ttc.checkpoint.safetensors_folder import SafetensorsFolder
 from ttc.errors import CheckpointError, Problem
 
@@ -74,22 +75,23 @@ class Checkpoint(Headers, Protocol):
         ...
 
 
-def open_checkpoint(source: str) -> Checkpoint:
+def open_checkpoint(source: str, notes: Path | None = None) -> Checkpoint:
     """The checkpoint that `source` names; headers are read and checked, tensors are not.
 
-    source: a folder in Hugging Face's layout; a .gguf file; `package:NAME/FILE`, a file (or folder)
-    inside an installed Python package; or a hub id, ORG/NAME or ORG/NAME@REVISION.
+    source: a folder in Hugging Face's or Meta's layout; a .gguf file; `package:NAME/FILE`, a file
+    (or folder) inside an installed Python package; or a hub id, ORG/NAME or ORG/NAME@REVISION.
+    notes: a folder where hashes of the files are kept, so that they are hashed once.
     """
     if source.startswith(PACKAGE_PREFIX):
-        return _open_path(_package_path(source), source)
+        return _open_path(_package_path(source), source, notes)
     path = Path(source).expanduser()
     if path.exists():
-        return _open_path(path, path.resolve().name)
+        return _open_path(path, path.resolve().name, notes)
     hub = HUB_ID.fullmatch(source)
     if hub and path.suffix != ".gguf":
         from ttc.checkpoint.hub import download_checkpoint  # 0.4 s that local files do not need
 
-        return SafetensorsFolder(download_checkpoint(hub["id"], hub["revision"]), source)
+        return _open_path(download_checkpoint(hub["id"], hub["revision"]), source, notes)
     raise CheckpointError(
         Problem(
             message=f"no checkpoint '{source}'",
@@ -99,12 +101,14 @@ def open_checkpoint(source: str) -> Checkpoint:
     )
 
 
-def _open_path(path: Path, description: str) -> Checkpoint:
+def _open_path(path: Path, description: str, notes: Path | None) -> Checkpoint:
     try:
+        if is_meta_folder(path):
+            return MetaFolder(path, description, notes)
         if path.is_dir():
-            return SafetensorsFolder(path, description)
+            return SafetensorsFolder(path, description, notes)
         if path.suffix == ".gguf":
-            return GgufFile(path, description)
+            return GgufFile(path, description, notes)
     except OSError as error:
         raise CheckpointError(
             Problem(

@@ -12,7 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, dequantize
 from numpy.typing import NDArray
 
-from ttc.checkpoint.fingerprint import combine_fingerprints, fingerprint_file
+from ttc.checkpoint.fingerprint import fingerprint_files
 from ttc.checkpoint.gguf_header import Value, read_gguf_header
 from ttc.errors import CheckpointError, Problem, did_you_mean
 
@@ -40,10 +40,12 @@ class GgufFile:
 
     format: Literal["gguf"] = "gguf"
 
-    def __init__(self, path: Path, description: str) -> None:
+    def __init__(self, path: Path, description: str, notes: Path | None = None) -> None:
         """Read and check the header; CheckpointError for a damaged, split or unknown file."""
         self.path = path
         self.description = description
+        self._notes = notes
+        self._fingerprint = ""
         header = read_gguf_header(path)
         self.metadata = header.metadata
         self._tensors = header.tensors
@@ -51,9 +53,13 @@ class GgufFile:
         self.rotary_rows: Literal["halves", "pairs"] = gguf_formats()["architectures"][
             self.architecture
         ]["rotary_rows"]
-        spans = (tensor.span for tensor in header.tensors.values())
-        content = fingerprint_file(path, header.data_offset, spans)
-        self.fingerprint = combine_fingerprints([("gguf", content)])
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the contents of the file. Hashed on first use."""
+        if not self._fingerprint:
+            self._fingerprint = fingerprint_files([self.path], self._notes)
+        return self._fingerprint
 
     def names(self) -> tuple[str, ...]:
         """Every tensor name, sorted."""

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ttc.checkpoint.safetensors_folder import INDEX_FILE, SINGLE_FILE, read_json
+from ttc.checkpoint.safetensors_folder import LAYOUTS, weight_files
 from ttc.errors import CheckpointError, Problem
 
 SMALL_FILES = (
@@ -30,23 +30,24 @@ SMALL_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
-    INDEX_FILE,
+    *(index for _, index in LAYOUTS),
 )
 
 
 def download_checkpoint(repository: str, revision: str | None) -> Path:
     """The local snapshot folder of a hub repository, ORG/NAME, at a branch, tag or commit.
 
-    The index is fetched first, and then only the shards it names, so that a second copy of the
-    weights in another format stays on the hub.
+    The indices are fetched first, and then only the shards that the preferred one names, so that a
+    second copy of the weights in another format stays on the hub.
     """
     folder = _snapshot(repository, revision, SMALL_FILES)
-    shards = (SINGLE_FILE,)
-    if (folder / INDEX_FILE).is_file():
-        named: object = read_json(folder / INDEX_FILE).get("weight_map")
-        if isinstance(named, dict):
-            shards = tuple(sorted({str(shard) for shard in named.values()}))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return _snapshot(repository, revision, shards)
+    if shards := weight_files(folder):
+        return _snapshot(repository, revision, shards)
+    for single, _ in LAYOUTS:
+        folder = _snapshot(repository, revision, (single,))
+        if (folder / single).is_file():
+            break
+    return folder
 
 
 def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
@@ -97,10 +98,18 @@ def _explain(repository: str, revision: str | None, error: Exception) -> Problem
         case _ if status in (401, 403):
             help = "log in with `hf auth login` or set HF_TOKEN to a token that can read it"
         case _ if status == 429:
-            help = "the hub limits the rate of requests; wait a minute and run again"
+            wait = _retry_after(error)
+            help = f"the hub limits the rate of requests; wait {wait} and run again"
         case _:
             help = "check the network and run again, the download resumes"
     return Problem(message=message, note=note, help=help)
+
+
+def _retry_after(error: Exception) -> str:
+    """How long the hub asks to wait, from its answer."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    seconds = str(response.headers.get("Retry-After", "")) if response is not None else ""
+    return f"{seconds} seconds" if seconds.isdecimal() else "a minute"
 
 
 def _first_line(error: Exception) -> str:

@@ -48,6 +48,7 @@ class IndexEntry:
     file: str
     size_bytes: int
     sha256: str
+    header_sha256: str
     key: str
 
 
@@ -121,9 +122,14 @@ def find_pending(
 
 
 def link_weights(
-    weights: Iterable[WeightPlan], source: WeightSource, cache: WeightCache, folder: Path
+    weights: Iterable[WeightPlan],
+    source: WeightSource,
+    cache: WeightCache,
+    folder: Path,
+    *,
+    copy: bool = False,
 ) -> tuple[IndexEntry, ...]:
-    """Link every weight into the artefact folder; the entries for its manifest.
+    """Link every weight into the artefact folder, or copy it; the entries for its manifest.
 
     CheckpointError if the cache lacks one, which then was damaged or removed just now.
     """
@@ -139,13 +145,15 @@ def link_weights(
                     help="compile again; it will be converted again",
                 )
             )
-        link_entry(found.entry, folder / weight.file)
+        link_entry(found.entry, folder / weight.file, copy=copy)
+        cache.touch(key)
         index.append(
             IndexEntry(
                 name=weight.full_name,
                 file=weight.file,
                 size_bytes=found.entry.size_bytes,
                 sha256=found.entry.sha256,
+                header_sha256=found.entry.header_sha256,
                 key=key,
             )
         )

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.gguf_file import GgufFile
-from ttc.checkpoint.safetensors_folder import read_json
+from ttc.checkpoint.stored import read_json
 from ttc.errors import CheckpointError, Problem
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -38,6 +38,8 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
         text = gguf_tokenizer.build_tokenizer(checkpoint).to_str(pretty=False)
         config = gguf_tokenizer.tokenizer_config(checkpoint)
         generation = gguf_tokenizer.generation_config(checkpoint)
+    elif checkpoint.format == "meta" and checkpoint.companion(TOKENIZER) is None:
+        text, config, generation = _of_meta(checkpoint)
     else:
         text = _tokenizer_text(checkpoint)
         config = _tokenizer_config(checkpoint)
@@ -67,6 +69,18 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
     return tuple(_ids(value))
 
 
+def _of_meta(checkpoint: Checkpoint) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The three files, from Meta's tokenizer.model and what the user put beside it."""
+    from ttc.checkpoint.meta_tokenizer import meta_tokenizer
+
+    path = checkpoint.companion(SLOW_TOKENIZER)
+    if path is None:
+        raise _no_tokenizer(checkpoint)
+    text, config, generation = meta_tokenizer(path)
+    config |= _tokenizer_config(checkpoint)
+    return text, config, generation | _optional_json(checkpoint, GENERATION_CONFIG)
+
+
 def _tokenizer_text(checkpoint: Checkpoint) -> str:
     path = checkpoint.companion(TOKENIZER)
     if path is not None:
@@ -74,7 +88,11 @@ def _tokenizer_text(checkpoint: Checkpoint) -> str:
     slow = checkpoint.companion(SLOW_TOKENIZER)
     if slow is not None:
         return _convert_slow(slow)
-    raise CheckpointError(
+    raise _no_tokenizer(checkpoint)
+
+
+def _no_tokenizer(checkpoint: Checkpoint) -> CheckpointError:
+    return CheckpointError(
         Problem(
             message=f"no tokenizer in {checkpoint.description}",
             note=f"expected {TOKENIZER} or {SLOW_TOKENIZER}",

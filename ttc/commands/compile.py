@@ -20,6 +20,7 @@ from ttc.options import (
     Optimizations,
     Precision,
     Spec,
+    VerifyWeights,
     Weights,
 )
 
@@ -41,6 +42,10 @@ def compile(
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Only the program: enough for the mock mesh.")
     ] = False,
+    copy_weights: Annotated[
+        bool, typer.Option("--copy-weights", help="Files of its own, to move it elsewhere.")
+    ] = False,
+    verify_weights: VerifyWeights = False,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
@@ -64,6 +69,8 @@ def compile(
             out=out,
             weights=weights or weights_folder(screen, environment(context_), spec),
             no_weights=no_weights,
+            copy_weights=copy_weights,
+            verify_weights=verify_weights,
             cache=cache,
             progress=progress,
         )

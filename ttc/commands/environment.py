@@ -71,6 +71,7 @@ def load_model_of(
     backend: str,
     mesh: str,
     emulator_device: str,
+    verify_weights: bool = False,
 ) -> "Model":
     """The model of an artefact on a backend; says which one and why."""
     simulator = bool(given.get("TT_METAL_SIMULATOR"))
@@ -78,4 +79,10 @@ def load_model_of(
     screen.note(f"backend: {name} ({why})")
     with screen.progress() as progress:
         progress("loading the model")
-        return api.load(artefact, backend=name, mesh=mesh, emulator_device=emulator_device)
+        return api.load(
+            artefact,
+            backend=name,
+            mesh=mesh,
+            emulator_device=emulator_device,
+            verify_weights=verify_weights,
+        )

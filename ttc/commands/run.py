@@ -22,6 +22,7 @@ from ttc.options import (
     Precision,
     Prompts,
     Tokens,
+    VerifyWeights,
     Weights,
 )
 from ttc.runtime.request import Prompt, Settings, read_messages
@@ -56,6 +57,7 @@ def run(
     backend: Backend = "auto",
     emulator_device: EmulatorDevice = "cpu",
     mesh: Annotated[str, typer.Option(envvar="MESH_DEVICE", help="Refuse any other.")] = "",
+    verify_weights: VerifyWeights = False,
     as_json: Json = False,
 ) -> None:
     """Generate text, shown as it comes. Sampling defaults are the model's own, else greedy.
@@ -79,6 +81,7 @@ def run(
         backend=backend,
         mesh=mesh,
         emulator_device=emulator_device,
+        verify_weights=verify_weights,
     )
     with model:
         records, timing = _generate(screen, model, prompts, settings)

@@ -8,13 +8,14 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from ttc.checkpoint.cache import HEADER_BYTES, file_sha256
 from ttc.errors import ArtefactError, Problem
 from ttc.hardware.hardware import load_mesh
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout and of the manifest's fields."""
 
 MANIFEST = "manifest.json"
@@ -38,11 +39,15 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFile:
-    """One converted weight: `file` is relative to the artefact folder."""
+    """One converted weight: `file` is relative to the artefact folder.
+
+    header_sha256   of the first HEADER_BYTES bytes, which every load compares
+    """
 
     file: str
     bytes: int
     sha256: str
+    header_sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +133,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(text + "\n")
 
 
-def read_artefact(folder: Path, *, mesh: str = "", need_weights: bool = True) -> Artefact:
-    """The artefact in `folder`, checked: versions, mesh, files against checksums, weight sizes.
+def read_artefact(
+    folder: Path, *, mesh: str = "", need_weights: bool = True, verify_weights: bool = False
+) -> Artefact:
+    """The artefact in `folder`, checked: versions, mesh, files and weights against checksums.
 
-    mesh          refuse an artefact that was built for another one; "" takes any
-    need_weights  refuse an artefact that was compiled without weights
+    mesh            refuse an artefact that was built for another one; "" takes any
+    need_weights    refuse an artefact that was compiled without weights
+    verify_weights  compare every byte of the weights, and not only their sizes and first bytes
     """
     record = _read_record(folder)
     _check_versions(folder, record)
@@ -148,7 +156,7 @@ def read_artefact(folder: Path, *, mesh: str = "", need_weights: bool = True) ->
             )
         )
     if manifest.weights is not None:
-        problems += _check_weights(folder, manifest.weights)
+        problems += _check_weights(folder, manifest.weights, whole=verify_weights)
     elif need_weights:
         problems.append(
             Problem(
@@ -278,11 +286,15 @@ def _parse(folder: Path, record: dict[str, Any]) -> Manifest:
             if weights is None
             else {name: WeightFile(**facts) for name, facts in weights.items()},
         }
-        return Manifest(**fields)
+        manifest = Manifest(**fields)
     except KeyError as error:
         raise _damaged(folder / MANIFEST, f"it has no field {error}") from error
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise _damaged(folder / MANIFEST, str(error)) from error
+    files = [*manifest.files, *(weight.file for weight in (manifest.weights or {}).values())]
+    if outside := [file for file in files if not _is_inside(file)]:
+        raise _damaged(folder / MANIFEST, f"{outside[0]!r} is not a file of the folder")
+    return manifest
 
 
 def _check_files(folder: Path, manifest: Manifest) -> list[Problem]:
@@ -303,9 +315,15 @@ def _check_files(folder: Path, manifest: Manifest) -> list[Problem]:
     return problems
 
 
-def _check_weights(folder: Path, weights: Mapping[str, WeightFile]) -> list[Problem]:
-    """Presence and size only: reading every byte of a large model on each start is too slow."""
+def _check_weights(
+    folder: Path, weights: Mapping[str, WeightFile], *, whole: bool
+) -> list[Problem]:
+    """Size and first bytes; all of a file that was written to after the manifest, or if asked for.
+
+    Reading every byte of a large model on each start would be too slow.
+    """
     problems: list[Problem] = []
+    built_ns = (folder / MANIFEST).stat().st_mtime_ns
     for name, weight in sorted(weights.items()):
         path = folder / weight.file
         if not path.is_file():
@@ -316,12 +334,23 @@ def _check_weights(folder: Path, weights: Mapping[str, WeightFile]) -> list[Prob
                     "twice",
                 )
             )
-        elif path.stat().st_size != weight.bytes:
-            problems.append(
-                Problem(
-                    message=f"the weight {name} is truncated: {path} has {path.stat().st_size} "
-                    f"bytes, expected {weight.bytes}",
-                    help="run ttc compile again",
-                )
-            )
+            continue
+        facts = path.stat()
+        if facts.st_size != weight.bytes:
+            why = f"is truncated: {path} has {facts.st_size} bytes, expected {weight.bytes}"
+        elif file_sha256(path, HEADER_BYTES) != weight.header_sha256 or (
+            (whole or facts.st_mtime_ns > built_ns) and file_sha256(path) != weight.sha256
+        ):
+            why = f"was changed: the checksum of {path} differs from the manifest"
+        else:
+            continue
+        problems.append(Problem(message=f"the weight {name} {why}", help="run ttc compile again"))
     return problems
+
+
+def _is_inside(file: object) -> bool:
+    """Whether a value of the manifest is a path that stays in the folder."""
+    if not isinstance(file, str):
+        return False
+    path = PurePosixPath(file)
+    return bool(file) and not path.is_absolute() and ".." not in path.parts and "\0" not in file

@@ -1,0 +1,105 @@
+"""The header of a safetensors file, every size checked against the file before it is used."""
+
+import json
+import math
+from pathlib import Path
+from typing import cast
+
+from ttc.checkpoint.fingerprint import Span
+from ttc.checkpoint.stored import StoredTensor
+from ttc.errors import CheckpointError, Problem
+
+HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library itself
+
+# Sizes of the dtypes of the format: github.com/huggingface/safetensors, tensor.rs (Dtype::bitsize).
+DTYPE_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "I32": 4, "U32": 4, "F32": 4,
+    "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+
+
+def read_header(path: Path) -> tuple[int, dict[str, StoredTensor]]:
+    """The header of a safetensors file: (bytes before the data, tensors), checked against its size.
+
+    Format: 8 bytes little-endian length n, n bytes of JSON, data; offsets count from the data.
+    """
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size_bytes < 8:
+            raise _truncated(path, 8, size_bytes, "the length of its header needs")
+        if length > HEADER_LIMIT_BYTES:
+            raise _bad_header(path, f"its first 8 bytes give a header of {length:,} bytes")
+        if 8 + length > size_bytes:
+            raise _truncated(path, 8 + length, size_bytes, "its header alone needs")
+        try:
+            header: object = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise _bad_header(path, f"its header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise _bad_header(path, "its header is not a JSON object")
+    tensors = {
+        name: _stored_tensor(path, name, entry, 8 + length)
+        for name, entry in cast(dict[str, object], header).items()
+        if name != "__metadata__"
+    }
+    end = max(
+        (t.span.offset + t.span.size_bytes for t in tensors.values()),
+        default=8 + length,
+    )
+    if end > size_bytes:
+        raise _truncated(path, end, size_bytes, "its header describes")
+    if end < size_bytes:
+        raise _bad_header(path, f"its header describes {end:,} bytes, the file has {size_bytes:,}")
+    return 8 + length, tensors
+
+
+def _stored_tensor(path: Path, name: str, entry: object, data_offset: int) -> StoredTensor:
+    fields = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
+    dtype, shape, offsets = (
+        fields.get("dtype"),
+        fields.get("shape"),
+        fields.get("data_offsets"),
+    )
+    if not isinstance(dtype, str) or not _sizes(shape) or not _sizes(offsets):
+        raise _bad_header(path, f"tensor '{name}' lacks a dtype, shape or data_offsets")
+    sizes, limits = cast(list[int], shape), cast(list[int], offsets)
+    if dtype not in DTYPE_BYTES:
+        raise _bad_header(path, f"tensor '{name}' has the unknown dtype '{dtype}'")
+    needed = math.prod(sizes) * DTYPE_BYTES[dtype]
+    if len(limits) != 2 or limits[1] - limits[0] != needed:
+        raise _bad_header(
+            path,
+            f"tensor '{name}' ({dtype} {sizes}) needs {needed:,} bytes, its offsets are {limits}",
+        )
+    span = Span(offset=data_offset + limits[0], size_bytes=needed)
+    return StoredTensor(path=path, dtype=dtype, shape=tuple(sizes), span=span)
+
+
+def _sizes(value: object) -> bool:
+    """Whether a header value is a list of sizes (bool is an int to Python, not to the format)."""
+    if not isinstance(value, list):
+        return False
+    return all(type(item) is int and item >= 0 for item in cast(list[object], value))
+
+
+def _truncated(path: Path, needed: int, found: int, why: str) -> CheckpointError:
+    return CheckpointError(
+        Problem(
+            message=f"{path.name} is truncated",
+            note=f"{why} {needed:,} bytes, the file has {found:,}",
+            help=f"download {path.name} again; {needed - found:,} bytes are missing",
+        )
+    )
+
+
+def _bad_header(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        Problem(
+            message=f"{path.name} is not a valid safetensors file",
+            note=what,
+            help=f"download {path.name} again",
+        )
+    )

@@ -1,0 +1,81 @@
+"""Tensors that lie in a file as plain values: where, of what dtype and shape; reading them."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttc.checkpoint.fingerprint import Span
+from ttc.errors import CheckpointError, Problem
+
+# numpy's names of the dtypes that are read as they are, under the names of safetensors.
+PLAIN_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """What a file's header says of one tensor; `dtype` is the name that safetensors has for it."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    span: Span
+
+
+def read_values(name: str, stored: StoredTensor, rows: slice | None = None) -> NDArray[Any]:
+    """A tensor, or some of its rows: bf16 as uint16 bits, every other float as float32."""
+    values = read_rows(stored, PLAIN_DTYPES[stored.dtype], name, rows)
+    return values if stored.dtype == "BF16" else values.astype(np.float32, copy=False)
+
+
+def read_rows(stored: StoredTensor, dtype: str, name: str, rows: slice | None) -> NDArray[Any]:
+    """A tensor, or some rows of it, as numpy reads its bytes.
+
+    Read and not mapped: a file that is cut off while it is mapped ends the process.
+    """
+    first, last, _ = (rows or slice(None)).indices(stored.shape[0] if stored.shape else 1)
+    shape = (last - first, *stored.shape[1:]) if stored.shape else ()
+    row_bytes = stored.span.size_bytes // stored.shape[0] if stored.shape and stored.shape[0] else 0
+    try:
+        with stored.path.open("rb") as file:
+            start = stored.span.offset + first * row_bytes
+            values = np.fromfile(file, dtype=dtype, count=math.prod(shape), offset=start)
+            found = f"expected {math.prod(shape):,} values, found {values.size:,}"
+    except OSError as error:
+        values, found = np.empty(0), error.strerror or str(error)
+    if values.size != math.prod(shape):
+        raise CheckpointError(
+            Problem(
+                message=f"cannot read tensor '{name}' from {stored.path.name}",
+                note=found,
+                help="the file changed after it was opened; run the command again",
+            )
+        )
+    return values.reshape(shape)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that must hold one object; CheckpointError says where it does not parse."""
+    try:
+        content: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            Problem(
+                message=f"{path.name} cannot be read as JSON",
+                note=str(error),
+                help="download or write the file again",
+            )
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            Problem(
+                message=f"{path.name} must hold a JSON object",
+                note=f"it holds a {type(content).__name__}",
+                help="download or write the file again",
+            )
+        )
+    return cast(dict[str, Any], content)
