@@ -18,8 +18,10 @@ from ttc.spec.check import FileCheck
 from ttc.spec.precision import TableRow
 
 if TYPE_CHECKING:
+    from ttc.checkpoint.upkeep import CachedWeight
     from ttc.verify.report import Report
 
+DAY_SECONDS = 86400
 BYTES_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -182,6 +184,19 @@ def plan_record(plan: Plan) -> dict[str, Any]:
             for choice in plan.choices
         ],
     }
+
+
+def cache_table(entries: "Iterable[CachedWeight]") -> Table:
+    """One line per converted weight."""
+    table = Table("key", "size", "dtype", "shape", "holds", "used", box=None, pad_edge=False)
+    for entry in entries:
+        days = (time.time() - entry.used_at) / DAY_SECONDS
+        shape = "x".join(map(str, entry.origin.get("shape", ())))
+        used = entry.damage or f"{days:.0f} days ago" + (", linked" if entry.linked else "")
+        holds = ", ".join(entry.tensors)
+        dtype = str(entry.origin.get("dtype", ""))
+        table.add_row(entry.key[:12], amount(entry.size_bytes), dtype, shape, holds, used)
+    return table
 
 
 def check_record(each: FileCheck) -> dict[str, Any]:

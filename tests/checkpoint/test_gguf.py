@@ -5,7 +5,6 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,15 +52,15 @@ def test_reads_every_kind(path: Path) -> None:
     checkpoint = GgufFile(path, "tiny.gguf")
     assert checkpoint.names() == ("half", "packed", "plain")
     assert checkpoint.shape("packed") == (64, 32)
-    assert np.array_equal(checkpoint.read("plain").numpy(), VALUES)
-    assert np.array_equal(checkpoint.read("half").numpy(), VALUES.astype(np.float16))
+    assert np.array_equal(checkpoint.read("plain"), VALUES)
+    assert np.array_equal(checkpoint.read("half"), VALUES.astype(np.float16))
     packed = gguf.quants.quantize(VALUES, gguf.GGMLQuantizationType.Q8_0)
     expected = gguf.dequantize(packed, gguf.GGMLQuantizationType.Q8_0)
-    assert np.array_equal(checkpoint.read("packed").numpy(), expected)
+    assert np.array_equal(checkpoint.read("packed"), expected)
     for name in checkpoint.names():
-        assert checkpoint.read(name).dtype == torch.float32
+        assert checkpoint.read(name).dtype == np.float32
         assert checkpoint.unreadable(name) == ""
-        assert checkpoint.read(name, slice(5, 9)).equal(checkpoint.read(name)[5:9])
+        assert np.array_equal(checkpoint.read(name, slice(5, 9)), checkpoint.read(name)[5:9])
 
 
 def test_config_has_the_names_of_hugging_face(path: Path) -> None:
@@ -146,4 +145,4 @@ def test_the_packaged_file_is_read_as_the_gguf_package_reads_it() -> None:
     assert len(reader.tensors) == len(checkpoint.names())
     for tensor in reader.tensors[1:12]:
         expected = gguf.dequantize(tensor.data, tensor.tensor_type)
-        assert np.array_equal(checkpoint.read(tensor.name).numpy(), expected)
+        assert np.array_equal(checkpoint.read(tensor.name), expected)

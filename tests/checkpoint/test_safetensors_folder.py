@@ -173,6 +173,48 @@ def test_empty_folder(tmp_path: Path) -> None:
     assert "found an empty folder" in refusal(tmp_path)
 
 
-def test_pickled_weights(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "safe_serialization=True" in refusal(tmp_path)
+def test_safetensors_are_taken_before_pickled_files(tmp_path: Path) -> None:
+    values = torch.randn(4, 8)
+    torch.save({"w": values}, tmp_path / "pytorch_model.bin")
+    assert np.array_equal(SafetensorsFolder(tmp_path, "c").read("w"), values)
+    assert np.array_equal(SafetensorsFolder(tmp_path, "c").read("w", slice(1, 3)), values[1:3])
+    save_file({"w": -values}, tmp_path / "model.safetensors")
+    assert np.array_equal(SafetensorsFolder(tmp_path, "c").read("w"), -values)
+
+
+def test_pickled_shards(tmp_path: Path) -> None:
+    names = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
+    for name, file in names.items():
+        torch.save({name: torch.full((2, 2), float(ord(name)))}, tmp_path / file)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    checkpoint = SafetensorsFolder(tmp_path, "c")
+    assert checkpoint.names() == ("a", "b")
+    assert checkpoint.read("b").tolist() == [[98, 98], [98, 98]]
+
+
+class Attack:
+    """What a hostile file would have pickle call."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("attacked"),)
+
+
+def test_no_code_of_a_pickled_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.zeros(2), "attack": Attack()}, tmp_path / "pytorch_model.bin")
+    assert "cannot be read as a file of tensors" in refusal(tmp_path)
+    assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x80\2}."])
+def test_damaged_pickled_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    assert "cannot be read as a file of tensors" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("shard", ["../x.safetensors", "/x.safetensors", "x.bin", "\0.safetensors"])
+def test_an_index_names_files_of_the_folder(tmp_path: Path, shard: str) -> None:
+    index = {"weight_map": {"w": shard}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "outside the checkpoint folder" in refusal(tmp_path)

@@ -1,7 +1,9 @@
 """Artefacts: the same inputs give the same bytes, damage is found, a folder appears whole."""
 
+import hashlib
 import json
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,10 @@ def write_artefact(folder: Path) -> Manifest:
         checkpoint=CheckpointFacts(description="org/tiny", fingerprint="ab"),
         weights={
             "embed": WeightFile(
-                file="weights/embed.tensorbin", bytes=facts.bytes, sha256=facts.sha256
+                file="weights/embed.tensorbin",
+                bytes=facts.bytes,
+                sha256=facts.sha256,
+                header_sha256=facts.sha256,  # it is shorter than a header
             )
         },
     )
@@ -87,7 +92,7 @@ def test_same_inputs_same_bytes(tmp_path: Path) -> None:
     [
         ({"ttc": "0.0.9"}, f"was built by ttc 0.0.9, this is {ttc_version()}"),
         ({"ttnn": "0.70.0"}, f"was built for ttnn 0.70.0, this is {ttnn_version()}"),
-        ({"format": 99}, "has artefact format 99, this is format 1"),
+        ({"format": 99}, "has artefact format 99, this is format 2"),
     ],
 )
 def test_another_version(folder: Path, fields: dict[str, Any], words: str) -> None:
@@ -98,7 +103,7 @@ def test_another_version(folder: Path, fields: dict[str, Any], words: str) -> No
 
 
 def test_another_version_may_have_other_fields(folder: Path) -> None:
-    (folder / "manifest.json").write_text(json.dumps({"format": 1, "ttc": "9.0.0"}))
+    (folder / "manifest.json").write_text(json.dumps({"format": 2, "ttc": "9.0.0"}))
     with pytest.raises(ArtefactError, match=r"was built by ttc 9\.0\.0"):
         read_artefact(folder)
 
@@ -129,6 +134,40 @@ def test_missing_files_are_listed_together(folder: Path) -> None:
 def test_a_truncated_weight(folder: Path) -> None:
     (folder / "weights" / "embed.tensorbin").write_bytes(b"\1" * 39)
     with pytest.raises(ArtefactError, match=r"truncated: .* has 39 bytes, expected 40"):
+        read_artefact(folder)
+
+
+def test_an_edited_weight(folder: Path) -> None:
+    path = folder / "weights" / "embed.tensorbin"
+    path.write_bytes(b"\2" * 40)
+    with pytest.raises(ArtefactError, match="the weight embed was changed"):
+        read_artefact(folder)
+
+
+def test_a_flipped_bit_behind_the_header(folder: Path) -> None:
+    """Found at once if the file is newer than the manifest, else when every byte is asked for."""
+    path, content = folder / "weights" / "embed.tensorbin", bytearray(5000)
+    path.write_bytes(content)
+    facts = file_facts(path)
+    header = hashlib.sha256(content[:4096]).hexdigest()
+    record = {"file": "weights/embed.tensorbin", "header_sha256": header, **asdict(facts)}
+    edit(folder, weights={"embed": record})
+    content[4500] ^= 1
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+    assert read_artefact(folder)
+    with pytest.raises(ArtefactError, match="the weight embed was changed"):
+        read_artefact(folder, verify_weights=True)
+    os.utime(path)
+    with pytest.raises(ArtefactError, match="the weight embed was changed"):
+        read_artefact(folder)
+
+
+@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "weights/../../x", "", 3])
+def test_a_manifest_that_names_other_folders(folder: Path, file: object) -> None:
+    weight = {"file": file, "bytes": 1, "sha256": "", "header_sha256": ""}
+    edit(folder, weights={"embed": weight})
+    with pytest.raises(ArtefactError, match="is not a file of the folder"):
         read_artefact(folder)
 
 

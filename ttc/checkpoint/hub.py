@@ -62,6 +62,8 @@ def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> 
 
 def _explain(repository: str, revision: str | None, error: Exception) -> Problem:
     page = f"https://huggingface.co/{repository}"
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__  # the hub did answer, and that is why there is no local entry
     status = 0
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         status = error.response.status_code

@@ -57,7 +57,7 @@ def _ranks(path: Path, content: bytes) -> dict[bytes, int] | None:
         try:
             token, rank = base64.b64decode(fields[0], validate=True), int(fields[1])
         except (binascii.Error, ValueError, IndexError) as error:
-            if number == 0:
+            if not ranks:
                 return None
             raise _unreadable(path, f"line {number + 1} is not a token and its rank") from error
         ranks[token] = rank
@@ -75,7 +75,6 @@ def _byte_pairs(ranks: dict[bytes, int]) -> Any:
         decoders,
         models,
         pre_tokenizers,
-        processors,
     )
 
     letters = _letters()
@@ -91,12 +90,7 @@ def _byte_pairs(ranks: dict[bytes, int]) -> Any:
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in _special_tokens()]
     )
-    begin = _facts()["begin"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A",
-        pair=f"{begin} $A {begin} $B",
-        special_tokens=[(begin, tokenizer.token_to_id(begin))],
-    )
+    _add_begin(tokenizer, _facts()["begin"])
     return tokenizer
 
 
@@ -140,10 +134,24 @@ def _sentencepiece(path: Path) -> Any:
     from transformers.convert_slow_tokenizer import convert_slow_tokenizer
 
     try:
-        return convert_slow_tokenizer(cast(Any, LlamaTokenizer)(vocab_file=str(path), legacy=True))
+        slow = cast(Any, LlamaTokenizer)(vocab_file=str(path), legacy=True)
+        tokenizer: Any = convert_slow_tokenizer(slow)
     except Exception as error:  # the C++ side raises no narrower type
         lines = str(error).strip().splitlines()
         raise _unreadable(path, lines[0] if lines else type(error).__name__) from error
+    _add_begin(tokenizer, LLAMA2_BEGIN)
+    return tokenizer
+
+
+def _add_begin(tokenizer: Any, begin: str) -> None:
+    """Have the token that begins a text put before it."""
+    from tokenizers import processors
+
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A",
+        pair=f"{begin} $A {begin} $B",
+        special_tokens=[(begin, tokenizer.token_to_id(begin))],
+    )
 
 
 def _unreadable(path: Path, why: str) -> CheckpointError:

@@ -2,24 +2,20 @@
 
 # pyright: reportUnknownMemberType=false
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from ttc.api import DEFAULT_CACHE
 from ttc.commands.environment import open_screen
 from ttc.errors import Problem, UsageError
 from ttc.options import Cache, Json
-from ttc.screen import amount
+from ttc.screen import amount, cache_table
 
 if TYPE_CHECKING:
     from ttc.checkpoint.cache import WeightCache
-    from ttc.checkpoint.upkeep import CachedWeight
 
-DAY_SECONDS = 86400
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 cache_app = typer.Typer(
@@ -39,7 +35,7 @@ def list_(context_: typer.Context, cache: Cache = DEFAULT_CACHE, as_json: Json =
 
     screen = open_screen(context_, as_json=as_json)
     entries = list_entries(_weights(cache))
-    screen.table(_table(entries))
+    screen.table(cache_table(entries))
     screen.result({"entries": [entry.to_json() for entry in entries]})
 
 
@@ -132,18 +128,6 @@ def _weights(cache: Path, *, verify: bool = False) -> "WeightCache":
     from ttc.checkpoint.cache import WeightCache
 
     return WeightCache(cache.expanduser() / "weights", verify=verify)
-
-
-def _table(entries: "tuple[CachedWeight, ...]") -> Table:
-    table = Table("key", "size", "dtype", "shape", "holds", "used", box=None, pad_edge=False)
-    for entry in entries:
-        days = (time.time() - entry.used_at) / DAY_SECONDS
-        shape = "x".join(map(str, entry.origin.get("shape", ())))
-        used = entry.damage or f"{days:.0f} days ago" + (", linked" if entry.linked else "")
-        holds = ", ".join(entry.tensors)
-        dtype = str(entry.origin.get("dtype", ""))
-        table.add_row(entry.key[:12], amount(entry.size_bytes), dtype, shape, holds, used)
-    return table
 
 
 def _bytes(text: str) -> int:
