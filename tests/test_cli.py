@@ -10,6 +10,7 @@ import pytest
 
 from ttc import api
 from ttc.cli import app, main
+from ttc.hardware.hardware import mesh_names
 
 pytestmark = pytest.mark.fast
 
@@ -131,8 +132,22 @@ def test_plan_of_everything(command: Command) -> None:
     assert result.code == 0
     rows = result.json["rows"]
     status = {(row["mesh"], row["precision"]): row["status"] for row in rows}
-    assert status["N150", "performance"] == status["P150", "bf16"] == "ok"
+    assert status["N150", "performance"] == status["P150", "accuracy"] == "ok"
+    assert {mesh for mesh, _ in status} == set(mesh_names())
     assert all(row["reason"] for row in rows if row["status"] == "refused")
+
+
+def test_plan_explains_what_was_weighed(command: Command) -> None:
+    result = command("plan", SPEC, "--explain", "--context", "512")
+    assert result.code == 0
+    assert "* halves: 17 operations in decode, 16 in prefill" in result.out
+    assert "* 512: " in result.out
+    assert "total" in result.out
+    record = command("plan", SPEC, "--json", "--context", "512").json
+    assert [step["tokens"] for step in record["estimate"]["prefill"]] == [128, 256, 512]
+    decode = record["estimate"]["decode"][0]
+    assert decode["kinds"]["matmul ff2"]["bound"] == "DRAM"
+    assert all(record["estimate"]["sources"].values())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ttc.plan.estimate import Estimate, StepTime
 from ttc.plan.plan import Plan
 from ttc.progress import Progress as Reporter
 from ttc.progress import silent
@@ -149,6 +150,55 @@ def plan_lines(plan: Plan) -> list[str]:
         f"would fit  {largest.context} tokens for {plan.batch}, or {largest.batch} users of "
         f"{plan.context}",
     ]
+
+
+def explain_lines(plan: Plan) -> list[str]:
+    """The alternatives that were weighed, and which was taken."""
+    lines: list[str] = []
+    for choice in plan.choices:
+        lines.append(f"{choice.name}: {choice.taken}")
+        for name, cost in choice.alternatives:
+            mark = "*" if name == choice.taken else " "
+            lines.append(f"  {mark} {name}: {cost}")
+    return lines
+
+
+def estimate_table(times: Estimate) -> Table:
+    """Milliseconds of each step by kind of operation, with the first letter of what bounds it."""
+    steps = [(f"decode at {step.tokens}", step) for step in times.decode]
+    steps += [(f"prefill {step.tokens}", step) for step in times.prefill]
+    kinds = dict.fromkeys(kind.kind for _, step in steps for kind in step.kinds)
+    table = Table(
+        "ms (bound by DRAM, compute, links, or the time to launch)", box=None, pad_edge=False
+    )
+    for name, _ in steps:
+        table.add_column(name, justify="right")
+    for kind in kinds:
+        cells = ({each.kind: each for each in step.kinds}.get(kind) for _, step in steps)
+        table.add_row(kind, *(f"{each.ms:.2f} {each.bound[0]}" if each else "" for each in cells))
+    table.add_section()
+    table.add_row("total", *(f"{step.ms:.2f}" for _, step in steps))
+    return table
+
+
+def estimate_record(times: Estimate) -> dict[str, Any]:
+    """An estimate for `--json`: milliseconds per token and per prefill, and their sources."""
+
+    def steps(each: tuple[StepTime, ...]) -> list[dict[str, Any]]:
+        return [
+            {
+                "tokens": step.tokens,
+                "ms": step.ms,
+                "kinds": {kind.kind: {"ms": kind.ms, "bound": kind.bound} for kind in step.kinds},
+            }
+            for step in each
+        ]
+
+    return {
+        "decode": steps(times.decode),
+        "prefill": steps(times.prefill),
+        "sources": dict(times.sources),
+    }
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,10 +12,21 @@ from ttc import api
 from ttc.api import DEFAULT_MESH, DEFAULT_PRECISION, Target
 from ttc.commands.environment import chunk_tokens, environment, open_screen
 from ttc.commands.precision import chosen_profile
-from ttc.errors import PlanError, Problem, UsageError
-from ttc.hardware.hardware import mesh_names
+from ttc.commands.survey import plan_everywhere
+from ttc.errors import Problem, UsageError
+from ttc.hardware.hardware import load_mesh
 from ttc.options import Batch, Context, DecoderConfig, Json, MeshOption, Optimizations, Precision
-from ttc.screen import plan_lines, plan_record, plan_rows, plan_table, precision_lines
+from ttc.plan.estimate import estimate
+from ttc.screen import (
+    estimate_record,
+    estimate_table,
+    explain_lines,
+    plan_lines,
+    plan_record,
+    plan_rows,
+    plan_table,
+    precision_lines,
+)
 from ttc.spec import library
 from ttc.spec.model import load_model
 from ttc.spec.precision import precision_table
@@ -37,6 +48,9 @@ def plan(
         bool,
         typer.Option("--precision-table", help="And every group's precision: value, file, line."),
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="And the alternatives weighed, and estimated times.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what would be compiled: memory by group, prefill buckets, what else would fit.
@@ -46,7 +60,7 @@ def plan(
     del precision  # `chosen_profile` asks whether it was given
     screen = open_screen(context_, as_json=as_json)
     if every:
-        rows = _plan_all([spec] if spec else _shipped_specs(), batch=batch, context=context)
+        rows = plan_everywhere([spec] if spec else _shipped_specs(), batch=batch, context=context)
         screen.table(plan_rows(rows))
         screen.result({"rows": rows})
         return
@@ -69,6 +83,12 @@ def plan(
         screen.say(line)
     screen.table(plan_table(chosen))
     record = plan_record(chosen)
+    times = estimate(chosen, load_mesh(chosen.mesh).chip)
+    record["estimate"] = estimate_record(times)
+    if explain:
+        for line in explain_lines(chosen):
+            screen.say(line)
+        screen.table(estimate_table(times))
     if table:
         rows = precision_table(profile, load_model(spec))
         for line in precision_lines(rows):
@@ -79,20 +99,3 @@ def plan(
 
 def _shipped_specs() -> Sequence[str]:
     return library.names(library.SPECS, near=Path.cwd() / "_")
-
-
-def _plan_all(specs: Sequence[str], *, batch: int, context: int | None) -> list[dict[str, Any]]:
-    profiles = library.names(library.PROFILES, near=Path.cwd() / "_")
-    rows: list[dict[str, Any]] = []
-    for spec in specs:
-        for mesh in mesh_names():
-            for precision in profiles:
-                target = Target(mesh=mesh, precision=precision, batch=batch, context=context)
-                row: dict[str, Any] = {"spec": spec, "mesh": mesh, "precision": precision}
-                try:
-                    chosen = api.plan(spec, target)
-                    row |= {"status": "ok", "reason": "", "context": chosen.context}
-                except PlanError as error:
-                    row |= {"status": "refused", "reason": error.problems[0].message}
-                rows.append(row)
-    return rows

@@ -1,0 +1,228 @@
+"""A first estimate of time, from measured laws: what bounds each kind of operation, and a total.
+
+Every operation takes the longest of reading its operands, of its arithmetic and of the links
+between chips, and then the gap until the next one starts. Nothing overlaps. The laws
+(`hardware/laws.yaml`) come from other programs and other software; docs/measurements.md compares
+the totals with published figures.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ttc.hardware.hardware import Chip
+from ttc.hardware.laws import Laws, load_laws
+from ttc.plan.memory import dram_bytes
+from ttc.plan.operations import operations_of, reads_of, results_of
+from ttc.plan.placement import TILE_BYTES, TensorPlan, tiles
+from ttc.plan.plan import (
+    Plan,
+    PlannedAttention,
+    PlannedEmbedding,
+    PlannedLinear,
+    PlannedNorm,
+    PlannedOp,
+)
+from ttc.spec.fidelity import Fidelity
+
+Bound = Literal["DRAM", "compute", "links", "launch"]
+
+# Passes of the matrix unit over the mantissas of its operands.
+PHASES = {"LoFi": 1, "HiFi2": 2, "HiFi3": 3, "HiFi4": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Seconds that one operation takes, and what they are spent on."""
+
+    kind: str
+    seconds: float
+    bound: Bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindTime:
+    """All operations of one kind in a step: milliseconds, and by what most of them are bound."""
+
+    kind: str
+    ms: float
+    bound: Bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """A decode step with `tokens` in each user's cache, or a prefill of `tokens`."""
+
+    tokens: int
+    ms: float
+    kinds: tuple[KindTime, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Times of a plan. Decode: with few tokens in the caches and with a full context."""
+
+    decode: tuple[StepTime, ...]
+    prefill: tuple[StepTime, ...]
+    sources: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    plan: Plan
+    chip: Chip
+    laws: Laws
+    stored: dict[str, TensorPlan]
+    tokens: int
+    decode: bool
+
+
+def estimate(plan: Plan, chip: Chip) -> Estimate:
+    """The time of a decode step at both ends of the context and of each prefill bucket."""
+    laws = load_laws(chip.arch)
+    short = min(plan.buckets[0], plan.context)
+    return Estimate(
+        decode=tuple(
+            _step_time(plan, chip, laws, tokens, decode=True)
+            for tokens in dict.fromkeys((short, plan.context))
+        ),
+        prefill=tuple(
+            _step_time(plan, chip, laws, tokens, decode=False) for tokens in plan.buckets
+        ),
+        sources=tuple(sorted(laws.sources.items())),
+    )
+
+
+def _step_time(plan: Plan, chip: Chip, laws: Laws, tokens: int, *, decode: bool) -> StepTime:
+    phase = plan.decode if decode else next(p for p in plan.prefill if p.tokens == tokens)
+    costs: list[tuple[int, Cost]] = []
+    for decoder in phase.decoders:
+        layer = decoder.layers[0]
+        stored = {w.name: w.tensor for w in plan.weights if w.decoder in (None, layer)}
+        step = _Step(plan=plan, chip=chip, laws=laws, stored=stored, tokens=tokens, decode=decode)
+        costs += [(len(decoder.layers), cost) for cost in _costs(step, decoder.ops)]
+    once = {w.name: w.tensor for w in plan.weights if w.decoder is None}
+    step = _Step(plan=plan, chip=chip, laws=laws, stored=once, tokens=tokens, decode=decode)
+    costs += [(1, cost) for cost in _costs(step, phase.enter)]
+    head = _Step(plan=plan, chip=chip, laws=laws, stored=once, tokens=tokens, decode=True)
+    costs += [(1, cost) for cost in _costs(head, plan.head.ops)]
+    if decode:
+        logits = plan.head.logits.shape[3] * laws.argmax_seconds_each_logit
+        costs.append((1, Cost(kind="sampling", seconds=logits, bound="compute")))
+    kinds = _by_kind(costs)
+    return StepTime(tokens=tokens, ms=sum(kind.ms for kind in kinds), kinds=kinds)
+
+
+def _by_kind(costs: Iterable[tuple[int, Cost]]) -> tuple[KindTime, ...]:
+    spent: dict[str, dict[Bound, float]] = {}
+    for times, cost in costs:
+        by_bound = spent.setdefault(cost.kind, {})
+        by_bound[cost.bound] = by_bound.get(cost.bound, 0.0) + times * cost.seconds
+    kinds = (
+        KindTime(
+            kind=kind,
+            ms=1000 * sum(by_bound.values()),
+            bound=max(by_bound, key=lambda bound: by_bound[bound]),
+        )
+        for kind, by_bound in spent.items()
+    )
+    return tuple(sorted(kinds, key=lambda each: -each.ms))
+
+
+def _costs(step: _Step, ops: Sequence[PlannedOp]) -> list[Cost]:
+    values: dict[str, TensorPlan] = {}
+    costs: list[Cost] = []
+    for op in ops:
+        kind, main = _main(step, op, values)
+        seconds, bound = max(main, key=lambda each: each[0])
+        gaps = operations_of([op]) * step.laws.gap_seconds
+        costs.append(Cost(kind=kind, seconds=seconds + gaps, bound=bound))
+        values |= dict(results_of(op))
+    return costs
+
+
+type _Times = list[tuple[float, Bound]]
+
+
+def _main(step: _Step, op: PlannedOp, values: dict[str, TensorPlan]) -> tuple[str, _Times]:
+    """The kind of an operation, and its times by what could bound them."""
+    match op:
+        case PlannedLinear():
+            return _group(step, op), _product(step, op)
+        case PlannedAttention(decode=True):
+            return "attention", _attention_decode(step, op)
+        case PlannedAttention():
+            return "attention", _attention_prefill(step, op)
+        case PlannedNorm():
+            return "norm", _elementwise(step, op, values, step.laws.norm_seconds)
+        case PlannedEmbedding():
+            return "embedding", _elementwise(step, op, values, step.laws.small_operation_seconds)
+        case _:
+            small = operations_of([op]) * step.laws.small_operation_seconds
+            return "other", _elementwise(step, op, values, small)
+
+
+def _group(step: _Step, op: PlannedLinear) -> str:
+    weight = next(each for each in step.plan.weights if each.name == op.weights[0])
+    return f"matmul {weight.group}"
+
+
+def _product(step: _Step, op: PlannedLinear) -> _Times:
+    """Weights stream from DRAM; in decode the cores beside the banks set the pace as well."""
+    laws, chip = step.laws, step.chip
+    read = sum(dram_bytes(step.stored[name], chip) for name in op.weights)
+    times: _Times = [
+        (
+            len(op.weights) * laws.weights_fixed_seconds + read / laws.weights_bytes_per_second,
+            "DRAM",
+        )
+    ]
+    if step.decode:
+        fixed, each_phase = laws.weight_tile_cycles
+        cycles = fixed + each_phase * PHASES[op.compute.math_fidelity]
+        count = sum(
+            read_of.shape[2] * read_of.shape[3] // 1024
+            for read_of in (step.stored[name] for name in op.weights)
+        )
+        times.append((count * cycles / (chip.dram_banks * chip.clock_hz), "compute"))
+    else:
+        flops = 2.0 * step.tokens * op.rows * op.out.shape[3]
+        peak = _peak_flops(chip, op.compute) * laws.gemm_utilisation(step.tokens)
+        times.append((flops / peak, "compute"))
+    return times
+
+
+def _peak_flops(chip: Chip, compute: Fidelity) -> float:
+    per_core = chip.flops_per_core_cycle * chip.clock_hz / PHASES[compute.math_fidelity]
+    return chip.grid.cores * per_core
+
+
+def _attention_decode(step: _Step, op: PlannedAttention) -> _Times:
+    """Every user's keys and values are read once; a head is read by few cores only."""
+    laws, cache = step.laws, step.plan.kv_cache.tensor[0]
+    heads, head_dim = cache.shape[1], cache.shape[3]
+    seen = min(step.tokens, op.window or step.tokens)
+    rows = step.plan.slots * heads * tiles(seen) * tiles(head_dim)
+    read = 2 * rows * TILE_BYTES[op.kv_dtype]
+    rate = min(laws.cache_bytes_per_second, heads * laws.cache_of_a_head_bytes_per_second)
+    others = (operations_of([op]) - 1) * laws.small_operation_seconds
+    return [(others + laws.cache_fixed_seconds + read / rate, "DRAM")]
+
+
+def _attention_prefill(step: _Step, op: PlannedAttention) -> _Times:
+    """Scores and sums of a causal triangle, or of a band where a window cuts it."""
+    laws, tokens = step.laws, step.tokens
+    seen = min(tokens / 2, op.window or tokens)
+    flops = 4.0 * tokens * seen * op.out.shape[3]
+    others = (operations_of([op]) - 1) * laws.small_operation_seconds
+    return [(others + flops / laws.attention_flops_per_second, "compute")]
+
+
+def _elementwise(
+    step: _Step, op: PlannedOp, values: dict[str, TensorPlan], launch: float
+) -> _Times:
+    """What is read and written in DRAM, or what it takes to run at all."""
+    tensors = [tensor for _, tensor in results_of(op)]
+    tensors += [values[name] for name in reads_of(op) if name in values]
+    moved = sum(dram_bytes(tensor, step.chip) for tensor in tensors)
+    return [(launch, "launch"), (moved / step.laws.interleaved_bytes_per_second, "DRAM")]
