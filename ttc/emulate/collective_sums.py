@@ -2,15 +2,16 @@
 """The sums of a reduce-scatter: in which order devices add, and what is rounded on the way.
 
 Source: the kernels that ttnn 0.81.1 ships for reduce_scatter_minimal_async (ring_*, line_*),
-reduce_scatter_minimal_direct and moreh_sum, and the dispatch in ccl/reduce_scatter. All add on the
-matrix unit with a 16-bit Dst unless values are FLOAT32, and a partial sum that travels is packed in
-the element type of the tensor at every hop.
+reduce_scatter_minimal_direct, all_reduce_async and moreh_sum, and the dispatch in
+ccl/reduce_scatter. All add on the matrix unit, with a 16-bit Dst unless values are FLOAT32 or a
+call asks for more, and a partial sum that travels is packed in the element type of the tensor at
+every hop.
 
 Functions take x [devices, slices, ...], the values of each device along one axis of the mesh cut
 into a slice per device, and give the sums [slices, ...]: slice i is what device i ends up with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,30 +28,39 @@ class Addition:
 
     dtype: DataType
     rounding: bool
+    wide_dst: bool = False
 
     def in_dst(self, *terms: torch.Tensor) -> torch.Tensor:
         if self.rounding and self.dtype is not DataType.FLOAT32:
-            return fpu.add(*terms, wide_dst=False)
+            return fpu.add(*terms, wide_dst=self.wide_dst)
         return torch.stack(terms).sum(0)
 
     def packed(self, values: torch.Tensor) -> torch.Tensor:
-        return pack_on_device(values, self.dtype, wide_dst=False) if self.rounding else values
+        if not self.rounding:
+            return values
+        return pack_on_device(values, self.dtype, wide_dst=self.wide_dst)
 
     def __call__(self, *terms: torch.Tensor) -> torch.Tensor:
         return self.packed(self.in_dst(*terms))
 
 
 def direct(x: torch.Tensor, add: Addition) -> torch.Tensor:
-    """Every device sends its part to the owner, which adds pairs in Dst and packs once.
+    """Every device sends its part to the owner, which adds them in Dst and packs once.
 
     The owner's own part comes first, then the others by position.
     """
     count = len(x)
     owners = torch.arange(count, device=x.device)
     senders = [[owner, *(i for i in range(count) if i != owner)] for owner in range(count)]
-    parts = [x[torch.tensor(senders, device=x.device)[:, place], owners] for place in range(count)]
-    total = parts[0] if count % 2 else add.in_dst(parts[0], parts[1])
-    for place in range(1 if count % 2 else 2, count, 2):
+    sender = torch.tensor(senders, device=x.device)
+    return in_pairs([x[sender[:, place], owners] for place in range(count)], add)
+
+
+def in_pairs(parts: Sequence[torch.Tensor], add: Addition) -> torch.Tensor:
+    """The sum of values in Dst, two at once; the first alone if their number is odd."""
+    alone = len(parts) % 2
+    total = parts[0] if alone else add.in_dst(parts[0], parts[1])
+    for place in range(1 if alone else 2, len(parts), 2):
         total = add.in_dst(parts[place], parts[place + 1], total)
     return add.packed(total)
 

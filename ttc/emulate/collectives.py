@@ -16,6 +16,7 @@ from ttc.emulate.configs import (
     BufferType,
     CoreRangeSet,
     MemoryConfig,
+    TensorMemoryLayout,
     Topology,
     WormholeComputeKernelConfig,
 )
@@ -163,6 +164,67 @@ def all_reduce(
     return MeshTensor(mesh, results)
 
 
+def all_reduce_async(
+    input_tensor: MeshTensor,
+    buffer_tensor: MeshTensor,
+    cluster_axis: int,
+    mesh_device: MeshDevice,
+    multi_device_global_semaphore: GlobalSemaphore,
+    *,
+    dtype: DataType | None = None,
+    memory_config: MemoryConfig | None = None,
+    topology: Topology = Topology.Linear,
+    num_links: int | None = None,
+    use_noc1_only: bool = False,
+    fp32_dest_acc: bool = False,
+) -> MeshTensor:
+    """As all_reduce in one operation: every device sends its part into the buffers of all.
+
+    Each adds what arrived pair by pair, by position. All tensors are width sharded in L1.
+    """
+    op = "experimental.all_reduce_async"
+    del multi_device_global_semaphore, topology, num_links, use_noc1_only
+    mesh, shards = shards_of(op, input_tensor)
+    require(mesh is mesh_device, op, "the input is on another mesh")
+    placed = memory_config or input_tensor.memory_config()
+    lines = mesh.lines(op, cluster_axis)
+    require(len(lines[0]) % 2 == 0, op, "only an even number of devices is supported")
+    _check_buffer(op, input_tensor, buffer_tensor, placed, len(lines[0]))
+    to = dtype or input_tensor.dtype
+    add = collective_sums.Addition(
+        dtype=_dtype_of_sums(op, to, as_blocks=True),
+        rounding=mesh.rounding,
+        wide_dst=fp32_dest_acc,
+    )
+    results = list(shards)
+    for line in lines:
+        parts = _whole_each(op, [shards[device] for device in line], len(input_tensor.shape) - 1)
+        total = collective_sums.in_pairs(parts, add)
+        shared = output(op, [total], input_tensor.shape, to, placed, mesh.chip, packed=True)
+        for device in line:
+            results[device] = shared
+    return MeshTensor(mesh, results)
+
+
+def _check_buffer(
+    op: str, x: MeshTensor, buffer: MeshTensor, placed: MemoryConfig, count: int
+) -> None:
+    configs = {"input": x.memory_config(), "buffer": buffer.memory_config(), "output": placed}
+    for name, config in configs.items():
+        sharded = config.memory_layout is TensorMemoryLayout.WIDTH_SHARDED
+        require(sharded, op, f"unsupported memory layout for the {name} tensor")
+    held, written = buffer.memory_config().shard_spec, placed.shard_spec
+    assert held is not None, "sharded device tensors have a shard spec"
+    if written is None:
+        raise EmulationError(op, "the output needs a shard spec")
+    inside = set(written.grid.cores) <= set(held.grid.cores)
+    require(inside, op, "the output must lie on cores of the buffer")
+    wanted = prod(written.shape) * count
+    require(
+        prod(held.shape) >= wanted, op, f"buffer shards of {held.shape} do not hold {wanted} values"
+    )
+
+
 def mesh_partition(
     input_tensor: MeshTensor,
     dim: int,
@@ -291,7 +353,7 @@ def _sums(
     """
     first = line[0]
     whole_tiles = _has_whole_tiles(first, dim, len(line))
-    dtype = _dtype_of_sums(op, first, as_blocks=whole_tiles)
+    dtype = _dtype_of_sums(op, first.dtype, as_blocks=whole_tiles)
     cut = [values.chunk(len(line), dim) for values in _whole_each(op, line, dim)]
     x = torch.stack([torch.stack(slices) for slices in cut])
     small = _bytes(first) <= _DIRECT_BYTES
@@ -306,7 +368,7 @@ def _sums(
 def _broadcast_sum(op: str, line: Sequence[Tensor]) -> torch.Tensor:
     """Block formats are added as BFLOAT16 and packed again."""
     first = line[0]
-    dtype = _dtype_of_sums(op, first, as_blocks=False)
+    dtype = _dtype_of_sums(op, first.dtype, as_blocks=False)
     x = torch.stack(_whole_each(op, line, len(first.shape) - 1))
     total = collective_sums.broadcast(
         x, collective_sums.Addition(dtype=dtype, rounding=_rounding(first))
@@ -314,10 +376,10 @@ def _broadcast_sum(op: str, line: Sequence[Tensor]) -> torch.Tensor:
     return _packed_again(total, first, dtype)
 
 
-def _dtype_of_sums(op: str, tensor: Tensor, *, as_blocks: bool) -> DataType:
-    if tensor.dtype not in _TILE_BYTES:
-        raise EmulationError(op, f"sums of {tensor.dtype.name} are not emulated")
-    return DataType.BFLOAT16 if tensor.dtype in BLOCK_FORMATS and not as_blocks else tensor.dtype
+def _dtype_of_sums(op: str, dtype: DataType, *, as_blocks: bool) -> DataType:
+    if dtype not in _TILE_BYTES:
+        raise EmulationError(op, f"sums of {dtype.name} are not emulated")
+    return DataType.BFLOAT16 if dtype in BLOCK_FORMATS and not as_blocks else dtype
 
 
 def _packed_again(total: torch.Tensor, tensor: Tensor, dtype: DataType) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The names of `ttnn.experimental`."""
 
 from ttc.emulate import heads, kv_cache, matmul, rotary
-from ttc.emulate.collectives import all_gather_async, reduce_scatter_minimal_async
+from ttc.emulate.collectives import all_gather_async, all_reduce_async, reduce_scatter_minimal_async
 from ttc.emulate.mesh_tensor import per_device
 
 minimal_matmul = per_device(matmul.minimal_matmul)
@@ -20,6 +20,7 @@ rotary_embedding_llama_fused_qk = per_device(rotary.rotary_embedding_llama_fused
 
 __all__ = [
     "all_gather_async",
+    "all_reduce_async",
     "minimal_matmul",
     "nlp_concat_heads",
     "nlp_concat_heads_decode",
