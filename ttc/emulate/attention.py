@@ -177,11 +177,10 @@ def _check_decode(
     positions: Tensor,
     memory_config: MemoryConfig | None,
 ) -> None:
-    grouped = q.shape[2] != k.shape[1]
-    if grouped or k.shape[1] > 1:
-        require(q.dtype is DataType.BFLOAT16, op, "grouped queries must be BFLOAT16")
+    if k.shape[1] > 1:
+        require(q.dtype is DataType.BFLOAT16, op, "queries of several kv heads must be BFLOAT16")
         sharded = memory_config is not None and memory_config.is_sharded()
-        require(not sharded, op, "sharded output is not supported for grouped queries")
+        require(not sharded, op, "sharded output is not supported for several kv heads")
     if not q.is_sharded():
         in_dram = q.memory_config().buffer_type is BufferType.DRAM
         require(in_dram, op, "queries must be in DRAM when they are not sharded")
