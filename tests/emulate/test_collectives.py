@@ -181,6 +181,28 @@ def test_two_chips_compute_a_feed_forward(random) -> None:
         assert ((one - alone).norm() / alone.norm()).item() < 6e-3
 
 
+def test_a_sum_in_a_buffer_adds_pairs_by_position() -> None:
+    """(256 + 1) -> 258 in a Dst of 16 bits, + (1 + 0.5) -> 260; a wide Dst rounds 258.5 once."""
+    mesh = open_line(4)
+    cores = ttnn.CoreRangeSet([ttnn.CoreRange(ttnn.CoreCoord(0, 0), ttnn.CoreCoord(0, 0))])
+
+    def placed(width: int) -> ttnn.MemoryConfig:
+        spec = ttnn.ShardSpec(cores, [32, width], ttnn.ShardOrientation.ROW_MAJOR)
+        return ttnn.MemoryConfig(ttnn.TensorMemoryLayout.WIDTH_SHARDED, ttnn.BufferType.L1, spec)
+
+    values = torch.tensor([256, 1, 1, 0.5])[:, None, None].expand(4, 32, 64).contiguous()
+    x = ttnn.to_memory_config(per_device(values, mesh), placed(64))
+    buffer = ttnn.empty(
+        (1, 1, 32, 256), layout=ttnn.TILE_LAYOUT, device=mesh, memory_config=placed(256)
+    )
+    (semaphore,) = semaphores(mesh, 1)
+    for wide, expected in ((False, 260), (True, 258)):
+        total = ttnn.experimental.all_reduce_async(
+            x, buffer, 1, mesh, semaphore, memory_config=placed(64), fp32_dest_acc=wide
+        )
+        assert each(total).unique().tolist() == [expected]
+
+
 class TestRefusals:
     def test_one_device(self, device) -> None:
         x = ttnn.from_torch(torch.ones(32, 32), layout=ttnn.TILE_LAYOUT, device=device)
