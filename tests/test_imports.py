@@ -29,6 +29,7 @@ LAYERS = (
     "checkpoint",
     "runtime",
     "verify",
+    "new",
     "weights",
     "accuracy",
     "api",

@@ -15,12 +15,13 @@ from ttc.commands.accuracy import accuracy
 from ttc.commands.cache import cache_app
 from ttc.commands.check import check
 from ttc.commands.compile import compile
+from ttc.commands.new import new
 from ttc.commands.plan import plan
 from ttc.commands.run import demo, run
 from ttc.commands.verify import verify
 from ttc.errors import TtcError
 
-VERBS = (check, plan, compile, verify, run, accuracy, demo)
+VERBS = (new, check, plan, compile, verify, run, accuracy, demo)
 """In the order of `ttc --help`."""
 
 app = typer.Typer(

@@ -5,10 +5,11 @@ from dataclasses import asdict
 from math import isclose
 from typing import Any, cast
 
-from ttc.checkpoint.config_reading import Reading, read_config
+from ttc.checkpoint.config_reading import Reading, read_config, shortest_cycle
 from ttc.checkpoint.files import Checkpoint, Headers
 from ttc.checkpoint.gguf_file import ROPE_FACTORS
 from ttc.checkpoint.rope_config import SPELLINGS
+from ttc.checkpoint.spec_text import yaml_value
 from ttc.errors import CheckpointError, Problem
 from ttc.spec.config_keys import with_shared
 from ttc.spec.model import ModelSpec
@@ -138,14 +139,6 @@ def _kinds(spec: ModelSpec, reading: Reading) -> Iterator[Problem]:
             return
 
 
-def shortest_cycle(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """The shortest start of a sequence that gives all of it when it is repeated."""
-    for length in range(1, len(kinds)):
-        if all(kind == kinds[i % length] for i, kind in enumerate(kinds)):
-            return kinds[:length]
-    return kinds
-
-
 def _same(value: object, expected: object) -> bool:
     if isinstance(expected, bool) or isinstance(value, bool):
         return value is expected
@@ -176,13 +169,8 @@ def _differs(
 
 
 def _yaml(value: object) -> str:
-    """A value as one would write it in YAML: true, 10000 and 1.0e-05, not True, 10000.0, 1e-05."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        text = repr(int(value) if value.is_integer() else value)
-        return text.replace("e", ".0e") if "." not in text else text
+    """A value to print; of a long list the start."""
     if isinstance(value, tuple):
-        numbers = [_yaml(each) for each in cast(tuple[object, ...], value)]
+        numbers = [yaml_value(each) for each in cast(tuple[object, ...], value)]
         return f"[{', '.join(numbers[:4])}{', ...' if len(numbers) > 4 else ''}]"
-    return str(value)
+    return yaml_value(value)

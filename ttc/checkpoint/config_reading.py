@@ -236,6 +236,14 @@ class _Reader:
                 self.ignored[key] = "not set"
 
 
+def shortest_cycle(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """The shortest start of a sequence that gives all of it when it is repeated."""
+    for length in range(1, len(kinds)):
+        if all(kind == kinds[i % length] for i, kind in enumerate(kinds)):
+            return kinds[:length]
+    return kinds
+
+
 def _keys_of(rule: KindRule) -> Iterator[str]:
     if not isinstance(rule, KindCycle):
         yield rule.key

@@ -7,15 +7,18 @@ huggingface_hub does the work, with its own environment variables, cache, resume
 
 import errno
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 
 from ttc.checkpoint.safetensors_folder import LAYOUTS, weight_files
@@ -48,6 +51,41 @@ def download_checkpoint(repository: str, revision: str | None) -> Path:
         if (folder / single).is_file():
             break
     return folder
+
+
+def remote_headers(
+    repository: str, revision: str | None
+) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int, ...]]]]:
+    """config.json of a hub repository, and (dtype, shape) of every tensor by name.
+
+    The headers of safetensors files come by range requests; nothing of the weights is fetched.
+    """
+    folder = _snapshot(repository, revision, ("config.json",))
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            Problem(
+                message=f"'{repository}' has no config.json",
+                help="name a repository that holds a model in transformers' format",
+            )
+        )
+    try:
+        found = HfApi().get_safetensors_metadata(repository, revision=revision)
+    except (OSError, HFValidationError) as error:
+        raise CheckpointError(_explain(repository, revision, error)) from error
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise CheckpointError(
+            Problem(
+                message=f"'{repository}' has no safetensors files that can be read",
+                note=_first_line(error),
+                help="name a repository with model.safetensors, or convert it",
+            )
+        ) from error
+    tensors = {
+        name: (str(info.dtype), tuple(info.shape))
+        for file in found.files_metadata.values()
+        for name, info in file.tensors.items()
+    }
+    return read_json(folder / "config.json"), tensors
 
 
 def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:

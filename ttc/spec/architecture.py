@@ -80,6 +80,7 @@ def load_architecture(wanted: str | Path) -> Architecture:
     """
     path = library.resolve(library.ARCHITECTURES, wanted)
     data = load_yaml(path, "architecture", shown=library.shown(path))
+    raise_problems(_undecided(data))
     problems = _check_name(data["architecture"], path)
     weights = data["weights"].fields()
     decoder_weights = {
@@ -117,6 +118,19 @@ def load_architecture(wanted: str | Path) -> Architecture:
         file=library.stable(path),
         at=data["architecture"].at,
     )
+
+
+def _undecided(data: Located) -> list[Problem]:
+    """What a draft leaves to a person."""
+    listed = data.get("undecided")
+    return [
+        Problem(
+            message="the architecture is not finished",
+            at=each.at,
+            help="decide this, change the file, and remove the line",
+        )
+        for each in (listed.elements() if listed else ())
+    ]
 
 
 def _dims(data: Located) -> tuple[str, ...]:

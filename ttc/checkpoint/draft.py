@@ -1,0 +1,251 @@
+"""Draft a spec from what a checkpoint's headers say; of an unknown family also an architecture.
+
+A spec of a known family leaves nothing open: what config.json says that ttc does not understand is
+an error. An architecture of an unknown family is the one whose tensors are nearest, with a list of
+what a person has to decide; the compiler refuses it until that list is empty.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import cast
+
+from ttc.checkpoint.config_reading import Reading, json_text, read_config
+from ttc.checkpoint.files import Headers
+from ttc.checkpoint.names import BODY, HARMLESS, PREFIXES
+from ttc.checkpoint.spec_text import SCHEMA, differing, fields_of, spec_fields, spec_text
+from ttc.errors import CheckpointError, Problem
+from ttc.spec.architecture import Architecture
+from ttc.spec.config_keys import with_shared
+from ttc.spec.model import ModelSpec
+
+ON_REQUEST = "ignored because the command says so"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A spec as text, an architecture as text ("" where the family is known), and the account of
+    every key and tensor: used, ignored with the reason, undecided.
+    """
+
+    architecture: str
+    spec: str
+    architecture_text: str
+    used: Mapping[str, object]
+    ignored: Mapping[str, str]
+    undecided: tuple[str, ...]
+
+
+def hf_class(headers: Headers) -> str:
+    """The model class that config.json names."""
+    config = headers.config()
+    classes = cast(list[object], (config or {}).get("architectures") or [])
+    if not classes:
+        raise CheckpointError(
+            Problem(
+                message=f"{headers.description} does not say what it is",
+                note="no config.json" if config is None else "config.json has no 'architectures'",
+                help='a checkpoint of transformers has "architectures": ["ClassForCausalLM"]',
+            )
+        )
+    return str(classes[0])
+
+
+def draft_spec(
+    headers: Headers,
+    architecture: Architecture,
+    *,
+    model: str,
+    weights: str | None = None,
+    ignore: Collection[str] = (),
+    base: ModelSpec | None = None,
+) -> Draft:
+    """The spec of a checkpoint of a known family.
+
+    base  a spec to extend: only what differs from it is then written
+
+    CheckpointError with everything in config.json that is missing, wrong or unknown.
+    """
+    reading = _read(headers, architecture, ignore)
+    problems = [_missing(key) for key in reading.missing] + [_wrong(each) for each in reading.wrong]
+    known = with_shared(architecture.config)
+    names = [*reading.used, *known.fixed, *known.ignored]
+    problems += [_unknown(key, value, names) for key, value in reading.unknown.items()]
+    if problems:
+        raise CheckpointError(problems)
+    fields: dict[str, object] = {"architecture": architecture.name} | spec_fields(reading)
+    start: dict[str, object] = {"model": model}
+    if base is not None:
+        start["extends"] = base.name
+        fields = differing(fields, fields_of(base))
+    end = {"weights": weights} if weights else {}
+    schema = SCHEMA.format("variant" if base else "model").removeprefix("# ")
+    return Draft(
+        architecture=architecture.name,
+        spec=spec_text(start | fields | end, remarks=[schema, *_remarks(headers, ignore)]),
+        architecture_text="",
+        used=reading.used,
+        ignored=reading.ignored,
+        undecided=(),
+    )
+
+
+def _remarks(headers: Headers, ignore: Collection[str]) -> list[str]:
+    remarks = [f"Written by ttc new from {headers.description}."]
+    if ignore:
+        remarks.append(f"Keys of config.json ignored on request: {', '.join(sorted(ignore))}.")
+    return remarks
+
+
+def _read(headers: Headers, architecture: Architecture, ignore: Collection[str]) -> Reading:
+    config = headers.config()
+    assert config is not None, "the class was read from it"
+    reading = read_config(config, with_shared(architecture.config))
+    asked = {key: ON_REQUEST for key in reading.unknown if key in ignore}
+    unknown = {key: value for key, value in reading.unknown.items() if key not in asked}
+    return replace(reading, unknown=unknown, ignored={**reading.ignored, **asked})
+
+
+def _missing(key: str) -> Problem:
+    return Problem(message=f"config.json has no '{key}'", help="add it to config.json")
+
+
+def _wrong(what: str) -> Problem:
+    return Problem(message="config.json does not fit the architecture", details=(what,))
+
+
+def _unknown(key: str, value: object, known: Sequence[str]) -> Problem:
+    near = get_close_matches(key, known, n=1)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    return Problem(
+        message=f"config.json has the unknown key '{key}'",
+        note=f"it says {json_text(value)}",
+        help=f"{meant}if it changes no arithmetic, --ignore {key}; if it does, the model needs an "
+        "architecture that has it",
+    )
+
+
+def nearest(
+    headers: Headers, known: Sequence[tuple[Architecture, Path]]
+) -> tuple[Architecture, Path]:
+    """The architecture that shares the largest part of its tensor names with a checkpoint."""
+    found = _patterns(headers)
+
+    def likeness(candidate: tuple[Architecture, Path]) -> float:
+        names = set(_expected(candidate[0]).values())
+        return len(names & found.keys()) / len(names | found.keys())
+
+    return max(known, key=likeness)
+
+
+def draft_family(
+    headers: Headers, near: Architecture, near_file: Path, *, model: str, weights: str | None
+) -> Draft:
+    """A spec and an architecture to be finished by hand, for a class that ttc does not know."""
+    reading = _read(headers, near, ())
+    name = str((headers.config() or {}).get("model_type") or "new").replace("-", "_")
+    open_points = [
+        f"the steps are those of {near.name}: compare them with modeling_{name}.py of transformers",
+        *_open_keys(reading),
+        *_open_tensors(headers, near, reading),
+    ]
+    fields: dict[str, object] = {"model": model, "architecture": name} | spec_fields(reading)
+    fields |= {"weights": weights} if weights else {}
+    absent = [f"undecided: {key} is not in config.json" for key in reading.missing]
+    remarks = [SCHEMA.format("model").removeprefix("# "), *_remarks(headers, ()), *absent]
+    return Draft(
+        architecture=name,
+        spec=spec_text(fields, remarks=remarks),
+        architecture_text=_family_text(headers, near, near_file, name, open_points),
+        used=reading.used,
+        ignored=reading.ignored,
+        undecided=tuple(open_points),
+    )
+
+
+def _open_keys(reading: Reading) -> Iterator[str]:
+    for key in reading.missing:
+        yield f"config.json has no {key}: say under config what stands for it"
+    for what in reading.wrong:
+        yield f"config.json: {what}"
+    for key, value in reading.unknown.items():
+        yield (
+            f"config.json has {key}: {json_text(value)}: use it, or list it under config as "
+            "fixed or ignored"
+        )
+
+
+def _open_tensors(headers: Headers, near: Architecture, reading: Reading) -> Iterator[str]:
+    found, expected = _patterns(headers), _expected(near)
+    head = next(each.name for each in near.weights if each.group == "lm_head")
+    for weight, pattern in expected.items():
+        tied = weight == head and reading.values.get("tie_embeddings")
+        if pattern not in found and not tied:
+            yield f"weight {weight}: there is no tensor {pattern}"
+    for pattern, shape in found.items():
+        if pattern not in expected.values():
+            yield f"tensor {pattern} {_sizes(shape, reading)} belongs to no weight"
+
+
+def _patterns(headers: Headers) -> dict[str, tuple[int, ...]]:
+    """Tensor names with {i} for the decoder number, as a file of one model has them -> shape."""
+    found: dict[str, tuple[int, ...]] = {}
+    stored = sorted((prefix for prefix, _ in PREFIXES if prefix), key=len, reverse=True)
+    for name in headers.names():
+        if any(re.fullmatch(pattern, name) for pattern, _ in HARMLESS[headers.format]):
+            continue
+        prefix = next((each for each in stored if name.startswith(each)), None)
+        plain = name if prefix is None else BODY + name.removeprefix(prefix)
+        found.setdefault(re.sub(r"\.\d+\.", ".{i}.", plain, count=1), headers.shape(name))
+    return found
+
+
+def _expected(architecture: Architecture) -> dict[str, str]:
+    """Canonical name -> Hugging Face name with {i}, of every weight of an architecture."""
+    prefix = architecture.prefixes["hf"]
+    return {weight.name: weight.hf for weight in architecture.weights} | {
+        weight.name: prefix + weight.hf for weight in architecture.decoder_weights
+    }
+
+
+def _sizes(shape: tuple[int, ...], reading: Reading) -> str:
+    """A shape in the words of a spec, as far as its sizes are unique in the model."""
+    sizes = {
+        path.removeprefix("dims."): int(value)
+        for path, value in reading.values.items()
+        if path.startswith("dims.") and path not in ("dims.layers", "dims.rotary_dim")
+    }
+    for heads in ("heads", "kv_heads"):
+        if heads in sizes and "head_dim" in sizes:
+            sizes[f"{heads} * head_dim"] = sizes[heads] * sizes["head_dim"]
+    words: list[str] = []
+    for size in shape:
+        names = [name for name, value in sizes.items() if value == size]
+        words.append(" or ".join(names) or str(size))
+    return f"[{', '.join(words)}]"
+
+
+def _family_text(
+    headers: Headers, near: Architecture, near_file: Path, name: str, points: Sequence[str]
+) -> str:
+    """The text of the nearest architecture with another name, and the open points in it."""
+    found, expected = _patterns(headers), _expected(near)
+    lost = {weight for weight, pattern in expected.items() if pattern not in found}
+    lines: list[str] = []
+    for line in near_file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("architecture:"):
+            line = f"architecture: {name}"
+        elif line.startswith("hf:"):
+            line = f"hf: [{hf_class(headers)}]"
+            lines += ["undecided:  # decide each, change the file, and remove its line"]
+            lines += [f"  - {json.dumps(point)}" for point in points]
+        weight = re.match(r"  (\w+): \{", line)
+        if weight and weight[1] in lost:
+            line += "  # undecided: there is no such tensor"
+        if not line.startswith("# ") or line.startswith("# yaml-language-server"):
+            lines.append(line)
+    lines.insert(1, f"# Draft of {hf_class(headers)} after {near.name}, by ttc new.")
+    return "\n".join(lines) + "\n"
