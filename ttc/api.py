@@ -29,6 +29,7 @@ from ttc.runtime.artefact import (
     write_manifest,
 )
 from ttc.runtime.backends import choose_backend
+from ttc.spec import library
 from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.precision import PrecisionProfile, load_profile
 
@@ -95,7 +96,8 @@ def compile(
 ) -> Artefact:
     """Plan, emit and convert weights: an artefact folder that needs nothing else to run.
 
-    spec     a YAML file, or the name of one in specs/
+    spec     a YAML file, or the name of one in specs/; of a model that has none the checkpoint,
+             a Hugging Face folder or id, as long as `ttc new` leaves nothing open
     out      the folder to write; build/SPEC-MESH-PRECISION if not given. It appears when it is
              complete; an artefact that is there is replaced then, anything else is refused
     weights  a Hugging Face folder or id, a .gguf file or package:NAME/FILE; the spec's own if not
@@ -108,6 +110,8 @@ def compile(
     Raises SpecError, PlanError, CheckpointError, ArtefactError or UsageError.
     """
     progress("planning")
+    cache = Path(cache).expanduser()
+    spec = named_spec(spec, cache)
     model = load_model(spec)
     compiled = compile_model(
         model,
@@ -118,7 +122,6 @@ def compile(
         chunk=prefill_chunk_tokens,
     )
     out = Path(out or f"build/{model.name}-{mesh.replace(':', '-')}-{compiled.plan.profile}")
-    cache = Path(cache).expanduser()
     if no_weights:
         _keep_weights(out)
     with new_artefact(out) as folder:
@@ -149,6 +152,18 @@ def compile(
         facts = {name: file_facts(folder / name) for name in sorted(files)}
         write_manifest(folder, replace(manifest, files=facts))
     return read_artefact(out, need_weights=False)
+
+
+def named_spec(wanted: str | Path, cache: str | Path = DEFAULT_CACHE) -> str | Path:
+    """A spec as it was named, or the one drafted for a checkpoint that has none.
+
+    UsageError when it is neither, CheckpointError when the draft leaves something open.
+    """
+    if isinstance(wanted, Path) or wanted.endswith(library.SUFFIXES):
+        return wanted
+    from ttc.new import spec_or_draft  # 0.3 s that files need not wait for
+
+    return spec_or_draft(wanted, Path(cache).expanduser() / "drafts")
 
 
 def load(

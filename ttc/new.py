@@ -12,7 +12,7 @@ from ttc.checkpoint.names import bind_headers
 from ttc.errors import CheckpointError, Problem, SpecError, UsageError
 from ttc.spec import library
 from ttc.spec.architecture import Architecture, load_architecture
-from ttc.spec.model import ModelSpec, load_model
+from ttc.spec.model import find_spec, load_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,29 +61,30 @@ def new_spec(
     return Written(spec=out, architecture=None, draft=draft)
 
 
-def find_model(wanted: str | Path, drafts: Path) -> ModelSpec:
-    """The spec of a command: a file, a name, an id; else of the checkpoint of that id or folder.
+def spec_or_draft(wanted: str, drafts: Path) -> str:
+    """What names a spec as it is; of a checkpoint without one the spec drafted into `drafts`.
 
-    A checkpoint without a spec is drafted into the folder `drafts`. UsageError when nothing is
-    found, CheckpointError when the draft leaves something open.
+    UsageError when it is neither, CheckpointError when the draft leaves something open.
     """
-    try:
-        return load_model(wanted)
-    except UsageError:
-        source = str(wanted)
-        if not Path(source).expanduser().is_dir() and not HUB_ID.fullmatch(source):
-            raise
-    out = drafts / f"{_file_name(source)}.yaml"
-    written = new_spec(source, out=out, force=True)
-    if written.architecture is not None:
-        raise CheckpointError(
-            Problem(
-                message=f"{source} is of a family that ttc does not know",
-                details=written.draft.undecided,
-                help=f"draft it with `ttc new {source}`, and decide what it lists",
-            )
+    folder = Path(wanted).expanduser()
+    if not (folder.is_dir() and (folder / "config.json").is_file()):
+        try:
+            find_spec(wanted)
+            return wanted
+        except UsageError:
+            if not HUB_ID.fullmatch(wanted):
+                raise
+    out = drafts / f"{_file_name(wanted)}.yaml"
+    written = new_spec(wanted, out=out, force=True)
+    if written.architecture is None:
+        return str(out)
+    raise CheckpointError(
+        Problem(
+            message=f"{wanted} is of a family that ttc does not know",
+            details=written.draft.undecided,
+            help=f"draft it with `ttc new {wanted}`, and decide what it lists",
         )
-    return load_model(out)
+    )
 
 
 def _file_name(source: str) -> str:

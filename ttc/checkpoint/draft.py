@@ -16,7 +16,14 @@ from typing import cast
 from ttc.checkpoint.config_reading import Reading, json_text, read_config
 from ttc.checkpoint.files import Headers
 from ttc.checkpoint.names import BODY, HARMLESS, PREFIXES
-from ttc.checkpoint.spec_text import SCHEMA, differing, fields_of, spec_fields, spec_text
+from ttc.checkpoint.spec_text import (
+    SCHEMA,
+    differing,
+    fields_of,
+    spec_fields,
+    spec_text,
+    yaml_value,
+)
 from ttc.errors import CheckpointError, Problem
 from ttc.spec.architecture import Architecture
 from ttc.spec.config_keys import with_shared
@@ -167,6 +174,10 @@ def draft_family(
 
 
 def _open_keys(reading: Reading) -> Iterator[str]:
+    for path in ("norm_eps", "tie_embeddings"):
+        if path in reading.values and not reading.keys[path]:
+            value = yaml_value(reading.values[path])
+            yield f"config.json does not say {path}: other families then have {value}"
     for key in reading.missing:
         yield f"config.json has no {key}: say under config what stands for it"
     for what in reading.wrong:

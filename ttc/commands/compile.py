@@ -55,6 +55,7 @@ def compile(
     """
     del precision  # `chosen_profile` asks whether it was given
     screen = open_screen(context_, as_json=as_json)
+    spec = str(api.named_spec(spec, cache))
     profile = chosen_profile(
         context_, screen, spec, optimizations=optimizations, decoder_config=decoder_config
     )

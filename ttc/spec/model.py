@@ -89,7 +89,7 @@ def load_model(wanted: str | Path) -> ModelSpec:
 
     Raises SpecError with every problem of the file, UsageError when there is no such file.
     """
-    path = _find_spec(wanted)
+    path = find_spec(wanted)
     data = _read(path)
     dims = _dims(data["dims"])
     rope, problems = read_rope(data["rope"], dims.rotary_dim)
@@ -179,8 +179,11 @@ def _scalar(number: Located) -> int | float:
     return number.value
 
 
-def _find_spec(wanted: str | Path) -> Path:
-    """The file of a command line argument; an ORG/NAME that is no file is a Hugging Face id."""
+def find_spec(wanted: str | Path) -> Path:
+    """The file of a command line argument; an ORG/NAME that is no file is a Hugging Face id.
+
+    Raises UsageError when there is no such name or id.
+    """
     is_id = isinstance(wanted, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", wanted)
     if not is_id or Path(wanted).exists() or Path(wanted).suffix in library.SUFFIXES:
         return library.resolve(library.SPECS, wanted)
