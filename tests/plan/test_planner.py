@@ -22,7 +22,11 @@ from ttc.spec.precision import load_profile
 
 pytestmark = pytest.mark.fast
 
-SPECS = sorted(path.stem for path in (Path(__file__).parents[2] / "specs").glob("*.yaml"))
+SPECS = sorted(  # those that extend no other: a variant plans as its base does
+    path.stem
+    for path in (Path(__file__).parents[2] / "specs").glob("*.yaml")
+    if "\nextends:" not in path.read_text()
+)
 
 
 def plan(
@@ -47,8 +51,8 @@ def test_every_spec_plans_or_says_why_not(spec: str, mesh: str, precision: str) 
         planned = plan(spec, mesh, precision, batch=32, context=1024)
     except PlanError as error:
         (problem,) = error.problems
-        assert "GB of DRAM" in problem.note
         assert problem.at is not None
+        assert problem.help, "a refusal says what would fit"
         return
     assert planned.memory.fits
     assert planned.kv_cache.blocks == 32 * 1024 // 32

@@ -77,7 +77,7 @@ def test_a_name_or_path_that_is_not_there(tmp_path: Path) -> None:
 def test_a_hugging_face_id_names_its_spec() -> None:
     assert load_model("meta-llama/Llama-3.2-1B-Instruct").name == "llama-3.2-1b-instruct"
     with pytest.raises(UsageError, match=r"did you mean 'meta-llama/Llama-3.2-1B-Instruct'"):
-        load_model("meta-llama/Llama-3.2-1B")
+        load_model("meta-llama/Llama-3.2-1B-Instrukt")
 
 
 def test_the_working_directory_comes_before_the_shipped_specs(

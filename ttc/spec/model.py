@@ -50,9 +50,10 @@ class ModelSpec:
     `name` is the file's name, `model` the Hugging Face id, `weights` where the checkpoint is when
     it is not on the hub. `numbers` are named scalars that the architecture's steps use, and
     `layer_kinds` the kinds of the decoders, repeated over the layers; `local_rope` is a second RoPE
-    table, for the steps that name it. `prefill_chunk_tokens` has an entry for each mesh that the
-    spec names, `precision_exceptions` one for each profile it changes. `file` is the path to write
-    into emitted files: it does not depend on the working directory.
+    table, for the steps that name it. `known_on` are meshes that tt-transformers lists for the
+    model. `prefill_chunk_tokens` has an entry for each mesh that the spec names,
+    `precision_exceptions` one for each profile it changes. `file` is the path to write into
+    emitted files: it does not depend on the working directory.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ModelSpec:
     layer_kinds: tuple[str, ...]
     tie_embeddings: bool
     max_context_tokens: int
+    known_on: tuple[str, ...]
     prefill_chunk_tokens: Mapping[str, int]
     weights: str | None
     precision_exceptions: Mapping[str, Settings]
@@ -106,6 +108,7 @@ def load_model(wanted: str | Path) -> ModelSpec:
     )
     chunks, weights = data.get("prefill_chunk_tokens"), data.get("weights")
     numbers, kinds = data.get("numbers"), data.get("layer_kinds")
+    known_on = data.get("known_on")
     return ModelSpec(
         name=path.stem,
         model=data["model"].text,
@@ -120,6 +123,7 @@ def load_model(wanted: str | Path) -> ModelSpec:
         layer_kinds=tuple(each.text for each in kinds.elements()) if kinds else (),
         tie_embeddings=data["tie_embeddings"].flag,
         max_context_tokens=data["max_context_tokens"].integer,
+        known_on=tuple(each.text for each in known_on.elements()) if known_on else (),
         prefill_chunk_tokens=MappingProxyType(
             {mesh: each.integer for mesh, each in chunks.fields().items()} if chunks else {}
         ),
@@ -243,14 +247,12 @@ def _check_kinds(data: Located, dims: Dims) -> list[Problem]:
 
 
 def _check_meshes(data: Located) -> list[Problem]:
-    chunks = data.get("prefill_chunk_tokens")
+    chunks, known_on = data.get("prefill_chunk_tokens"), data.get("known_on")
+    named = [(mesh, each.key_at) for mesh, each in (chunks.fields().items() if chunks else ())]
+    named += [(each.text, each.at) for each in (known_on.elements() if known_on else ())]
     return [
-        Problem(
-            message=f"unknown mesh '{mesh}'",
-            at=each.key_at,
-            help=did_you_mean(mesh, mesh_names()),
-        )
-        for mesh, each in (chunks.fields().items() if chunks else ())
+        Problem(message=f"unknown mesh '{mesh}'", at=at, help=did_you_mean(mesh, mesh_names()))
+        for mesh, at in named
         if mesh not in mesh_names()
     ]
 
