@@ -67,7 +67,7 @@ def artefact(command: Command, tmp_path: Path, tiny_spec: Path) -> Path:
 
 
 def test_the_verbs_in_order() -> None:
-    assert VERBS == ["check", "plan", "compile", "verify", "run", "accuracy", "demo"]
+    assert VERBS == ["new", "check", "plan", "compile", "verify", "run", "accuracy", "demo"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
