@@ -98,7 +98,8 @@ def _values(spec: ModelSpec, reading: Reading, *, silence: bool) -> Iterator[Pro
     """Sizes, numbers and flags. `silence`: a key that is missing says its value all the same."""
     ours: dict[str, Any] = {f"dims.{name}": value for name, value in asdict(spec.dims).items()}
     ours |= {"norm_eps": spec.norm_eps, "tie_embeddings": spec.tie_embeddings}
-    ours |= {f"numbers.{name}": value for name, value in spec.numbers.items()}
+    numbers = {**spec.architecture.numbers, **spec.numbers}
+    ours |= {f"numbers.{name}": value for name, value in numbers.items()}
     same_heads = ours["dims.head_dim"] == reading.values.get("dims.head_dim")
     for path, theirs in reading.values.items():
         keys = reading.keys[path]

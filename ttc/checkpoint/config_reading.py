@@ -86,12 +86,15 @@ class _Reader:
             rule: Rule | None = getattr(self.by, name)
             assert rule is not None, f"the shared keys say where {name} is"
             self._read(name, rule, {"norm_eps": _plain, "tie_embeddings": _flag}.get(name, _whole))
-        for name, rule in self.by.numbers.items():
-            self._read(f"numbers.{name}", rule, _plain, needed=False)
         rope, local_rope = self._ropes()
         kinds = self._kinds()
+        for name, rule in self.by.numbers.items():
+            self._number(name, rule, kinds)
         self._fixed()
         self._account()
+        for key in self.ignored.keys() - self.config.keys():  # parts of a key stay
+            if "." not in key:
+                del self.ignored[key]
         known = self.used.keys() | self.ignored.keys()
         return Reading(
             values=self.values,
@@ -131,6 +134,20 @@ class _Reader:
             return
         self.values[path] = value
         self.keys[path] = (key,) if key else ()
+
+    def _number(self, name: str, rule: Rule, kinds: tuple[str, ...]) -> None:
+        """A number of decoders that the model has none of, such as a window, is left out."""
+        of = {
+            each.kind
+            for each in self.by.layer_kinds
+            if isinstance(each, KindWhere) and each.key in rule.keys
+        }
+        if of and not of & set(kinds):
+            for key in rule.keys:
+                self.used.pop(key, None)
+                self.ignored[key] = f"no decoder is of the kind {' or '.join(sorted(of))}"
+            return
+        self._read(f"numbers.{name}", rule, _plain, needed=False)
 
     def _absent(self, rule: Rule) -> object:
         """What a missing key stands for: a value, a size, or the quotient of two sizes."""

@@ -83,7 +83,9 @@ def draft_spec(
     problems += [_unknown(key, value, names) for key, value in reading.unknown.items()]
     if problems:
         raise CheckpointError(problems)
-    fields: dict[str, object] = {"architecture": architecture.name} | spec_fields(reading)
+    fields: dict[str, object] = {"architecture": architecture.name} | spec_fields(
+        reading, architecture
+    )
     start: dict[str, object] = {"model": model}
     if base is not None:
         start["extends"] = base.name
@@ -159,7 +161,8 @@ def draft_family(
         *_open_keys(reading),
         *_open_tensors(headers, near, reading),
     ]
-    fields: dict[str, object] = {"model": model, "architecture": name} | spec_fields(reading)
+    fields: dict[str, object] = {"model": model, "architecture": name}
+    fields |= spec_fields(reading, near)
     fields |= {"weights": weights} if weights else {}
     absent = [f"undecided: {key} is not in config.json" for key in reading.missing]
     remarks = [SCHEMA.format("model").removeprefix("# "), *_remarks(headers, ()), *absent]

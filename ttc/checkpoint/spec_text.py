@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from ttc.checkpoint.config_reading import Reading, shortest_cycle
+from ttc.spec.architecture import Architecture
 from ttc.spec.model import ModelSpec
 from ttc.spec.rope import (
     BETA_FAST,
@@ -23,18 +24,24 @@ WIDTH = 100
 SCHEMA = "# yaml-language-server: $schema=../ttc/schemas/{}.schema.json"
 
 
-def spec_fields(reading: Reading) -> dict[str, object]:
+def spec_fields(reading: Reading, architecture: Architecture) -> dict[str, object]:
     """What a configuration says, as the fields of a spec without `model` and `architecture`.
 
-    Fields that a spec leaves out where they say nothing are left out.
+    Fields that a spec leaves out where they say nothing are left out, and so are numbers that have
+    the value which the architecture takes anyway.
     """
     values = reading.values
+    numbers = _under("numbers.", values)
     return _fields(
         dims=_under("dims.", values),
         norm_eps=values.get("norm_eps"),
         rope=reading.rope,
         local_rope=reading.local_rope,
-        numbers=_under("numbers.", values),
+        numbers={
+            name: value
+            for name, value in numbers.items()
+            if value != architecture.numbers.get(name)
+        },
         kinds=shortest_cycle(reading.kinds),
         tie_embeddings=values.get("tie_embeddings"),
         max_context_tokens=values.get("max_context_tokens"),
