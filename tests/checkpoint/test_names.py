@@ -125,7 +125,7 @@ def test_a_dtype_that_cannot_be_read(
         ({"num_key_value_heads": 4}, "kv_heads is 2 in the spec, 4 in the checkpoint"),
         ({"num_hidden_layers": 3}, "layers is 2 in the spec, 3 in the checkpoint"),
         ({"head_dim": 32}, "head_dim is 16 in the spec, 32 in the checkpoint"),
-        ({"rms_norm_eps": 1e-6}, "norm_eps is 1.0e-05 in the spec, 1.0e-06 in the checkpoint"),
+        ({"rms_norm_eps": 1e-6}, "norm_eps is 1.0e-5 in the spec, 1.0e-6 in the checkpoint"),
         ({"rope_theta": 5e5}, "theta is 10000 in the spec, 500000 in the checkpoint"),
         (
             {"tie_word_embeddings": True},

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ttc.checkpoint.files import HUB_ID, Headers, open_checkpoint
-from ttc.checkpoint.safetensors_folder import READABLE_DTYPES
+from ttc.checkpoint.stored import PLAIN_DTYPES
+from ttc.errors import CheckpointError, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class RemoteHeaders:
 
     def unreadable(self, name: str) -> str:
         dtype = self.tensors[name][0]
-        return "" if dtype in READABLE_DTYPES else f"stored as {dtype}"
+        return "" if dtype in PLAIN_DTYPES else f"stored as {dtype}"
 
     def config(self) -> Mapping[str, Any]:
         return self.fields
@@ -48,4 +49,11 @@ def open_headers(source: str) -> Headers:
     from ttc.checkpoint.hub import remote_headers  # 0.4 s that local files do not need
 
     fields, tensors = remote_headers(hub["id"], hub["revision"])
+    if fields.get("quantization_config"):
+        raise CheckpointError(
+            Problem(
+                message=f"{source} is quantised: its headers do not show the shapes of its weights",
+                help="download it, and name the folder",
+            )
+        )
     return RemoteHeaders(description=source, tensors=tensors, fields=fields)

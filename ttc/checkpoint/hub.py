@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from ttc.checkpoint.safetensors_folder import LAYOUTS, weight_files
+from ttc.checkpoint.stored import read_json
 from ttc.errors import CheckpointError, Problem
 
 SMALL_FILES = (
