@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ttc.compiler import Compiled, compile_model, plan_spec
 from ttc.errors import Problem, UsageError
-from ttc.hardware.hardware import load_mesh, mesh_names
+from ttc.hardware.hardware import load_mesh, shipped_mesh_names
 from ttc.plan.plan import Plan
 from ttc.progress import Progress, silent
 from ttc.runtime.artefact import (
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 type Backends = Literal["all", "mock", "emulate"]
 
-DEFAULT_MESH = mesh_names()[0]
+DEFAULT_MESH = shipped_mesh_names()[0]
 """The first board of meshes.yaml."""
 
 DEFAULT_PRECISION = "performance"

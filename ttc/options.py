@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ttc.hardware.hardware import mesh_names
+from ttc.hardware.hardware import shipped_mesh_names
 
-MESHES = ", ".join(mesh_names())
+MESHES = ", ".join(shipped_mesh_names())
 Spec = Annotated[
     str,
     typer.Argument(

@@ -1,11 +1,22 @@
+from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
-from ttc.errors import UsageError
-from ttc.hardware.hardware import Chip, Grid, load_chip, load_mesh, mesh_names
+from ttc.errors import SpecError, UsageError
+from ttc.hardware.hardware import (
+    Chip,
+    Grid,
+    load_chip,
+    load_mesh,
+    mesh_names,
+    shipped_mesh_names,
+)
 
 pytestmark = pytest.mark.fast
+
+type Lab = Callable[..., None]
 
 
 def test_the_meshes_of_tt_transformers_are_known() -> None:
@@ -103,3 +114,54 @@ def test_a_grid_closes_into_a_torus() -> None:
     assert len(torus.wiring) == 2 * 32
     assert not open_grid.wrap
     assert len(open_grid.wiring) == 8 * 3 + 7 * 4
+
+
+DOC = Path(__file__).parents[2] / "docs" / "adding-a-mesh.md"
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """The working directory of a user whose mesh is the example of the documentation."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "meshes").mkdir()
+    (_, example, *_) = DOC.read_text().split("```")
+    text = example.removeprefix("yaml\n")
+
+    def write(old: str = "", new: str = "") -> None:
+        assert old in text
+        (tmp_path / "meshes" / "lab.yaml").write_text(text.replace(old, new, 1) if old else text)
+
+    return write
+
+
+def test_a_new_mesh_is_one_entry(lab: Lab) -> None:
+    lab()
+    assert mesh_names()[-1] == "LAB"
+    mesh = load_mesh("LAB")
+    assert (mesh.rows, mesh.cols, mesh.links, str(mesh.chip.grid)) == (1, 2, (2, 2), "13x10")
+    assert load_mesh("LAB:2x1").rows == 2
+    assert load_mesh("N150").chip.name == "wormhole_n150"
+    assert "LAB" not in shipped_mesh_names()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "line"),
+    [
+        ("topology: linear", "topology: ring", "the wires do not close into a ring", 9),
+        ("{axis0: 2, axis1: 2", "{axis0: 3, axis1: 2", "3 links between neighbours do not", 10),
+        ("[[0, 1, 2]]", "[[0, 2, 2]]", "a wire goes to chip 2", 12),
+        ("[1x2, 2x1", "[1x2, 1x4", "the shape 1x4 has more than the 2 chips of the first", 7),
+        ("blackhole_13x10", "blackhole_13x11", "there is no chip 'blackhole_13x11'", 6),
+        ("LAB:", "N300:", "there is a mesh 'N300' already", 5),
+        ("chip:", "chips:", "unknown field 'chips'", 6),
+    ],
+)
+def test_what_a_mesh_cannot_be_is_told_at_its_line(
+    lab: Lab, old: str, new: str, message: str, line: int
+) -> None:
+    lab(old, new)
+    with pytest.raises(SpecError) as raised:
+        load_mesh("N150")
+    problem = next(each for each in raised.value.problems if message in each.message)
+    assert problem.at is not None
+    assert (problem.at.path, problem.at.line) == ("meshes/lab.yaml", line)

@@ -248,3 +248,18 @@ def test_nothing_is_left_behind(
     assert after == package
     assert not list((tmp_path / "here").iterdir())
     assert capfd.readouterr() == ("", "")
+
+
+def grid_and_chips(ttnn: Any, device: Any) -> tuple[int, int, int]:
+    size = device.compute_with_storage_grid_size()
+    return size.x, size.y, device.get_num_devices()
+
+
+def test_the_mesh_of_the_documentation_opens(
+    mock_host: MockHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "adding-a-mesh.md").read_text()
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / "lab.yaml").write_text(text.split("```")[1].removeprefix("yaml\n"))
+    monkeypatch.chdir(tmp_path)
+    assert mock_host.run(load_mesh("LAB"), grid_and_chips) == (13, 10, 2)

@@ -1,6 +1,7 @@
 """Chips and meshes, read from `chips.yaml` and `meshes.yaml`; no hardware number is in Python."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
@@ -8,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ttc.errors import Problem, UsageError, did_you_mean
-from ttc.located import Located
+from ttc.located import Located, raise_problems
 from ttc.schema import load_yaml
 
 DATA = Path(__file__).parent
@@ -136,14 +137,22 @@ class Mesh:
 
 
 def mesh_names() -> tuple[str, ...]:
-    """The meshes that `load_mesh` knows, in the order of `meshes.yaml`."""
-    return tuple(_meshes())
+    """The meshes that `load_mesh` knows: those of `meshes.yaml`, then the user's own."""
+    return tuple(_meshes(Path.cwd()))
+
+
+def shipped_mesh_names() -> tuple[str, ...]:
+    """The meshes of `meshes.yaml`, the default first."""
+    return tuple(_shipped_meshes())
 
 
 def load_mesh(name: str) -> Mesh:
-    """The mesh called `NAME` or `NAME:RxC`. Raises UsageError that names the nearest valid one."""
+    """The mesh called `NAME` or `NAME:RxC`. Raises UsageError that names the nearest valid one.
+
+    It is one of ttc's `meshes.yaml`, or of a file in `meshes/` of the working directory.
+    """
     base, _, shape = name.partition(":")
-    known = _meshes()
+    known = _meshes(Path.cwd())
     if base not in known:
         hint = did_you_mean(base, known)
         raise UsageError(Problem(message=f"there is no mesh '{base}'", help=hint))
@@ -167,24 +176,100 @@ def load_mesh(name: str) -> Mesh:
     return part
 
 
-@cache
 def load_chip(name: str) -> Chip:
     """The chip `name` of `chips.yaml`: its family's numbers, and its own where they differ."""
-    data = _chips()
-    return _chip(name, data["chips"][name], data["families"], data["sources"])
+    return _shipped_chips()[name]
 
 
 @cache
-def _chips() -> Located:
-    return load_yaml(DATA / "chips.yaml", "chips", shown="ttc/hardware/chips.yaml")
+def _shipped_chips() -> Mapping[str, Chip]:
+    data = load_yaml(DATA / "chips.yaml", "chips", shown="ttc/hardware/chips.yaml")
+    return MappingProxyType(
+        {
+            name: _chip(name, each, data["families"], data["sources"])
+            for name, each in data["chips"].fields().items()
+        }
+    )
 
 
 @cache
-def _meshes() -> Mapping[str, tuple[Mesh, tuple[str, ...]]]:
-    """Each mesh in its default shape, and the shapes it can be opened in."""
-    data = load_yaml(DATA / "meshes.yaml", "meshes", shown="ttc/hardware/meshes.yaml")
-    meshes = {name: _mesh(name, each) for name, each in data["meshes"].fields().items()}
+def _meshes(folder: Path) -> Mapping[str, tuple[Mesh, tuple[str, ...]]]:
+    """Each mesh in its default shape, and the shapes it can be opened in: ttc's, then the user's.
+
+    Raises SpecError for a file of the user's that says what cannot be.
+    """
+    meshes = dict(_shipped_meshes())
+    for path in sorted((folder / "meshes").glob("*.yaml")):
+        own = load_yaml(path, "meshes", shown=path.relative_to(folder).as_posix())
+        raise_problems(
+            Problem(
+                message=f"there is a mesh '{name}' already",
+                at=each.key_at,
+                help="choose another name",
+            )
+            for name, each in own["meshes"].fields().items()
+            if name in meshes
+        )
+        meshes |= _meshes_of(own)
     return MappingProxyType(meshes)
+
+
+@cache
+def _shipped_meshes() -> Mapping[str, tuple[Mesh, tuple[str, ...]]]:
+    shown = "ttc/hardware/meshes.yaml"
+    return MappingProxyType(_meshes_of(load_yaml(DATA / "meshes.yaml", "meshes", shown=shown)))
+
+
+def _meshes_of(data: Located) -> dict[str, tuple[Mesh, tuple[str, ...]]]:
+    meshes = data["meshes"].fields()
+    raise_problems(problem for each in meshes.values() for problem in _check_mesh(each))
+    return {name: _mesh(name, each) for name, each in meshes.items()}
+
+
+def _check_mesh(data: Located) -> Iterator[Problem]:
+    """A mesh that its own wires contradict: a ring asked of a line, more links than there are."""
+    chip, chips = data["chip"], _shipped_chips()
+    if chip.text not in chips:
+        yield Problem(
+            message=f"there is no chip '{chip.text}'",
+            at=chip.at,
+            help=did_you_mean(chip.text, chips),
+        )
+        return
+    shapes = data["shapes"].elements()
+    count = prod(_shape(shapes[0].text))
+    for shape in shapes:
+        if prod(_shape(shape.text)) > count:
+            yield Problem(
+                message=f"the shape {shape.text} has more than the {count} chips of the first",
+                at=shape.at,
+            )
+    wires = _wires(data["wiring"]) if data.get("wiring") else ()
+    for wire in wires:
+        if max(wire.a, wire.b) >= count:
+            yield Problem(
+                message=f"a wire goes to chip {max(wire.a, wire.b)}",
+                at=data["wiring"].key_at,
+                note=f"the chips are 0 to {count - 1}",
+            )
+    ends = Counter(end for wire in wires for end in {wire.a, wire.b})
+    if data["topology"].text == "ring" and min(ends[chip] for chip in range(count)) < 2:
+        lonely = min(range(count), key=lambda chip: ends[chip])
+        yield Problem(
+            message="the wires do not close into a ring",
+            at=data["topology"].at,
+            note=f"chip {lonely} has wires to {ends[lonely]} other chips, a ring needs 2",
+            help="write 'topology: linear', or add the missing wire",
+        )
+    most = max((wire.links for wire in wires), default=0)
+    for axis in ("axis0", "axis1"):
+        if data["links"][axis].integer > most:
+            yield Problem(
+                message=f"{data['links'][axis].integer} links between neighbours do not exist",
+                at=data["links"][axis].at,
+                note=f"the wiring has {most} at most",
+                help=f"write {most}",
+            )
 
 
 def _shape(text: str) -> tuple[int, int]:
