@@ -67,7 +67,17 @@ def artefact(command: Command, tmp_path: Path, tiny_spec: Path) -> Path:
 
 
 def test_the_verbs_in_order() -> None:
-    assert VERBS == ["new", "check", "plan", "compile", "verify", "run", "accuracy", "demo"]
+    assert VERBS == [
+        "new",
+        "check",
+        "plan",
+        "compile",
+        "verify",
+        "run",
+        "accuracy",
+        "search",
+        "demo",
+    ]
 
 
 @pytest.mark.parametrize("verb", VERBS)

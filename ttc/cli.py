@@ -18,10 +18,11 @@ from ttc.commands.compile import compile
 from ttc.commands.new import new
 from ttc.commands.plan import plan
 from ttc.commands.run import demo, run
+from ttc.commands.search import search
 from ttc.commands.verify import verify
 from ttc.errors import TtcError
 
-VERBS = (new, check, plan, compile, verify, run, accuracy, demo)
+VERBS = (new, check, plan, compile, verify, run, accuracy, search, demo)
 """In the order of `ttc --help`."""
 
 app = typer.Typer(

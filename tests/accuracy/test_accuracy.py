@@ -152,6 +152,8 @@ def test_scores_are_those_of_the_definition(logits: np.ndarray) -> None:
     assert scores.top5.tolist() == [int(a) in b for a, b in zip(ours.argmax(1), five, strict=True)]
     loss = -np.log(q[np.arange(6), tokens[1:]])
     assert scores.everything.perplexity == pytest.approx(np.exp(loss.mean()), rel=1e-4)
+    theirs = -np.log(p[np.arange(6), tokens[1:]])
+    assert scores.everything.reference_perplexity == pytest.approx(np.exp(theirs.mean()), rel=1e-4)
     assert scores.headline.tokens == 5
     assert scored(logits, reduce_logits(tokens, logits)).scores().everything.kl == pytest.approx(
         0, abs=1e-6

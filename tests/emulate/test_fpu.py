@@ -95,7 +95,10 @@ def test_wide_dst_is_a_gemm_of_the_slices(fidelity: MathFidelity, random: torch.
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-@pytest.mark.parametrize(("block", "in_l1"), [(1, True), (2, True), (4, False), (8, False)])
+@pytest.mark.parametrize(
+    ("block", "in_l1"),
+    [*((block, True) for block in range(1, 9)), *((block, False) for block in (1, 4, 8))],
+)
 def test_narrow_dst_follows_the_exact_accumulator(
     fidelity: MathFidelity, block: int, in_l1: bool, random: torch.Generator
 ) -> None:

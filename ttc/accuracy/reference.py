@@ -6,8 +6,10 @@ A reference is a .refpt file, which tt-transformers reads and writes too: `torch
     reference_tokens  int64 [1, tokens]
     top5_tokens       int64 [tokens - 1, 5], the best first; row i is about token i + 1
     top_tokens        int32 [tokens - 1, 1000], and
-    top_log_probs     float32, of the same shape: natural logarithms. Only ttc writes these two;
-                      without them there is no KL divergence
+    top_log_probs     float32, of the same shape: natural logarithms
+    true_log_probs    float32 [tokens - 1], of the token that truly comes next
+
+Only ttc writes the last three; without them there is no KL divergence.
 """
 
 import hashlib
@@ -39,12 +41,14 @@ class Reference:
     """What the reference model expects after each token of a text but the last.
 
     top_ids    [positions, n], the best first, n at least 5
-    top_log_probs  [positions, n], or None where the file does not say
+    top_log_probs  [positions, n], natural logarithms
+    true_log_probs  [positions], of the text's next token; both None where the file does not say
     """
 
     token_ids: tuple[int, ...]
     top_ids: Ids
     top_log_probs: Floats | None
+    true_log_probs: Floats | None
 
     @property
     def positions(self) -> int:
@@ -58,8 +62,13 @@ def reduce_logits(token_ids: Sequence[int], logits: NDArray[np.float32]) -> Refe
     values = np.take_along_axis(logits, best, 1)
     order = np.argsort(-values, axis=1, kind="stable")
     ids = np.take_along_axis(best, order, 1).astype(np.int64)
-    log_probs = np.take_along_axis(log_softmax(logits), ids, 1)
-    return Reference(token_ids=tuple(token_ids), top_ids=ids, top_log_probs=log_probs)
+    log_probs = log_softmax(logits)
+    return Reference(
+        token_ids=tuple(token_ids),
+        top_ids=ids,
+        top_log_probs=np.take_along_axis(log_probs, ids, 1),
+        true_log_probs=log_probs[np.arange(len(logits)), list(token_ids[1:])],
+    )
 
 
 def make_reference(spec: ModelSpec, checkpoint: Checkpoint, token_ids: Sequence[int]) -> Reference:
@@ -82,7 +91,8 @@ def save_reference(path: Path, reference: Reference) -> None:
         "reference_tokens": torch.tensor([reference.token_ids]),
         "top5_tokens": torch.from_numpy(np.ascontiguousarray(reference.top_ids[:, :5])),
     }
-    if reference.top_log_probs is not None:
+    if reference.top_log_probs is not None and reference.true_log_probs is not None:
+        data["true_log_probs"] = torch.from_numpy(reference.true_log_probs.astype(np.float32))
         data["top_tokens"] = torch.from_numpy(reference.top_ids.astype(np.int32))
         data["top_log_probs"] = torch.from_numpy(reference.top_log_probs.astype(np.float32))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +108,11 @@ def load_reference(path: Path) -> Reference:
         tokens = tuple(int(token) for token in data["reference_tokens"].flatten())
         five = data["top5_tokens"].reshape(-1, data["top5_tokens"].shape[-1])
         ids = data.get("top_tokens", five).numpy().astype(np.int64)
-        log_probs = data.get("top_log_probs")
+        known = {
+            name: data[name].numpy().astype(np.float64)[: len(tokens) - 1]
+            for name in ("top_log_probs", "true_log_probs")
+            if name in data
+        }
     except FileNotFoundError:
         raise UsageError(Problem(message=f"there is no file {path}")) from None
     except Exception as error:  # whatever torch makes of a file that is not one of its own
@@ -109,9 +123,12 @@ def load_reference(path: Path) -> Reference:
         shape = "x".join(map(str, ids.shape))
         message = f"{path} holds {len(tokens)} tokens and best tokens of shape {shape}"
         raise UsageError(Problem(message=message, help="expected 5 for every token but the last"))
-    positions = len(tokens) - 1  # a file may say more: what comes after the last token
-    known = None if log_probs is None else log_probs.numpy().astype(np.float64)[:positions]
-    return Reference(token_ids=tokens, top_ids=ids[:positions], top_log_probs=known)
+    return Reference(
+        token_ids=tokens,
+        top_ids=ids[: len(tokens) - 1],  # a file may say more: what comes after the last token
+        top_log_probs=known.get("top_log_probs"),
+        true_log_probs=known.get("true_log_probs"),
+    )
 
 
 def _first_line(error: Any) -> str:

@@ -24,8 +24,7 @@ class Scores:
     """One entry per position of a text. Logarithms are natural, divergences in nats.
 
     predicted  the token the program prefers
-    log_prob   of the token that truly comes next, by the program and by the reference; NaN where
-               the reference does not name that token
+    log_prob   of the token that truly comes next, by the program and by the reference
     kl         of the program's distribution from the reference's: over the tokens that the
                reference names, and one bucket of all others. NaN without probabilities
     prefill    positions read by prefill; the rest is decoded
@@ -48,9 +47,7 @@ class Scores:
             top5=float(self.top5[part].mean()),
             kl=float(self.kl[part].mean()),
             perplexity=float(np.exp(-self.log_prob[part].mean())),
-            reference_perplexity=float(np.exp(-np.nanmean(self.reference_log_prob[part])))
-            if np.isfinite(self.reference_log_prob[part]).any()
-            else float("nan"),
+            reference_perplexity=float(np.exp(-self.reference_log_prob[part].mean())),
             tokens=last - first,
         )
 
@@ -106,13 +103,12 @@ class Scorer:
         log_probs = log_softmax(logits)
         best, ids = logits.argmax(-1), reference.top_ids[first:last]
         truth = np.array(reference.token_ids[first + 1 : last + 1])
-        known = reference.top_log_probs
+        known, true = reference.top_log_probs, reference.true_log_probs
         nothing = np.full(len(logits), np.nan)
-        kl, theirs = nothing, nothing
+        theirs = nothing if true is None else true[first:last]
+        kl = nothing
         if known is not None:
             kl = _divergence(known[first:last], np.take_along_axis(log_probs, ids, 1))
-            named = ids == truth[:, None]
-            theirs = np.where(named.any(1), (known[first:last] * named).sum(1), np.nan)
         hit = best[:, None] == ids
         part = (best, hit[:, 0], hit[:, :5].any(1), kl, log_probs[rows, truth], theirs)
         self._parts.append(part)

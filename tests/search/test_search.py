@@ -1,0 +1,118 @@
+"""A whole search on a tiny model: what it finds holds, and what cannot be found is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ttc import api
+from ttc.cli import main
+from ttc.search.bench import STORE
+from ttc.search.front import pareto
+from ttc.search.search import Point
+from ttc.spec.precision import load_profile
+
+pytestmark = [pytest.mark.emulate, pytest.mark.mock]
+
+SPEC = Path(__file__).parents[1] / "data" / "tiny.yaml"
+
+
+class Search:
+    """`ttc search` in one folder, so that later runs know what earlier ones measured."""
+
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        self.folder = folder
+        self.fixed = [
+            *("search", str(SPEC), "--weights", str(checkpoint), "--cache", str(folder / "cache")),
+            *("--tokens", "64+3", "--calibration", "64", "--context", "128", "--block", "2"),
+            *("-o", str(folder / "out"), "--json"),
+        ]
+
+    def __call__(self, *more: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main([*self.fixed, *more])
+        return int(ended.value.code or 0)
+
+    @property
+    def measurements(self) -> int:
+        return len((self.folder / "out" / STORE).read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Search:
+    return Search(tmp_path_factory.mktemp("search"), tiny_checkpoint)
+
+
+def test_what_is_found_holds_the_floor_and_is_not_measured_twice(
+    search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("--top1-floor", "75") == 0
+    told = json.loads(capsys.readouterr().out)
+    found = told["found"]
+    assert found["top1"] >= 0.75
+    cheaper = [each for each in told["points"] if each["bytes_read"] < found["bytes_read"]]
+    assert all(each["top1"] < 0.75 for each in cheaper)
+    (file,) = map(Path, told["files"])
+    profile = load_profile(file)
+    text = file.read_text()
+    assert f"top-1 {found['top1']:.2%}" in text
+    assert "Measured on crossing.txt, 64+3 tokens" in text
+    plan = api.plan(SPEC, api.Target(precision=profile, context=128))
+    assert plan.profile == "tiny-top1-75"
+    measured = search.measurements
+    with (search.folder / "out" / STORE).open("a") as store:
+        store.write('{"key": "of a run that was sto')
+    assert search("--top1-floor", "75") == 0
+    assert json.loads(capsys.readouterr().out)["found"] == found
+    assert search.measurements == measured + 1  # the half line
+
+
+def test_a_speed_floor_and_the_front(search: Search, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search("--speed-floor", "300000", "--pareto") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["found"]["tokens_per_s"] >= 300000
+    assert [each["name"] for each in told["presets"]] == ["performance", "accuracy"]
+    yaml, table, picture = map(Path, told["files"])
+    assert load_profile(yaml).name == "tiny-speed-300000"
+    assert len(table.read_text().splitlines()) == 1 + len(told["points"]) + 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--top1-floor", "100"], "the best that can be reached is"),
+        (["--speed-floor", "9e9"], "no profile reaches 9e+09 tokens/s"),
+        (["--top1-floor", "75", "--speed-floor", "9e6"], "no profile holds both floors"),
+        (["--top1-floor", "0.95"], "95 stands for 95 %"),
+        (["--relative-to", "bf16", "--pareto"], "--relative-to says what a floor is of"),
+        ([], "there is nothing to search for"),
+        (["--speed-floor", "-1"], "is not above 0"),
+        (["--pareto", "--block", "0"], "is not at least 1"),
+    ],
+)
+def test_what_cannot_be(
+    search: Search, asked: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(*asked) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+
+
+def test_the_front_has_no_point_that_another_beats() -> None:
+    def point(name: str, cost: float, top1: float) -> Point:
+        from ttc.search.bench import Measured
+
+        measured = Measured(top1=top1, top5=1.0, kl=0.0, perplexity=1.0, tokens=1, hits="1")
+        return Point(
+            name=name,
+            bytes_read=cost,
+            tokens_per_s=1.0,
+            predicted_kl=0.0,
+            measured=measured,
+            choice=None,
+        )
+
+    points = [point("a", 1, 0.5), point("worse", 2, 0.4), point("b", 3, 0.9), point("c", 3, 0.8)]
+    assert [each.name for each in pareto(points)] == ["a", "b"]

@@ -1,0 +1,95 @@
+"""The choices of a search: their profiles, their costs, and the exact optimum."""
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+
+from ttc import api
+from ttc.search.solve import ladder, least, total
+from ttc.search.space import Choice, Item, make_items, price, profile_text, read_bytes
+from ttc.spec.model import load_model
+from ttc.spec.precision import effective, load_profile
+
+pytestmark = pytest.mark.fast
+
+SPEC = Path(__file__).parents[1] / "data" / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def items() -> tuple[Item, ...]:
+    return make_items(api.plan(SPEC), 2, 1)
+
+
+def test_every_matmul_group_of_every_decoder_is_an_item(items: tuple[Item, ...]) -> None:
+    names = [str(item) for item in items]
+    blocks = [f"{group} of {n}" for group in ("wqkv", "wo", "ff1_3", "ff2") for n in (0, 1)]
+    assert names == [*blocks, "lm_head", "kv_cache"]
+    paired = make_items(api.plan(SPEC), 2, 2)
+    assert [str(item) for item in paired][:2] == ["wqkv of 0-1", "wo of 0-1"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_profile_says_what_was_chosen(items: tuple[Item, ...], seed: int, tmp_path: Path) -> None:
+    dice = random.Random(seed)
+    choice = [dice.randrange(len(item.forms)) for item in items]
+    path = tmp_path / "chosen.yaml"
+    path.write_text(profile_text("chosen", items, choice, ["why", ""]))
+    profile, spec = load_profile(path), load_model(SPEC)
+    for item, number in zip(items, choice, strict=True):
+        for decoder in item.decoders or (None,):
+            found = effective(profile, spec, decoder)
+            for group, value in item.forms[number].settings:
+                assert found.shown(group) == value, (group, decoder)
+            assert found.shown("norm") == "hifi4"
+    assert "# why\n#\n" in path.read_text()
+
+
+def test_costs_are_the_bytes_of_the_plan(items: tuple[Item, ...], tmp_path: Path) -> None:
+    def plan_of(text: str) -> object:
+        path = tmp_path / "uniform.yaml"
+        path.write_text(text)
+        return api.plan(SPEC, api.Target(precision=load_profile(path)))
+
+    prices, fixed = price(items, plan_of, read_bytes)
+    plan = plan_of(profile_text("uniform", items, [0] * len(items)))
+    assert fixed + total(prices, (0,) * len(items)) == sum(read_bytes(plan).values())
+    head = prices[-2]
+    assert head == pytest.approx([320 * 128 * 2, 320 * 128 * 1.0625, 320 * 128 * 0.5625], rel=0.3)
+    assert all(row == tuple(sorted(row, reverse=True)) for row in prices)
+
+
+def tables(seed: int) -> tuple[list[list[float]], list[list[float]]]:
+    dice = random.Random(seed)
+    sizes = [dice.choice((2, 3)) for _ in range(6)]
+    costs = [sorted((dice.random() for _ in range(n)), reverse=True) for n in sizes]
+    losses = [[0.0, *sorted(dice.random() for _ in range(n - 1))] for n in sizes]
+    return costs, losses
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_optimum_is_that_of_trying_everything(seed: int) -> None:
+    costs, losses = tables(seed)
+    limit = random.Random(seed + 100).uniform(0, 3)
+    every = itertools.product(*(range(len(row)) for row in costs))
+    best = min(total(costs, each) for each in every if total(losses, each) <= limit)
+    found = least(costs, losses, limit)
+    assert found is not None
+    assert total(losses, found) <= limit
+    assert total(costs, found) == pytest.approx(best)
+
+
+def test_a_limit_that_nothing_is_within() -> None:
+    assert least([[1.0, 2.0]], [[3.0, 4.0]], 2.0) is None
+
+
+def test_a_ladder_goes_from_the_finest_to_the_cheapest() -> None:
+    costs, losses = tables(3)
+    rungs: list[Choice] = ladder(costs, losses, 12)
+    assert rungs[0] == (0,) * len(costs)
+    assert rungs[-1] == tuple(len(row) - 1 for row in costs)
+    paid = [total(costs, rung) for rung in rungs]
+    assert paid == sorted(paid, reverse=True)
+    lost = [total(losses, rung) for rung in rungs]
+    assert lost == sorted(lost)

@@ -1,0 +1,146 @@
+"""`ttc search`: a precision profile for an accuracy floor or a speed floor."""
+
+# pyright: reportUnknownMemberType=false
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ttc.api import DEFAULT_CACHE, DEFAULT_MESH
+from ttc.commands.environment import environment, open_screen, weights_folder
+from ttc.errors import Problem, UsageError
+from ttc.options import Cache, EmulatorDevice, Json, MeshOption, Spec, Weights
+from ttc.spec.model import load_model
+
+
+def search(
+    context_: typer.Context,
+    spec: Spec,
+    mesh: MeshOption = DEFAULT_MESH,
+    top1_floor: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", help="Agree with Hugging Face on as many tokens."),
+    ] = None,
+    relative_to: Annotated[
+        str | None,
+        typer.Option(metavar="PROFILE", help="--top1-floor is a share of what PROFILE reaches."),
+    ] = None,
+    speed_floor: Annotated[
+        float | None,
+        typer.Option(metavar="TOKENS/S", help="For a user, as far as DRAM decides it."),
+    ] = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Measure the whole front, and the presets.")
+    ] = False,
+    context: Annotated[int, typer.Option(help="Tokens in the KV cache that a step reads.")] = 1024,
+    tokens: Annotated[
+        str, typer.Option(metavar="PREFILL+STEPS", help="Of the held-back text.")
+    ] = "512+511",
+    calibration: Annotated[
+        int, typer.Option(help="Tokens that sensitivities are measured on.")
+    ] = 256,
+    block: Annotated[int, typer.Option(help="Neighbouring decoders that share a form.")] = 1,
+    text: Annotated[Path | None, typer.Option(help="Where sensitivities are measured.")] = None,
+    held_back: Annotated[Path | None, typer.Option(help="Where the floor must hold.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A folder; it keeps what was measured for the next run."),
+    ] = None,
+    weights: Weights = None,
+    cache: Cache = DEFAULT_CACHE,
+    emulator_device: EmulatorDevice = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Find dtypes and fidelities by group and decoder; writes a profile that compile takes.
+
+    ttc search smollm2-135m-instruct --mesh N150 --top1-floor 95
+    """
+    from ttc.accuracy.teacher import HELD_BACK, TEXT, read_split
+    from ttc.search.bench import BenchSettings
+    from ttc.search.front import draw_front, front_lines, write_front
+    from ttc.search.search import Floors, SearchSettings
+    from ttc.search.search import search as find
+
+    screen = open_screen(context_, as_json=as_json)
+    _check(top1_floor, speed_floor, relative_to, pareto=pareto, block=block, tokens=calibration)
+    model = load_model(spec)
+    folder = out or Path(f"build/search-{model.name}-{mesh.replace(':', '-')}")
+    name = _name(model.name, top1_floor, relative_to, speed_floor)
+    with screen.progress() as progress:
+        found = find(
+            BenchSettings(
+                spec=spec,
+                mesh=mesh,
+                weights=weights or weights_folder(screen, environment(context_), spec),
+                context=context,
+                cache=cache.expanduser(),
+                folder=folder,
+                emulator_device=emulator_device,
+            ),
+            SearchSettings(
+                block=block,
+                calibration_tokens=calibration,
+                text=text or TEXT,
+                held_back=held_back or HELD_BACK,
+                split=read_split(tokens),
+            ),
+            Floors(
+                top1=None if top1_floor is None else top1_floor / 100,
+                relative_to=relative_to,
+                speed=speed_floor,
+                pareto=pareto,
+            ),
+            name,
+            progress,
+        )
+    files: list[Path] = []
+    if found.profile:
+        files.append(folder / f"{name}.yaml")
+        files[0].write_text(found.profile)
+    if pareto:
+        files += [folder / "pareto.csv", folder / "pareto.png"]
+        write_front(files[-2], (*found.points, *found.presets))
+        draw_front(files[-1], found.points, found.presets, f"{model.name} on {mesh}")
+    for line in front_lines((*found.points, *found.presets)):
+        screen.say(line)
+    for path in files:
+        screen.say(f"wrote {path}")
+    screen.result(found.to_json() | {"files": [str(path) for path in files]})
+
+
+def _check(
+    top1: float | None,
+    speed: float | None,
+    relative_to: str | None,
+    *,
+    pareto: bool,
+    block: int,
+    tokens: int,
+) -> None:
+    """Raise UsageError for a search that makes no sense."""
+    problems: list[Problem] = []
+    if top1 is None and speed is None and not pareto:
+        hint = "give --top1-floor, --speed-floor or --pareto"
+        problems.append(Problem(message="there is nothing to search for", help=hint))
+    if top1 is not None and not 1 < top1 <= 100:
+        hint = "95 stands for 95 % of the tokens"
+        problems.append(Problem(message=f"--top1-floor {top1:g} is no percentage", help=hint))
+    if speed is not None and speed <= 0:
+        problems.append(Problem(message=f"--speed-floor {speed:g} is not above 0"))
+    if relative_to is not None and top1 is None:
+        hint = "add --top1-floor"
+        problems.append(Problem(message="--relative-to says what a floor is of", help=hint))
+    if block < 1:
+        problems.append(Problem(message=f"--block {block} is not at least 1"))
+    if tokens < 1:
+        problems.append(Problem(message=f"--calibration {tokens} is not at least 1"))
+    if problems:
+        raise UsageError(problems)
+
+
+def _name(model: str, top1: float | None, relative_to: str | None, speed: float | None) -> str:
+    parts = [model]
+    parts += [f"top1-{top1:g}"] if top1 is not None else []
+    parts += [f"of-{Path(relative_to).stem}"] if relative_to else []
+    parts += [f"speed-{speed:g}"] if speed is not None else []
+    return "-".join(parts)

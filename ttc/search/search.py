@@ -1,0 +1,294 @@
+"""`ttc search`: the precision profile that reads least within an accuracy floor, or is most
+accurate within a speed floor.
+
+    sensitivities, on one text --milp--> a ladder of choices --emulator--> accuracy on another text
+
+Each rung is the exact optimum for its predicted loss. The rung that is taken is the cheapest whose
+measured accuracy, on text that no sensitivity was measured on, holds the floor.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ttc.accuracy.reference import Reference
+from ttc.accuracy.teacher import HELD_BACK, TEXT, Split
+from ttc.errors import Problem, UsageError
+from ttc.hardware.hardware import load_mesh
+from ttc.plan.plan import Plan
+from ttc.progress import Progress
+from ttc.search.bench import Bench, BenchSettings, Measured, open_bench
+from ttc.search.sensitivity import Losses, measure_losses
+from ttc.search.solve import ladder, total
+from ttc.search.space import Choice, Costs, Item, make_items, price, profile_text, read_bytes
+from ttc.spec.model import load_model
+
+PRESETS = ("performance", "accuracy")
+"""Those that are marked on the Pareto front."""
+
+RUNGS = 24
+FRONT = 8
+"""Rungs that are measured for a Pareto front."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floors:
+    """What a search must hold; None where it need not.
+
+    top1         share of positions where the program prefers what Hugging Face prefers
+    relative_to  the profile of whose top-1 `top1` is a share instead
+    speed        tokens per second of a user, as DRAM allows
+    """
+
+    top1: float | None = None
+    relative_to: str | None = None
+    speed: float | None = None
+    pareto: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """How a search measures.
+
+    block               neighbouring decoders that share a form
+    calibration_tokens  of `text`, whose losses are measured
+    held_back           the text that floors must hold on, read as `split` says
+    cost                what a plan's decode step pays, by group and decoder
+    """
+
+    block: int = 1
+    calibration_tokens: int = 256
+    text: Path = TEXT
+    held_back: Path = HELD_BACK
+    split: Split
+    cost: Callable[[Plan], Costs] = field(default=read_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A profile that was measured: bytes a decode step reads, and what they give."""
+
+    name: str
+    bytes_read: float
+    tokens_per_s: float
+    predicted_kl: float
+    measured: Measured
+    choice: Choice | None
+
+    def to_json(self) -> dict[str, Any]:
+        measured = self.measured
+        return {
+            "name": self.name,
+            "bytes_read": self.bytes_read,
+            "tokens_per_s": self.tokens_per_s,
+            "top1": measured.top1,
+            "top5": measured.top5,
+            "kl": measured.kl,
+            "perplexity": measured.perplexity,
+            "tokens": measured.tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The result: its profile's text, the point it is, and all that was measured on the way."""
+
+    profile: str
+    point: Point | None
+    points: tuple[Point, ...]
+    presets: tuple[Point, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `ttc search --json` prints."""
+        return {
+            "found": self.point.to_json() if self.point else None,
+            "points": [point.to_json() for point in self.points],
+            "presets": [point.to_json() for point in self.presets],
+        }
+
+
+def search(
+    settings: BenchSettings,
+    how: SearchSettings,
+    floors: Floors,
+    name: str,
+    progress: Progress,
+) -> Found:
+    """Measure, solve, measure again. Raises UsageError for floors that cannot be met."""
+    model = load_model(settings.spec)
+    with open_bench(settings, model, progress) as bench:
+        hunt = _prepare(bench, how)
+        presets = tuple(hunt.preset(each) for each in PRESETS) if floors.pareto else ()
+        if floors.pareto:
+            last = len(hunt.rungs) - 1
+            for step in range(FRONT):
+                hunt.rung(round(step * last / (FRONT - 1)))
+        point = _choose(hunt, floors)
+        text = (
+            profile_text(name, hunt.items, point.choice or (), _evidence(hunt, floors, point))
+            if point and point.choice
+            else ""
+        )
+        points = tuple(sorted(hunt.points.values(), key=lambda each: each.bytes_read))
+        return Found(profile=text, point=point, points=points, presets=presets)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Hunt:
+    """What a search knows: items, their costs and losses, and the rungs measured so far."""
+
+    bench: Bench
+    how: SearchSettings
+    items: tuple[Item, ...]
+    prices: tuple[tuple[float, ...], ...]
+    fixed: float
+    losses: Losses
+    rungs: list[Choice]
+    reference: Reference
+    points: dict[int, Point] = field(default_factory=dict[int, Point])
+
+    def bytes_of(self, choice: Choice) -> float:
+        return self.fixed + total(self.prices, choice)
+
+    def speed(self, cost: float) -> float:
+        """Tokens per second of a user when nothing but DRAM limits a step."""
+        chip = load_mesh(self.bench.settings.mesh).chip
+        return chip.dram_bytes_per_second_attainable / cost
+
+    def rung(self, number: int) -> Point:
+        """The measured point of a rung."""
+        if number not in self.points:
+            choice = self.rungs[number]
+            self.bench.progress(f"measuring choice {number + 1} of {len(self.rungs)}")
+            text = profile_text("candidate", self.items, choice)
+            cost = self.bytes_of(choice)
+            self.points[number] = Point(
+                name=f"choice {number + 1}",
+                bytes_read=cost,
+                tokens_per_s=self.speed(cost),
+                predicted_kl=total(self.losses, choice),
+                measured=self.bench.measure(text, self.reference, self.how.split),
+                choice=choice,
+            )
+        return self.points[number]
+
+    def preset(self, name: str) -> Point:
+        """The measured point of a profile that comes with ttc."""
+        self.bench.progress(f"measuring {name}")
+        cost = sum(self.how.cost(self.bench.plan(name)).values())
+        return Point(
+            name=name,
+            bytes_read=cost,
+            tokens_per_s=self.speed(cost),
+            predicted_kl=float("nan"),
+            measured=self.bench.measure(name, self.reference, self.how.split),
+            choice=None,
+        )
+
+
+def _prepare(bench: Bench, how: SearchSettings) -> _Hunt:
+    bench.progress("planning")
+    layers = bench.model.dims.layers
+    items = make_items(bench.plan("bf16"), layers, how.block)
+    prices, fixed = price(items, bench.plan, how.cost)
+    calibration = bench.encode(how.text)[: how.calibration_tokens + 1]
+    losses = measure_losses(bench, items, calibration)
+    bench.progress("computing the reference")
+    reference = bench.reference(bench.encode(how.held_back)[: how.split.tokens])
+    return _Hunt(
+        bench=bench,
+        how=how,
+        items=items,
+        prices=prices,
+        fixed=fixed,
+        losses=losses,
+        rungs=ladder(prices, losses, RUNGS),
+        reference=reference,
+    )
+
+
+def _choose(hunt: _Hunt, floors: Floors) -> Point | None:
+    if floors.top1 is None and floors.speed is None:
+        return None
+    if floors.top1 is None:
+        return _fast_enough(hunt, floors.speed or 0.0)
+    point = _accurate_enough(hunt, _floor(hunt, floors))
+    if floors.speed is not None and point.tokens_per_s < floors.speed:
+        raise UsageError(
+            Problem(
+                message="no profile holds both floors",
+                details=(
+                    f"with top-1 of {_floor(hunt, floors):.1%} at most {point.tokens_per_s:.1f} "
+                    f"tokens/s, {floors.speed:g} are asked for",
+                ),
+                help="lower one of them, or see --pareto",
+            )
+        )
+    return point
+
+
+def _floor(hunt: _Hunt, floors: Floors) -> float:
+    assert floors.top1 is not None, "the caller has asked"
+    if floors.relative_to is None:
+        return floors.top1
+    return floors.top1 * hunt.preset(floors.relative_to).measured.top1
+
+
+def _accurate_enough(hunt: _Hunt, floor: float) -> Point:
+    """The cheapest rung that holds the floor: bisection, then every rung taken was measured."""
+    best = hunt.rung(0)
+    if best.measured.top1 < floor:
+        raise UsageError(
+            Problem(
+                message=f"no profile holds a top-1 of {floor:.1%}",
+                details=(f"the best that can be reached is {best.measured.top1:.1%}, all in bf16",),
+                help="ask for that much or less; --relative-to bf16 makes the floor a share of it",
+            )
+        )
+    holds, fails = 0, len(hunt.rungs)
+    while fails - holds > 1:
+        middle = (holds + fails) // 2
+        if hunt.rung(middle).measured.top1 >= floor:
+            holds = middle
+        else:
+            fails = middle
+    return hunt.rung(holds)
+
+
+def _fast_enough(hunt: _Hunt, floor: float) -> Point:
+    """The most accurate rung that is fast enough."""
+    fast = [n for n, each in enumerate(hunt.rungs) if hunt.speed(hunt.bytes_of(each)) >= floor]
+    if not fast:
+        fastest = hunt.speed(hunt.bytes_of(hunt.rungs[-1]))
+        raise UsageError(
+            Problem(
+                message=f"no profile reaches {floor:g} tokens/s",
+                details=(f"the fastest reads so much that DRAM allows {fastest:.1f}",),
+                help="ask for that much or less, or for a mesh of more chips",
+            )
+        )
+    return hunt.rung(fast[0])
+
+
+def _evidence(hunt: _Hunt, floors: Floors, point: Point) -> list[str]:
+    """The comments of a profile that was found: what it is for, and what was measured."""
+    settings, how, measured = hunt.bench.settings, hunt.how, point.measured
+    asked = [f"top-1 of at least {100 * floors.top1:g} %"] if floors.top1 is not None else []
+    asked += [f"of what {floors.relative_to} reaches"] if floors.relative_to else []
+    asked += [f"at least {floors.speed:g} tokens/s"] if floors.speed is not None else []
+    lines = [
+        f"Found by ttc search for {hunt.bench.model.name} on {settings.mesh}: {', '.join(asked)}.",
+        f"Measured on {how.held_back.name}, {how.split} tokens, against Hugging Face in float32:",
+        f"  top-1 {measured.top1:.2%}, top-5 {measured.top5:.2%}, KL {measured.kl:.5f}, "
+        f"perplexity {measured.perplexity:.3f}",
+        f"  {point.bytes_read / 1e6:.1f} MB read by a decode step with a context of "
+        f"{settings.context} tokens: at most {point.tokens_per_s:.0f} tokens/s",
+        f"Sensitivities from {how.calibration_tokens} tokens of {how.text.name}, in blocks of "
+        f"{how.block}; from the finest program,",
+        f"KL {point.predicted_kl:.5f} predicted. A group that is bfp4 throughout, kv_cache bfp8:",
+    ]
+    whole: dict[str, float] = {}
+    for item, losses in zip(hunt.items, hunt.losses, strict=True):
+        whole[item.group] = whole.get(item.group, 0.0) + losses[-1]
+    return lines + [f"  {group:8}  {loss:.5f}" for group, loss in whole.items()]
