@@ -168,7 +168,7 @@ def _tensor(name: str, shape: tuple[int, ...], number: int, offset: int) -> Gguf
     except ValueError as error:
         raise _Malformed(f"tensor '{name}' has the unknown ggml type {number}") from error
     block_values, block_bytes = GGML_QUANT_SIZES[kind]
-    if not shape or shape[-1] % block_values:
+    if not shape or 0 in shape or shape[-1] % block_values:
         raise _Malformed(f"tensor '{name}' {list(shape)} is not whole {kind.name} blocks")
     row_bytes = shape[-1] // block_values * block_bytes
     span = Span(offset=offset, size_bytes=math.prod(shape[:-1]) * row_bytes)

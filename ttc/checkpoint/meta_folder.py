@@ -176,7 +176,7 @@ def _read_params(path: Path) -> dict[str, Any]:
             )
     if problems:
         raise CheckpointError(problems)
-    return params
+    return {name: value for name, value in params.items() if value is not None}
 
 
 type _Contents = Mapping[Path, Mapping[str, StoredTensor]]

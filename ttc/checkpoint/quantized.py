@@ -91,12 +91,12 @@ def _scaled(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found
     if kind is None or len(weight.shape) != 2 or f"{stem}.weight_zero_point" in tensors:
         return None
     scale = tensors[f"{stem}.{kind}"]
-    given = cast(Sequence[int], settings.get("weight_block_size") or (128, 128))
+    given = _block_size(settings)
     rows, columns = weight.shape
     blocks = scale.shape if len(scale.shape) == 2 else (scale.shape or (1,)) + (1,)
     sizes = (
-        _block(rows, blocks[0], int(given[0])),
-        _block(columns, blocks[1], int(given[1])),
+        _block(rows, blocks[0], given[0]),
+        _block(columns, blocks[1], given[1]),
     )
     if scale.dtype not in PLAIN_DTYPES or None in sizes:
         return None
@@ -109,6 +109,15 @@ def _scaled(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found
         return values * np.repeat(scales[first], width, axis=1)[:, :columns]
 
     return Dequantized(shape=weight.shape, read=read), ("weight", kind)
+
+
+def _block_size(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of a block with one scale; 128 of both if nothing sensible is said."""
+    match settings.get("weight_block_size"):
+        case [int(height), int(width)] if height > 0 and width > 0:
+            return height, width
+        case _:
+            return 128, 128
 
 
 def _block(size: int, count: int, given: int) -> int | None:
@@ -155,10 +164,10 @@ def _packed(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found
 
 
 def _gptq(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found:
-    bits = int(settings.get("bits", 4))
+    bits = settings.get("bits", 4)
     off_by_one = settings.get("checkpoint_format", "gptq") != "gptq_v2"
     words = tensors[f"{stem}.qweight"]
-    if bits not in (4, 8) or len(words.shape) != 2:
+    if not isinstance(bits, int) or bits not in (4, 8) or len(words.shape) != 2:
         return None
     inputs, outputs = words.shape[0] * 32 // bits, words.shape[1]
 
@@ -175,7 +184,7 @@ def _gptq(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found:
 
 def _awq(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found:
     words = tensors[f"{stem}.qweight"]
-    if int(settings.get("bits", 4)) != 4 or len(words.shape) != 2:
+    if settings.get("bits", 4) != 4 or len(words.shape) != 2:
         return None
     inputs, outputs = words.shape[0], words.shape[1] * 8
 

@@ -57,7 +57,7 @@ class Pruned:
 
 def list_entries(cache: WeightCache) -> tuple[CachedWeight, ...]:
     """Every entry, least recently used first; checked as the cache says (in full or not)."""
-    found = [_entry(cache, path) for path in sorted(cache.root.glob("??/*.json"))]
+    found = [_entry(cache, path) for path in _records(cache.root)]
     return tuple(sorted(found, key=lambda entry: entry.used_at))
 
 
@@ -102,6 +102,11 @@ def _entry(cache: WeightCache, record: Path) -> CachedWeight:
         used_at=record.stat().st_mtime,
         damage=cache.look_up(key).damage,
     )
+
+
+def _records(root: Path) -> Iterator[Path]:
+    """The JSON files of entries, but not those that a killed writer left unfinished."""
+    return (path for path in sorted(root.glob("??/*.json")) if ".part" not in path.suffixes)
 
 
 def _leftovers(root: Path) -> Iterator[Path]:

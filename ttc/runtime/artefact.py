@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -113,10 +114,12 @@ class Artefact:
         return self.folder / "model.py"
 
 
+@cache
 def ttc_version() -> str:
     return version("ttc")
 
 
+@cache
 def ttnn_version() -> str:
     return version("ttnn")
 
