@@ -7,6 +7,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples every time, however loaded the machine is.
+settings.register_profile(
+    "ttc",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ttc")
 
 # Torch's threads spin while they wait, which slows everything else on a small machine down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -55,6 +55,7 @@ class Target:
 
     context               tokens per user; None: as many as a conversation needs and as fit
     prefill_chunk_tokens  tokens of one prefill; None: the spec's value for the mesh, or what fits
+    tp                    chips that share one user; None: the spec's value, or the planner's choice
     """
 
     mesh: str = DEFAULT_MESH
@@ -62,6 +63,7 @@ class Target:
     batch: int = 1
     context: int | None = None
     prefill_chunk_tokens: int | None = None
+    tp: int | None = None
 
 
 def plan(spec: str | Path, target: Target | None = None) -> Plan:
@@ -74,6 +76,7 @@ def plan(spec: str | Path, target: Target | None = None) -> Plan:
         batch=target.batch,
         context=target.context,
         chunk=target.prefill_chunk_tokens,
+        tp=target.tp,
     )
     return chosen
 
@@ -86,6 +89,7 @@ def compile(
     batch: int = 1,
     context: int | None = None,
     prefill_chunk_tokens: int | None = None,
+    tp: int | None = None,
     out: str | Path | None = None,
     weights: str | None = None,
     no_weights: bool = False,
@@ -98,6 +102,8 @@ def compile(
 
     spec     a YAML file, or the name of one in specs/; of a model that has none the checkpoint,
              a Hugging Face folder or id, as long as `ttc new` leaves nothing open
+    batch    users of one replica; a mesh has as many replicas as `tp` chips fit into it
+    tp       chips that share one user; the spec's or the planner's choice if not given
     out      the folder to write; build/SPEC-MESH-PRECISION if not given. It appears when it is
              complete; an artefact that is there is replaced then, anything else is refused
     weights  a Hugging Face folder or id, a .gguf file or package:NAME/FILE; the spec's own if not
@@ -120,6 +126,7 @@ def compile(
         batch=batch,
         context=context,
         chunk=prefill_chunk_tokens,
+        tp=tp,
     )
     out = Path(out or f"build/{model.name}-{mesh.replace(':', '-')}-{compiled.plan.profile}")
     if no_weights:

@@ -41,10 +41,11 @@ def plan_spec(
     batch: int = 1,
     context: int | None = None,
     chunk: int | None = None,
+    tp: int | None = None,
 ) -> tuple[ModelGraph, Plan]:
     """The first half: what would be compiled. Raises PlanError where it does not fit."""
     graph = run_passes(build_graph(spec))
-    plan = plan_model(spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk)
+    plan = plan_model(spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk, tp=tp)
     return graph, plan
 
 
@@ -56,9 +57,13 @@ def compile_model(
     batch: int = 1,
     context: int | None = None,
     chunk: int | None = None,
+    tp: int | None = None,
 ) -> Compiled:
-    """Run all stages. `batch` users, `context` tokens each, at most `chunk` tokens per prefill."""
-    graph, plan = plan_spec(spec, mesh, profile, batch=batch, context=context, chunk=chunk)
+    """Run all stages. `batch` users, `context` tokens each, at most `chunk` tokens per prefill.
+
+    `tp` chips share one user where the planner should not choose.
+    """
+    graph, plan = plan_spec(spec, mesh, profile, batch=batch, context=context, chunk=chunk, tp=tp)
     plan_yaml = plan_text(plan)
     identity = fingerprint(plan_yaml)
     calls = lower_plan(plan, mesh.chip, identity)

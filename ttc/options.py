@@ -39,9 +39,15 @@ DecoderConfig = Annotated[
     Path | None,
     typer.Option(help="A decoder_config.json of tt-transformers; the rest is as --precision says."),
 ]
-Batch = Annotated[int, typer.Option(help="Users served at once, 1 to 32.")]
+Batch = Annotated[int, typer.Option(help="Users served at once by a replica, 1 to 32.")]
 Context = Annotated[
     int | None, typer.Option(help="Tokens of each user, prompt and answer. [default: what fits]")
+]
+TensorParallel = Annotated[
+    int | None,
+    typer.Option(
+        "--tp", help="Chips that share one user. [default: what the spec says, or the longer axis]"
+    ),
 ]
 Weights = Annotated[
     str | None,

@@ -28,7 +28,11 @@ def compiled(
 
 @pytest.mark.parametrize(
     ("name", "mesh", "precision", "batch"),
-    [("tiny-N150-bf16", "N150", "bf16", 1), ("tiny-P150-performance", "P150", "performance", 32)],
+    [
+        ("tiny-N150-bf16", "N150", "bf16", 1),
+        ("tiny-P150-performance", "P150", "performance", 32),
+        ("tiny-T3K-performance", "T3K", "performance", 2),
+    ],
 )
 def test_golden_modules(
     tiny_spec: Path, golden, name: str, mesh: str, precision: str, batch: int
@@ -37,9 +41,12 @@ def test_golden_modules(
     golden(GOLDEN / f"{name}.txt", module)
 
 
-@pytest.mark.parametrize("spec", ["smollm2-135m-instruct", "llama-3.1-8b-instruct"])
-def test_emitted_text_is_well_formed(spec: str, tmp_path: Path) -> None:
-    module = compiled(spec).module
+@pytest.mark.parametrize(
+    ("spec", "mesh"),
+    [("smollm2-135m-instruct", "N150"), ("llama-3.1-8b-instruct", "N150"), ("tiny", "N300")],
+)
+def test_emitted_text_is_well_formed(spec: str, mesh: str, tiny_spec: Path, tmp_path: Path) -> None:
+    module = compiled(tiny_spec if spec == "tiny" else spec, mesh).module
     path = tmp_path / "model.py"
     path.write_text(module)
     for command in (["check"], ["format", "--check"]):
@@ -79,6 +86,35 @@ def test_modules_of_two_meshes_differ_only_in_the_plan(tiny_spec: Path) -> None:
     names = [function.name for function in one.calls.functions]
     assert names == [function.name for function in other.calls.functions]
     assert one.calls.functions == other.calls.functions
+
+
+def test_modules_of_two_meshes_differ_only_where_the_plans_do() -> None:
+    """4 chips in a row and 8 of them cut in two rows: shapes, axis and wires are the same."""
+    one, other = (compiled("smollm2-135m-instruct", mesh) for mesh in ("T3K:1x4", "T3K:2x4"))
+    assert one.plan.parallel.tp == other.plan.parallel.tp == 4
+    assert (one.plan.parallel.dp, other.plan.parallel.dp) == (1, 2)
+    assert one.calls.functions == other.calls.functions
+    differing = [
+        (a, b)
+        for a, b in zip(one.module.splitlines(), other.module.splitlines(), strict=True)
+        if a != b
+    ]
+    assert all(a.replace("T3K:1x4", "T3K:2x4") == b or a.startswith("plan ") for a, b in differing)
+
+
+def test_an_axis_of_the_mesh_is_an_argument(tiny_spec: Path) -> None:
+    """The rows of a mesh and its columns differ in the axis that collectives run along."""
+    columns, rows = (compiled(tiny_spec, mesh).module for mesh in ("N300:1x2", "N300:2x1"))
+    changes = [
+        (a, b)
+        for a, b in zip(columns.splitlines(), rows.splitlines(), strict=True)
+        if a != b and "plan " not in a
+    ]
+    turned = ("cluster_axis=1", "cluster_axis=0"), ("(1, 2)", "(2, 1)"), ("1x2", "2x1")
+    for a, b in changes:
+        for old, new in turned:
+            a = a.replace(old, new)
+        assert a == b
 
 
 def test_expressions() -> None:

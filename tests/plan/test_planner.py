@@ -11,11 +11,11 @@ from ttc.hardware.hardware import load_mesh
 from ttc.plan.check import check_plan
 from ttc.plan.operations import operations_of
 from ttc.plan.plan import (
-    DramShardedMatmul,
     Plan,
     PlannedLinear,
     PlannedRope,
 )
+from ttc.plan.programs import DramShardedMatmul
 from ttc.plan.text import fingerprint, plan_text
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
@@ -137,18 +137,13 @@ def test_requests_out_of_range(batch: int, context: int, message: str, help_text
     assert help_text in str(refused.value)
 
 
-def test_meshes_of_many_chips_are_refused_for_now() -> None:
-    with pytest.raises(PlanError, match="T3K has 8 chips"):
-        plan("smollm2-135m-instruct", "T3K")
-
-
 def test_sizes_that_do_not_fill_tiles_point_at_the_spec(tiny_spec: Path) -> None:
     spec = load_model(tiny_spec)
-    odd = replace(spec, dims=replace(spec.dims, ffn=250))
+    odd = replace(spec, dims=replace(spec.dims, hidden=250))
     with pytest.raises(PlanError) as refused:
         plan_spec(odd, load_mesh("N150"), load_profile("bf16"), context=128)
     text = str(refused.value)
-    assert "'ffn' of 250 does not fill whole tiles" in text
+    assert "'hidden' of 250 does not fill whole tiles" in text
     assert "tiny.yaml:4:" in text
     assert "224 and 256" in text
 

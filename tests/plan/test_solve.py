@@ -80,8 +80,8 @@ def test_one_user_is_offered_where_no_other_change_will_do() -> None:
 
 def test_a_model_that_is_too_large_names_the_smallest_mesh() -> None:
     text = refusal(1, 128, "bf16")
-    assert "the smallest mesh that holds it is --mesh P100" in text
-    assert plan(BIG, "P100", "bf16", context=128).memory.fits
+    assert "the smallest mesh that holds it is --mesh N300" in text
+    assert plan(BIG, "N300", "bf16", context=128).memory.fits
 
 
 def test_buckets_are_powers_of_two_up_to_the_context() -> None:

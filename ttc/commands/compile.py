@@ -20,6 +20,7 @@ from ttc.options import (
     Optimizations,
     Precision,
     Spec,
+    TensorParallel,
     VerifyWeights,
     Weights,
 )
@@ -34,6 +35,7 @@ def compile(
     decoder_config: DecoderConfig = None,
     batch: Batch = 1,
     context: Context = None,
+    tp: TensorParallel = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="[default: build/SPEC-MESH-PROFILE]"),
@@ -67,6 +69,7 @@ def compile(
             batch=batch,
             context=context,
             prefill_chunk_tokens=chunk_tokens(screen, environment(context_)),
+            tp=tp,
             out=out,
             weights=weights or weights_folder(screen, environment(context_), spec),
             no_weights=no_weights,

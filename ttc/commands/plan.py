@@ -15,7 +15,16 @@ from ttc.commands.precision import chosen_profile
 from ttc.commands.survey import plan_everywhere
 from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
-from ttc.options import Batch, Context, DecoderConfig, Json, MeshOption, Optimizations, Precision
+from ttc.options import (
+    Batch,
+    Context,
+    DecoderConfig,
+    Json,
+    MeshOption,
+    Optimizations,
+    Precision,
+    TensorParallel,
+)
 from ttc.plan.estimate import estimate
 from ttc.screen import (
     estimate_record,
@@ -41,6 +50,7 @@ def plan(
     decoder_config: DecoderConfig = None,
     batch: Batch = 1,
     context: Context = None,
+    tp: TensorParallel = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every mesh and profile, and every spec if none is named.")
     ] = False,
@@ -77,6 +87,7 @@ def plan(
         batch=batch,
         context=context,
         prefill_chunk_tokens=chunk_tokens(screen, environment(context_)),
+        tp=tp,
     )
     chosen = api.plan(spec, target)
     for line in plan_lines(chosen):

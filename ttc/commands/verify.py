@@ -14,7 +14,7 @@ from ttc.api import DEFAULT_CACHE, DEFAULT_MESH, DEFAULT_PRECISION
 from ttc.commands.environment import open_screen
 from ttc.errors import PlanError, Problem, UsageError, did_you_mean
 from ttc.hardware.hardware import mesh_names
-from ttc.options import MESHES, Cache, Json, Precision, Weights
+from ttc.options import MESHES, Cache, Json, Precision, TensorParallel, Weights
 from ttc.screen import Screen, verdict_lines
 
 
@@ -23,6 +23,7 @@ def verify(
     what: Annotated[str, typer.Argument(metavar="ARTEFACT|SPEC")],
     mesh: Annotated[str, typer.Option(help=f"For a SPEC: {MESHES}, or all.")] = "",
     precision: Precision = DEFAULT_PRECISION,
+    tp: TensorParallel = None,
     backend: Annotated[str, typer.Option(help="mock, emulate, or all of them.")] = "all",
     weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
@@ -51,6 +52,7 @@ def verify(
                 what,
                 mesh=mesh or DEFAULT_MESH,
                 precision=precision,
+                tp=tp,
                 out=artefact,
                 weights=weights,
                 no_weights=backend == "mock",

@@ -203,6 +203,14 @@ def _decode(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]
             for cache, value in ((k_cache, node.k), (v_cache, node.v))
         ]
     gathered, split = f"{node.out}_heads", f"{node.out}_users"
+    if op.gathered.placement == op.split.placement:
+        split = gathered
+    move = Call(
+        function="interleaved_to_sharded",
+        args=(Ref(name=gathered), constants.placement(op.split.placement)),
+        results=(split,),
+        why="With several kv heads the attention cannot write shards, and the join reads them.",
+    )
     calls += [
         Call(
             function="transformer.paged_scaled_dot_product_attention_decode",
@@ -218,12 +226,7 @@ def _decode(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]
             ),
             results=(gathered,),
         ),
-        Call(
-            function="interleaved_to_sharded",
-            args=(Ref(name=gathered), constants.placement(op.split.placement)),
-            results=(split,),
-            why="With grouped queries the attention cannot write shards, and the join reads them.",
-        ),
+        *(() if split == gathered else (move,)),
         Call(
             function="experimental.nlp_concat_heads_decode",
             args=(Ref(name=split),),

@@ -134,7 +134,7 @@ def _tables(phase: PhasePlan) -> tuple[str, ...]:
 def decoder_arguments(phase: PhasePlan) -> tuple[str, ...]:
     """What a decoder takes between x and its weights."""
     if phase.decode:
-        return (*_tables(phase), "positions", "page_table", "cache")
+        return (*_tables(phase), "positions", "page_table", "cache", *sum_names(phase))
     return (*_tables(phase), "page_table", "user", "cache")
 
 
@@ -144,11 +144,23 @@ def _context(block: Block, phase: PhasePlan) -> tuple[tuple[str, str], ...]:
     An attention needs what the decoder was given, and of the tables only the one it rotates by,
     which it calls `rope`.
     """
+    sums = tuple((name, name) for name in _sums(block.ops))
     if not block.attends:
-        return ()
+        return sums
     tables = dict.fromkeys(op.node.table for op in block.ops if isinstance(op, PlannedRope))
-    given = (name for name in decoder_arguments(phase) if name not in _tables(phase))
-    return (*(("rope", table) for table in tables), *((name, name) for name in given))
+    others = (*_tables(phase), *sum_names(phase))
+    given = (name for name in decoder_arguments(phase) if name not in others)
+    return (*(("rope", table) for table in tables), *((name, name) for name in given), *sums)
+
+
+def sum_names(phase: PhasePlan) -> tuple[str, ...]:
+    """The sums over ranks for which a decoder gets a buffer, by the name of the buffer."""
+    return tuple(dict.fromkeys(name for each in phase.decoders for name in _sums(each.ops)))
+
+
+def _sums(ops: Sequence[PlannedOp]) -> tuple[str, ...]:
+    collectives = (op.collective for op in ops if isinstance(op, PlannedLinear))
+    return tuple(each.buffer for each in collectives if each is not None and each.buffer)
 
 
 def _block_function(

@@ -2,12 +2,7 @@
 
 from ttc.lower.calls import Constant, Expression, Invoke, Name, Ref, Section
 from ttc.plan.placement import Placement
-from ttc.plan.plan import (
-    DramShardedMatmul,
-    MulticastMatmul,
-    SdpaProgram,
-    ShardedNorm,
-)
+from ttc.plan.programs import DramShardedMatmul, MulticastMatmul, SdpaProgram, ShardedNorm
 from ttc.spec.precision import Fidelity
 
 Program = DramShardedMatmul | MulticastMatmul | SdpaProgram | ShardedNorm

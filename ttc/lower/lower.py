@@ -20,6 +20,7 @@ from ttc.lower.blocks import (
     decoder_arguments,
     describe,
     lower_decoder,
+    sum_names,
     swap_name,
     table_names,
 )
@@ -40,6 +41,7 @@ from ttc.lower.calls import (
     Statement,
     TensorTable,
 )
+from ttc.lower.collectives import lower_collective, pack_sum
 from ttc.lower.constants import Constants, dtype_name
 from ttc.lower.liveness import free_after_last_use
 from ttc.lower.operations import lower_op
@@ -58,7 +60,7 @@ def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
         tables.append(_layer_table(phase))
     entries = [
         _decode(plan, constants),
-        _greedy(),
+        _greedy(plan, constants),
         _advance(),
         *(_prefill(phase, constants) for phase in plan.prefill),
         _head(plan, constants),
@@ -161,6 +163,7 @@ def _decode(plan: Plan, constants: Constants) -> Function:
         ),
         body=(
             *body,
+            *(pack_sum(name, plan.semaphore_of(name)) for name in sum_names(phase)),
             Layers(
                 table="DECODE_LAYERS",
                 value=x,
@@ -239,9 +242,26 @@ def _head_prefill(plan: Plan, constants: Constants) -> Function:
     )
 
 
-def _greedy() -> Function:
-    body: list[Statement] = [
-        Call(function="untilize", args=(Ref(name="logits"),), results=("rows",)),
+def _greedy(plan: Plan, constants: Constants) -> Function:
+    """The first of the largest logits. Ranks gather them: one argmax over all columns keeps the
+    order of equal ones, which a choice among the ranks' winners would have to be told of.
+    """
+    gathering = plan.head.gather
+    body: list[Statement] = []
+    if gathering is None:
+        body.append(Call(function="untilize", args=(Ref(name="logits"),), results=("rows",)))
+    else:
+        body += lower_collective(gathering, "logits", "whole", constants)
+        end = (0, 0, TILE - 1, plan.vocab - 1)
+        body.append(
+            Call(
+                function="untilize_with_unpadding",
+                args=(Ref(name="whole"), end),
+                results=("rows",),
+                why="The columns beyond the vocabulary are padding.",
+            )
+        )
+    body += [
         Call(
             function="argmax",
             args=(Ref(name="rows"),),

@@ -10,11 +10,10 @@ from ttc.lower.attention import (
     lower_split_qkv,
 )
 from ttc.lower.calls import Call, Expression, Invoke, Items, Name, Ref, Statement, Sum
+from ttc.lower.collectives import lower_collective
 from ttc.lower.constants import Constants, dtype_name
 from ttc.plan.placement import TensorPlan
 from ttc.plan.plan import (
-    DramShardedMatmul,
-    MulticastMatmul,
     PlannedAdd,
     PlannedAttention,
     PlannedConcat,
@@ -27,8 +26,8 @@ from ttc.plan.plan import (
     PlannedRows,
     PlannedSplitQkv,
     PlannedUnary,
-    ShardedNorm,
 )
+from ttc.plan.programs import DramShardedMatmul, MulticastMatmul, ShardedNorm
 
 # The function of each element as a step of another operation. GELU takes a number: 0 for the exact
 # form, 1 for a table of straight lines that is off by 1 %.
@@ -54,24 +53,28 @@ def lower_op(op: PlannedOp, constants: Constants) -> tuple[Statement, ...]:
 
 def _embedding(op: PlannedEmbedding, constants: Constants) -> tuple[Statement, ...]:
     node = op.node
-    return (
+    rows = op.gather.x if op.gather else op.out
+    name = f"{node.out}_part" if op.gather else node.out
+    calls = (
         Call(
             function="embedding",
             args=(Ref(name=node.tokens), Ref(name=f"w.{node.weight}")),
             kwargs=(
                 ("layout", Name(name="TILE_LAYOUT")),
-                ("memory_config", constants.placement(op.out.placement)),
+                ("memory_config", constants.placement(rows.placement)),
             ),
-            results=(node.out,),
+            results=(name,),
             value=node.out,
             at=node.at,
         ),
         Call(
             function="reshape",
-            args=(Ref(name=node.out), op.out.shape),
-            results=(node.out,),
+            args=(Ref(name=name), rows.shape),
+            results=(name,),
         ),
     )
+    gathering = lower_collective(op.gather, name, node.out, constants) if op.gather else ()
+    return (*calls, *gathering)
 
 
 def _norm(op: PlannedNorm, constants: Constants) -> tuple[Statement, ...]:
@@ -89,6 +92,9 @@ def _norm(op: PlannedNorm, constants: Constants) -> tuple[Statement, ...]:
                 why="A norm does not read the shards of heads, but it writes them.",
             )
         )
+    if op.gather is not None:
+        calls += lower_collective(op.gather, x, f"{x}_whole", constants, of=node)
+        x = f"{x}_whole"
     kwargs: list[tuple[str, Expression]] = [
         ("epsilon", node.epsilon),
         ("weight", Ref(name=f"w.{node.weight}")),
@@ -121,7 +127,8 @@ def _norm_name(program: ShardedNorm, out: TensorPlan) -> str:
 
 def _linear(op: PlannedLinear, constants: Constants) -> tuple[Statement, ...]:
     node = op.node
-    parts = [node.out] if len(op.weights) == 1 else [f"{node.out}_{i}" for i in _range(op.weights)]
+    product = f"{node.out}_part" if op.collective else node.out
+    parts = [product] if len(op.weights) == 1 else [f"{product}_{i}" for i in _range(op.weights)]
     calls: list[Statement] = []
     for i, (part, weight) in enumerate(zip(parts, op.weights, strict=True)):
         out = op.split_outs[i]
@@ -145,7 +152,9 @@ def _linear(op: PlannedLinear, constants: Constants) -> tuple[Statement, ...]:
             )
         )
     target = constants.placement(op.out.placement)
-    if len(parts) > 1:
+    if op.collective is not None:
+        calls += lower_collective(op.collective, product, node.out, constants)
+    elif len(parts) > 1:
         calls.append(
             Call(
                 function="concat",
@@ -272,7 +281,12 @@ def _concat(op: PlannedConcat, constants: Constants) -> tuple[Statement, ...]:
 
 
 def _rows(op: PlannedRows, constants: Constants) -> tuple[Statement, ...]:
-    width = op.out.shape[3]
+    width = op.sliced.shape[3]
+    move = Call(
+        function="interleaved_to_sharded",
+        args=(Ref(name="rows"), constants.placement(op.out.placement)),
+        results=(op.value,),
+    )
     return (
         Call(
             function="slice",
@@ -283,11 +297,7 @@ def _rows(op: PlannedRows, constants: Constants) -> tuple[Statement, ...]:
             ),
             results=("rows",),
         ),
-        Call(
-            function="interleaved_to_sharded",
-            args=(Ref(name="rows"), constants.placement(op.out.placement)),
-            results=(op.value,),
-        ),
+        *(lower_collective(op.gather, "rows", op.value, constants) if op.gather else (move,)),
     )
 
 

@@ -2,14 +2,13 @@
 
 from ttc.plan.placement import TILE, tiles
 from ttc.plan.plan import (
-    DramShardedMatmul,
-    MulticastMatmul,
     Plan,
     PlannedAttention,
     PlannedLinear,
     PlannedOp,
     PlannedRope,
 )
+from ttc.plan.programs import DramShardedMatmul, MulticastMatmul
 
 
 def check_plan(plan: Plan) -> None:
@@ -39,7 +38,8 @@ def _check_op(op: PlannedOp, plan: Plan) -> None:
 
 def _check_linear(op: PlannedLinear) -> None:
     assert op.out.dtype != "bfp4", "no operation writes bfp4: the packer truncates it"
-    assert sum(out.shape[3] for out in op.split_outs) == op.out.shape[3], "splits cover the result"
+    whole = op.collective.x if op.collective else op.out
+    assert sum(out.shape[3] for out in op.split_outs) == whole.shape[3], "splits cover the result"
     for program, out in zip(op.programs, op.split_outs, strict=True):
         width = tiles(out.shape[3])
         if isinstance(program, DramShardedMatmul):

@@ -25,6 +25,7 @@ from ttc.graph.nodes import (
     Softcap,
     SplitQkv,
 )
+from ttc.plan.collectives import buffer_name, buffered_sum, gather, whole_sum
 from ttc.plan.matmul import plan_dram_sharded
 from ttc.plan.placement import (
     L1,
@@ -40,7 +41,7 @@ from ttc.plan.placement import (
     tiles,
 )
 from ttc.plan.plan import (
-    DramShardedMatmul,
+    Collective,
     PlannedAdd,
     PlannedAttention,
     PlannedConcat,
@@ -54,9 +55,8 @@ from ttc.plan.plan import (
     PlannedSplitQkv,
     PlannedUnary,
     RopeForm,
-    SdpaProgram,
-    ShardedNorm,
 )
+from ttc.plan.programs import DramShardedMatmul, SdpaProgram, ShardedNorm
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import bias_names, column_splits, stored_name
@@ -93,7 +93,17 @@ def heads_apart(setting: Setting) -> bool:
     decoders = setting.graph.decoders.values()
     if any(next(graph.find(Concat), None) for graph in decoders):
         return False  # q|k|v is interleaved where it was put together
-    return dims.heads + 2 * dims.kv_heads <= cores and 2 * setting.slots <= cores
+    apart = dims.heads + 2 * dims.kv_heads <= cores and 2 * setting.slots <= cores
+    return apart and splits_shards(setting)
+
+
+def splits_shards(setting: Setting) -> bool:
+    """Whether q|k|v can be cut into heads as shards.
+
+    nlp_create_qkv_heads_decode takes v to have as many rows of tiles as q where it reads shards
+    (ttnn 0.81.1 then says that 'v_out' is larger than its tensor); interleaved it does not.
+    """
+    return tiles(setting.dims.heads) == tiles(setting.dims.kv_heads)
 
 
 def plan_decode_ops(step: DecodeStep, inputs: Mapping[str, TensorPlan]) -> tuple[PlannedOp, ...]:
@@ -145,7 +155,11 @@ def _embedding(
         dtype=step.precision.dtype("residual", "decode"),
         placement=step.setting.residual,
     )
-    return PlannedEmbedding(node=node, out=out), {node.out: out}
+    gathered = None
+    if step.setting.embedded < out.shape[3]:
+        part = replace(out, shape=(1, 1, TILE, step.setting.embedded), placement=L1)
+        gathered = gather(step.setting, part, out.placement)
+    return PlannedEmbedding(node=node, out=out, gather=gathered), {node.out: out}
 
 
 def _norm(
@@ -184,7 +198,9 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
     group = setting.weight_groups[node.weights[0]]
     groups = MATMUL_GROUPS[group]
     compute = step.precision.fidelity(groups.op["decode"])
-    dtype = step.precision.dtype(groups.activation, "decode")
+    dtype = result = step.precision.dtype(groups.activation, "decode")
+    if setting.sums_ranks(node):
+        dtype = step.precision.dtype("collectives", "decode")
     weight_dtype = step.precision.dtype(group, "decode")
     rows = x.shape[3]
     splits = column_splits(node, setting, step.precision)
@@ -203,6 +219,7 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
             out=dtype,
             compute=compute,
             chip=setting.chip,
+            kept_bytes=setting.kept_l1_bytes,
         )
         if planned is None:
             raise PlanError(
@@ -219,6 +236,10 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
     out = outs[0]
     if len(splits) > 1 or not step.graph.consumers(node.out):  # logits are read as one tensor
         out = TensorPlan(shape=(1, 1, TILE, sum(splits)), dtype=dtype, placement=L1)
+    reads_heads = any(isinstance(each, SplitQkv) for each in step.graph.consumers(node.out))
+    if reads_heads and not splits_shards(setting):
+        out = replace(out, placement=L1)
+    collective = _sum(node, out, result, step) if setting.sums_ranks(node) else None
     name = stored_name(node.weights)
     weights = (name,) if len(splits) == 1 else tuple(f"{name}_{i}" for i in range(len(splits)))
     op = PlannedLinear(
@@ -230,9 +251,20 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
         buffer_bytes=tuple(buffers),
         compute=compute,
         split_outs=tuple(outs),
-        out=out,
+        out=collective.out if collective else out,
+        collective=collective,
     )
-    return op, {node.out: out}
+    return op, {node.out: op.out}
+
+
+def _sum(node: Linear, x: TensorPlan, dtype: DType, step: DecodeStep) -> Collective:
+    """The sum of the ranks' products, where the residual stream lives."""
+    setting = step.setting
+    out = TensorPlan(shape=x.shape, dtype=dtype, placement=setting.residual)
+    number = setting.sums_of(step.graph).index(node.out)
+    if any(name == buffer_name(number, x.dtype) for name, _ in setting.buffers):
+        return buffered_sum(setting, x, out, number)
+    return whole_sum(setting, x, replace(out, dtype=x.dtype))
 
 
 def _columns_per_core(node: Linear, columns: int, step: DecodeStep) -> int:
@@ -242,7 +274,7 @@ def _columns_per_core(node: Linear, columns: int, step: DecodeStep) -> int:
     reader = readers[0] if readers else None
     if isinstance(reader, SplitQkv) and step.separate_heads:
         return tiles(setting.dims.head_dim)
-    if isinstance(reader, Add):
+    if isinstance(reader, Add) or setting.sums_ranks(node):
         return width // setting.residual.cores
     if isinstance(reader, RmsNorm | LayerNorm):
         return width // _norm_cores(width, setting)
@@ -358,8 +390,9 @@ def _attention(
         fused_update=step.separate_heads,
         program=SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=0, k_chunk_tokens=0),
         compute=step.precision.fidelity("sdpa_decode"),
-        gathered=TensorPlan(shape=q.shape, dtype=q.dtype, placement=L1),
-        split=TensorPlan(shape=q.shape, dtype=q.dtype, placement=users),
+        # With more kv heads the attention cannot write shards (ttnn 0.81.1).
+        gathered=replace(q, placement=users if dims.kv_heads == 1 else L1),
+        split=replace(q, placement=users),
         out=out,
     )
     return op, {node.out: out}

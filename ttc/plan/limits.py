@@ -39,13 +39,6 @@ def check_request(spec: ModelSpec, mesh: Mesh, *, batch: int, context: int) -> N
                 help=f"use --context {rounded}",
             )
         )
-    if mesh.devices > 1:
-        problems.append(
-            Problem(
-                message=f"{mesh.name} has {mesh.devices} chips, and only one can be planned for",
-                help="use a mesh of one chip, such as N150 or P150",
-            )
-        )
     if problems:
         raise PlanError(problems)
 
@@ -60,7 +53,7 @@ def check_sizes(spec: ModelSpec, mesh: Mesh) -> None:
             help=f"the nearest sizes are {_below(getattr(spec.dims, name))} and "
             f"{_below(getattr(spec.dims, name)) + TILE}",
         )
-        for name in ("hidden", "head_dim", "ffn")
+        for name in ("hidden", "head_dim")
         if getattr(spec.dims, name) % TILE
     ]
     if problems:

@@ -12,7 +12,7 @@ from ttc.plan.placement import (
     largest_divisor,
     tiles,
 )
-from ttc.plan.plan import DramShardedMatmul, MulticastMatmul
+from ttc.plan.programs import DramShardedMatmul, MulticastMatmul
 from ttc.spec.precision import Fidelity
 
 # in0_block_w above 8 tiles buys nothing and costs L1 (tt-transformers caps it at 8 as well).
@@ -80,12 +80,14 @@ def plan_dram_sharded(
     out: DType,
     compute: Fidelity,
     chip: Chip,
+    kept_bytes: int = 0,
 ) -> tuple[DramShardedMatmul, int] | None:
     """The program with the widest K block that fits in L1 and its bytes, or None if none fits.
 
-    `rows` x `columns` is the weight [in, out]; x is width sharded over `in_cores` cores.
+    `rows` x `columns` is the weight [in, out]; x is width sharded over `in_cores` cores. Each core
+    keeps `kept_bytes` for other things.
     """
-    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES
+    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - kept_bytes
     bank_tiles = ceil(tiles(columns) / chip.dram_banks)
     for block in reversed(divisors(tiles(rows) // in_cores)):
         if block > MAX_BLOCK_TILES:
@@ -115,6 +117,7 @@ def plan_multicast(
     out: DType,
     compute: Fidelity,
     chip: Chip,
+    kept_bytes: int = 0,
 ) -> tuple[MulticastMatmul, int]:
     """The program for x [tokens, rows] @ weight [rows, columns], and its bytes per core.
 
@@ -133,7 +136,7 @@ def plan_multicast(
         operands = height * TILE_BYTES[x_dtype] + width * TILE_BYTES[weight_dtype]
         return 2 * block_w * operands + height * width * out_tile
 
-    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES
+    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - kept_bytes
     blocks = [
         (height, width)
         for height in divisors(per_core_m)

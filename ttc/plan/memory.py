@@ -109,6 +109,7 @@ def plan_memory(
         trace_region_bytes=trace_region_bytes(decode, head, chip),
         dram_limit_bytes=chip.dram_bytes,
         l1_peak_bytes_per_core=stored.l1_bytes_per_core
+        + setting.kept_l1_bytes
         + l1_peak_bytes(decode=decode, prefill=prefill, head=head, chip=chip),
         l1_limit_bytes_per_core=chip.l1_bytes_per_core,
     )

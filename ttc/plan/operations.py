@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import (
+    Collective,
     HeadPlan,
     PhasePlan,
     PlannedAdd,
@@ -35,22 +36,23 @@ def operations_of(ops: Iterable[PlannedOp]) -> int:
 def _operations(op: PlannedOp) -> int:
     match op:
         case PlannedLinear():
-            return len(op.programs) + _joining(op)
+            return len(op.programs) + _joining(op) + _launched(op.collective)
         case PlannedRope():
             return 1 if op.fused else 2
         case PlannedAttention(decode=True):
-            return (1 if op.fused_update else 2) + 3  # update, attention, shards, joined heads
+            # update, attention, joined heads, and shards for them
+            return (1 if op.fused_update else 2) + 2 + (op.gathered.placement != op.split.placement)
         case PlannedAttention():
             return (2 if op.cast_kv else 0) + 2 + 1  # casts, fills, attention
         case PlannedRows():
             return 2
         case PlannedNorm():
-            return 1 if op.gathered is None else 2
+            return (1 if op.gathered is None else 2) + _launched(op.gather)
+        case PlannedEmbedding():
+            return 1 + _launched(op.gather)
         case PlannedConcat():
             return op.moved + 1
-        case (
-            PlannedEmbedding() | PlannedSplitQkv() | PlannedGated() | PlannedAdd() | PlannedUnary()
-        ):
+        case PlannedSplitQkv() | PlannedGated() | PlannedAdd() | PlannedUnary():
             return 1
 
 
@@ -58,7 +60,7 @@ def _joining(op: PlannedLinear) -> int:
     """What brings the parts of a product together: each is moved, then all are concatenated."""
     if len(op.programs) > 1:
         return len(op.programs) + 1
-    return op.out.placement != op.split_outs[0].placement
+    return op.collective is None and op.out.placement != op.split_outs[0].placement
 
 
 def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
@@ -71,6 +73,10 @@ def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
 def _position_operations(positions: PlannedPositions) -> int:
     """cos and sin each: gathered, made tiles of if the rows do not fill them, and spread."""
     return 2 * (1 + (positions.rows % TILE > 0) + positions.decode * len(positions.placements))
+
+
+def _launched(collective: Collective | None) -> int:
+    return 0 if collective is None else collective.operations
 
 
 def results_of(op: PlannedOp) -> tuple[tuple[str, TensorPlan], ...]:
@@ -150,10 +156,30 @@ def peak_bytes(
     `entering` are the sizes of the values that the operations find.
     """
     last = last_reads(ops)
-    live = dict(entering or {})
+    live: dict[str, int] = dict(entering or {})
     peak = 0
     for i, op in enumerate(ops):
-        live |= {name: size(tensor) for name, tensor in results_of(op)}
-        peak = max(peak, sum(live.values()) + buffers(op))
+        given, part = _passing(op)
+        results = {name: size(tensor) for name, tensor in results_of(op)}
+        needed = sum(map(size, given)) + buffers(op)
+        if part is not None:  # what the operands gave is exchanged once they are gone
+            peak = max(peak, sum(live.values()) + needed + size(part))
+            live = {name: held for name, held in live.items() if last.get(name, i + 1) > i}
+            needed = size(part)
+        live |= results
+        peak = max(peak, sum(live.values()) + needed)
         live = {name: held for name, held in live.items() if last.get(name, i + 1) > i}
     return peak
+
+
+def _passing(op: PlannedOp) -> tuple[tuple[TensorPlan, ...], TensorPlan | None]:
+    """Values that live within an operation: what is gathered for it, and what it exchanges last."""
+    match op:
+        case PlannedNorm():
+            return (() if op.gather is None else (op.gather.out,)), None
+        case PlannedEmbedding():
+            return (() if op.gather is None else (op.gather.x,)), None
+        case PlannedLinear():
+            return (), None if op.collective is None else op.collective.x
+        case _:
+            return (), None

@@ -110,19 +110,3 @@ def head_share(
         tuple(ZEROS if head == ZEROS else head * head_dim for head in held) for held in heads
     )
     return Share(name=name, dim=dim, size=head_dim, starts=starts)
-
-
-def one_chip(heads: int, kv_heads: int) -> Parallel:
-    """A replica of one chip, which holds everything."""
-    layout = HeadLayout(queries=(tuple(range(heads)),), kv=(tuple(range(kv_heads)),))
-    return Parallel(
-        tp=1,
-        dp=1,
-        replica_shape=(1, 1),
-        cluster_axis=1,
-        topology="none",
-        links=0,
-        decode_residual="replicated",
-        prefill_residual="replicated",
-        heads=layout,
-    )

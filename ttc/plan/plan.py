@@ -23,6 +23,12 @@ from ttc.graph.nodes import (
 )
 from ttc.plan.parallel import Parallel, Share
 from ttc.plan.placement import DType, Layout, Placement, TensorPlan
+from ttc.plan.programs import (
+    DramShardedMatmul,
+    MulticastMatmul,
+    SdpaProgram,
+    ShardedNorm,
+)
 from ttc.spec.precision import Fidelity
 from ttc.spec.rope import Rope
 
@@ -125,52 +131,29 @@ class WeightPlan:
         return self.tensor.placement
 
 
-# Programs -----------------------------------------------------------------------------------
+# Collectives --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardedNorm:
-    """A norm over shards in L1: core grid (x, y), tiles of one shard, tiles per subblock."""
+class Collective:
+    """An exchange between the ranks of a replica, along one axis of the mesh.
 
-    grid: tuple[int, int]
-    block_h: int
-    block_w: int
-    subblock_w: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DramShardedMatmul:
-    """Weights stream from the DRAM banks to cores beside them; x is width sharded in L1.
-
-    Sizes in tiles. The result is width sharded, `per_core_n` tiles on each core.
+    all_gather puts the parts of the width side by side; reduce_scatter adds over the ranks, and
+    each keeps its part of the width; all_reduce leaves the sums on every rank. `x` is what each
+    rank gives and `out` what it has then. Sums are in `sum_dtype`: with a `buffer` in the order of
+    the ranks, without one hop by hop around the ring or along the line, packed on each hop.
     """
 
-    in0_block_w: int
-    per_core_m: int
-    per_core_n: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MulticastMatmul:
-    """Rows of x along y and columns of the weights along x of a core grid. Sizes in tiles."""
-
-    grid: tuple[int, int]
-    in0_block_w: int
-    per_core_m: int
-    per_core_n: int
-    out_block_h: int
-    out_block_w: int
-    out_subblock_h: int
-    out_subblock_w: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SdpaProgram:
-    """Core grid (x, y) and chunk sizes in tokens; 0 leaves the chunk to the operation."""
-
-    grid: tuple[int, int]
-    q_chunk_tokens: int
-    k_chunk_tokens: int
+    kind: Literal["all_gather", "reduce_scatter", "all_reduce"]
+    axis: int
+    topology: Literal["none", "line", "ring"]
+    links: int
+    x: TensorPlan
+    out: TensorPlan
+    operations: int
+    sum_dtype: DType = "bf16"
+    buffer: str = ""
+    semaphore: int = 0
 
 
 # Planned operations ---------------------------------------------------------------------------
@@ -178,21 +161,24 @@ class SdpaProgram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedEmbedding:
-    """Token rows gathered from a row-major table."""
+    """Token rows gathered from a row-major table, and from the ranks where each has a part."""
 
     node: Embedding
     out: TensorPlan
+    gather: Collective | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedNorm:
-    """`program` is None where x is interleaved; `gathered` is x made so first."""
+    """`program` is None where x is interleaved; `gathered` is x made so first, `gather` x from all
+    ranks."""
 
     node: RmsNorm | LayerNorm
     program: ShardedNorm | None
     compute: Fidelity
     gathered: TensorPlan | None
     out: TensorPlan
+    gather: Collective | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +186,8 @@ class PlannedLinear:
     """`weights` names the stored tensors; more than one means column splits, concatenated.
 
     `biases` names the stored bias of each, or is (). `rows` are the weight's inputs; `buffer_bytes`
-    is what each program keeps in L1 on its fullest core while it runs.
+    is what each program keeps in L1 on its fullest core while it runs. `collective` adds the
+    products of the ranks, where each has some of the inputs.
     """
 
     node: Linear
@@ -212,6 +199,7 @@ class PlannedLinear:
     compute: Fidelity
     split_outs: tuple[TensorPlan, ...]
     out: TensorPlan
+    collective: Collective | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,8 +247,8 @@ class PlannedAttention:
     """Cache update, attention, and heads side by side again.
 
     `window`: positions that a query sees, 0 for all. `cast_kv`: k and v are retyped for the cache
-    first. `heads` is the placement that joins the
-    heads of a decode step; `fused_update`: one operation writes k and v.
+    first. `fused_update`: one operation writes k and v. The attention of a decode step writes
+    `gathered`, which becomes `split` where it is not, as the operation that joins heads reads it.
     """
 
     node: Attention
@@ -310,6 +298,7 @@ class PlannedRows:
     rows: int
     sliced: TensorPlan
     out: TensorPlan
+    gather: Collective | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,7 +363,7 @@ class HeadPlan:
     """From the residual stream of 32 rows, `value`, to the logits, `result`.
 
     `from_prefill` cuts the rows out of a prefill first. The logits are in `vocab_shards` parts, one
-    on each rank, or whole on every rank where it is 1.
+    on each rank, or whole on every rank where it is 1; `gather` is for the greedy choice.
     """
 
     value: str
@@ -383,6 +372,7 @@ class HeadPlan:
     result: str
     logits: TensorPlan
     vocab_shards: int
+    gather: Collective | None
 
 
 # Memory ---------------------------------------------------------------------------------------
@@ -493,6 +483,16 @@ class Plan:
     buffers: tuple[tuple[str, TensorPlan], ...] = ()
     semaphores: int = 0
     choices: tuple[Choice, ...] = field(default=())
+
+    def semaphore_of(self, buffer: str) -> int:
+        """The semaphore of the sums that use a buffer."""
+        sums = (
+            op.collective
+            for decoder in self.decode.decoders
+            for op in decoder.ops
+            if isinstance(op, PlannedLinear)
+        )
+        return next(each.semaphore for each in sums if each and each.buffer == buffer)
 
     @property
     def buckets(self) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The planner: a graph, a mesh and a precision profile become a plan, or a reason why not."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ttc.errors import PlanError
@@ -9,6 +9,7 @@ from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import Repeat
 from ttc.hardware.hardware import Mesh, load_mesh, mesh_names
 from ttc.plan.check import check_plan
+from ttc.plan.collectives import gather, semaphores, sum_buffers
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
 from ttc.plan.limits import check_request, check_sizes, refuse, ways_out
 from ttc.plan.memory import add_up, plan_memory, rope_positions
@@ -27,6 +28,7 @@ from ttc.plan.plan import (
     RopeForm,
 )
 from ttc.plan.prefill import PrefillStep, plan_prefill_ops, plan_prefill_positions
+from ttc.plan.rotation import no_rotation, rotation_refused
 from ttc.plan.setting import KV_BLOCK_TOKENS, Setting, make_setting
 from ttc.plan.solve import (
     SMALLEST_BUCKET_TOKENS,
@@ -54,14 +56,16 @@ def plan_model(
     batch: int = 1,
     context: int | None = None,
     chunk: int | None = None,
+    tp: int | None = None,
 ) -> Plan:
     """Choose everything for one model on one mesh.
 
     `batch` users of up to `context` tokens each (None: as many as a conversation needs and fit);
-    `chunk` caps the tokens of one prefill (None: the spec's value for the mesh, else what fits).
+    `chunk` caps the tokens of one prefill (None: the spec's value for the mesh, else what fits);
+    `tp` chips of the mesh work on one user (None: the spec's value, else the longer axis).
     Raises PlanError with the numbers, and what would fit, where the model cannot be planned.
     """
-    request = Request(spec=spec, graph=graph, profile=profile, batch=batch, chunk=chunk)
+    request = Request(spec=spec, graph=graph, profile=profile, batch=batch, chunk=chunk, tp=tp)
     wanted = min(DEFAULT_CONTEXT_TOKENS, spec.max_context_tokens) if context is None else context
     plan, sizing = _plan(request, mesh, wanted)
     if context is None and not plan.memory.fits_dram:
@@ -84,6 +88,7 @@ class Request:
     profile: PrecisionProfile
     batch: int
     chunk: int | None
+    tp: int | None
 
 
 def _smallest_mesh(request: Request, refused: Mesh, plan: Plan, context: int) -> str:
@@ -103,10 +108,19 @@ def _smallest_mesh(request: Request, refused: Mesh, plan: Plan, context: int) ->
 
 
 def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
-    spec, batch = request.spec, request.batch
+    spec, batch, named = request.spec, request.batch, request.spec.tensor_parallel
     check_request(spec, mesh, batch=batch, context=context)
     check_sizes(spec, mesh)
-    setting = make_setting(spec, request.graph, mesh, request.profile, batch=batch, context=context)
+    setting = make_setting(
+        spec,
+        request.graph,
+        mesh,
+        request.profile,
+        batch=batch,
+        context=context,
+        tp=request.tp or named.get(mesh.name) or named.get(mesh.name.split(":")[0]),
+    )
+    setting = replace(setting, buffers=sum_buffers(setting))
     rope_form, choice = _choose_rope_form(setting)
     positions = _positions(setting, rope_form)
     weights = plan_weights(setting, rope_form, positions)
@@ -141,7 +155,9 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
         weights=weights,
         memory=memory,
         largest=sizing.largest(),
-        choices=(choice, bucket_choice),
+        buffers=setting.buffers,
+        semaphores=semaphores(setting),
+        choices=(*setting.choices, choice, bucket_choice),
     )
     check_plan(plan)
     return plan, sizing
@@ -171,15 +187,15 @@ def _choose_rope_form(setting: Setting) -> tuple[RopeForm, Choice]:
 
     Prefill writes and decode reads one KV cache, so both use one form. "pairs" has an operation
     that rotates q and k at once in decode, but takes bf16 only; "halves" takes block formats in
-    prefill, which saves retyping k and v for a block-format cache.
+    prefill, which saves retyping k and v for a block-format cache. Raises PlanError where the
+    width of a head rules out both.
     """
     costs: dict[RopeForm, tuple[int, str]] = {}
     refused: dict[RopeForm, str] = {}
     for form in ("pairs", "halves"):
-        if form == "pairs" and any(
-            precision.dtype("qkv", "prefill") != "bf16" for precision in setting.decoders
-        ):
-            refused[form] = "not legal: the prefill's q and k are not bf16"
+        why = rotation_refused(setting, form)
+        if why:
+            refused[form] = f"not legal: {why}"
             continue
         decode = max(operations_of(d.ops) for d in _decoders_decode(setting, form))
         prefill = max(
@@ -189,6 +205,8 @@ def _choose_rope_form(setting: Setting) -> tuple[RopeForm, Choice]:
             decode + prefill,
             f"{decode} operations in decode, {prefill} in prefill",
         )
+    if not costs:
+        raise no_rotation(setting, refused)
     taken = min(costs, key=lambda form: costs[form][0])
     texts = {form: text for form, (_, text) in costs.items()} | refused
     alternatives = tuple(sorted((form, text) for form, text in texts.items()))
@@ -239,8 +257,9 @@ def _decoder_name(layers: tuple[int, ...], variants: int) -> str:
 
 def _residual(setting: Setting, rows: int, *, decode: bool) -> TensorPlan:
     dtype = setting.model_precision.dtype("residual", "decode" if decode else "prefill")
+    fractured = setting.fractured and not decode
     return TensorPlan(
-        shape=(1, 1, rows, setting.dims.hidden),
+        shape=(1, 1, rows, setting.embedded if fractured else setting.dims.hidden),
         dtype=dtype,
         placement=setting.residual if decode else DRAM,
     )
@@ -338,8 +357,9 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
     )
     value = after.inputs[0]
     residual = _residual(setting, TILE, decode=True)
-    sliced = TensorPlan(shape=residual.shape, dtype=residual.dtype, placement=DRAM)
-    rows = PlannedRows(value=value, rows=TILE, sliced=sliced, out=residual)
+    sliced = _residual(setting, TILE, decode=False)
+    gathered = gather(setting, sliced, residual.placement) if setting.fractured else None
+    rows = PlannedRows(value=value, rows=TILE, sliced=sliced, out=residual, gather=gathered)
     ops = plan_decode_ops(step, {value: residual})
     ((result, logits),) = results_of(ops[-1])
     return HeadPlan(
@@ -349,6 +369,7 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
         result=result,
         logits=logits,
         vocab_shards=setting.parallel.tp,
+        gather=gather(setting, logits, DRAM) if setting.parallel.tp > 1 else None,
     )
 
 

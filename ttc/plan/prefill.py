@@ -19,6 +19,7 @@ from ttc.graph.nodes import (
     Softcap,
     SplitQkv,
 )
+from ttc.plan.collectives import gather, scatter_sum, whole_sum
 from ttc.plan.matmul import plan_multicast
 from ttc.plan.placement import DRAM, TensorPlan
 from ttc.plan.plan import (
@@ -35,8 +36,8 @@ from ttc.plan.plan import (
     PlannedSplitQkv,
     PlannedUnary,
     RopeForm,
-    SdpaProgram,
 )
+from ttc.plan.programs import SdpaProgram
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import ROWS, stored_name
@@ -83,19 +84,27 @@ def _embedding(
     node: Embedding, step: PrefillStep, values: Values
 ) -> tuple[PlannedEmbedding, Values]:
     out = TensorPlan(
-        shape=(1, 1, step.tokens, step.setting.dims.hidden),
+        shape=(1, 1, step.tokens, step.setting.embedded),
         dtype=step.precision.dtype("residual", "prefill"),
         placement=DRAM,
     )
-    return PlannedEmbedding(node=node, out=out), {node.out: out}
+    gathered = None
+    if step.setting.embedded < step.setting.dims.hidden and not step.setting.fractured:
+        gathered = gather(step.setting, out, DRAM)
+        out = gathered.out
+    return PlannedEmbedding(node=node, out=out, gather=gathered), {node.out: out}
 
 
 def _norm(
     node: RmsNorm | LayerNorm, step: PrefillStep, values: Values
 ) -> tuple[PlannedNorm, Values]:
-    out = values[node.x]
+    setting, x = step.setting, values[node.x]
     compute = step.precision.fidelity("norm", "prefill")
-    op = PlannedNorm(node=node, program=None, compute=compute, gathered=None, out=out)
+    # Only sums and embedded tokens are a part of the width; a norm needs all of it.
+    on_stream = isinstance(step.graph.producer(node.x), Add | Embedding | None)
+    whole = gather(setting, x, DRAM) if setting.fractured and on_stream else None
+    out = whole.out if whole else x
+    op = PlannedNorm(node=node, program=None, compute=compute, gathered=None, out=out, gather=whole)
     return op, {node.out: out}
 
 
@@ -105,6 +114,10 @@ def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLin
     groups = MATMUL_GROUPS[group]
     compute = step.precision.fidelity(groups.op["prefill"], "prefill")
     dtype = step.precision.dtype(groups.activation, "prefill")
+    if setting.sums_ranks(node):
+        dtype = step.precision.dtype("collectives", "prefill")
+    elif step.rope_form == "pairs" and group == "wqkv":  # pairs are rotated in bf16 only
+        dtype = "bf16"
     columns = sum(setting.weight_shapes[name][0] for name in node.weights)
     program, buffers = plan_multicast(
         tokens=step.tokens,
@@ -115,8 +128,14 @@ def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLin
         out=dtype,
         compute=compute,
         chip=setting.chip,
+        kept_bytes=setting.kept_l1_bytes,
     )
     out = TensorPlan(shape=(1, 1, step.tokens, columns), dtype=dtype, placement=DRAM)
+    collective = None
+    if setting.sums_ranks(node):
+        collective = (
+            scatter_sum(setting, out) if setting.fractured else whole_sum(setting, out, out)
+        )
     op = PlannedLinear(
         node=node,
         rows=x.shape[3],
@@ -126,9 +145,10 @@ def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLin
         buffer_bytes=(buffers,),
         compute=compute,
         split_outs=(out,),
-        out=out,
+        out=collective.out if collective else out,
+        collective=collective,
     )
-    return op, {node.out: out}
+    return op, {node.out: op.out}
 
 
 def _split_qkv(node: SplitQkv, step: PrefillStep, values: Values) -> tuple[PlannedSplitQkv, Values]:

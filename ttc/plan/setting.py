@@ -1,21 +1,28 @@
-"""What the planner plans for: one model, one chip, a number of users and tokens, a precision."""
+"""What the planner plans for: a model on the ranks of a replica, users, tokens, a precision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Literal
 
 from ttc.graph.graph import Graph, ModelGraph
-from ttc.graph.nodes import Attention, RopeQk
+from ttc.graph.nodes import Add, Attention, Linear, Multiply, Node, RopeQk
 from ttc.graph.shapes import Shape
 from ttc.hardware.hardware import Chip, Mesh
-from ttc.plan.parallel import Parallel, one_chip
+from ttc.plan.degree import choose_division
+from ttc.plan.heads import HeadBytes, choose_heads
+from ttc.plan.parallel import Parallel, Residual
 from ttc.plan.placement import (
     TILE,
+    TILE_BYTES,
     Placement,
+    TensorPlan,
     divisors,
+    largest_divisor,
     rectangle,
     tiles,
 )
+from ttc.plan.plan import Choice
 from ttc.spec.model import Dims, ModelSpec
 from ttc.spec.precision import EffectivePrecision, PrecisionProfile, effective
 
@@ -26,6 +33,13 @@ KV_BLOCK_TOKENS = 32
 # Cores that share a decode step's residual stream. More cores shorten norms and sums, fewer keep
 # the matmul's K slices wide; 32 is the middle that tt-transformers settled on (find_grid).
 RESIDUAL_CORES = 32
+
+# Fewest cores for the feed-forward of a decode step: its width is padded to a number of tiles that
+# divides over as many at least.
+FFN_CORES = 16
+
+# Sizes of weights that ranks divide. Other sizes are whole on every rank.
+DIVIDED = ("heads", "kv_heads", "ffn", "vocab")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +69,18 @@ MATMUL_GROUPS: Mapping[str, MatmulGroups] = {
 class Setting:
     """The inputs of planning. `slots` is `batch` rounded up to a number of users that ttnn takes.
 
-    `weight_shapes` and `weight_groups` are by the architecture's weight names.
+    `dims` are the sizes on one rank: its heads, its part of the feed-forward and of the vocabulary,
+    padded; `embedded` is its part of an embedded token. `weight_shapes` (on one rank as well) and
+    `weight_groups` are by the architecture's weight names. `buffers` hold what ranks send each
+    other in a decode step; `choices` are those made so far.
     """
 
     spec: ModelSpec
     graph: ModelGraph
     mesh: Mesh
     parallel: Parallel
+    dims: Dims
+    embedded: int
     profile: PrecisionProfile
     batch: int
     slots: int
@@ -70,6 +89,8 @@ class Setting:
     weight_groups: Mapping[str, str]
     decoders: tuple[EffectivePrecision, ...]
     model_precision: EffectivePrecision
+    choices: tuple[Choice, ...]
+    buffers: tuple[tuple[str, TensorPlan], ...] = ()
 
     @property
     def chip(self) -> Chip:
@@ -77,9 +98,29 @@ class Setting:
         return self.mesh.chip
 
     @property
-    def dims(self) -> Dims:
-        """The model's sizes."""
-        return self.spec.dims
+    def kept_l1_bytes(self) -> int:
+        """L1 of each core that buffers of collectives keep."""
+        return sum(each.bytes_per_core(self.chip.grid.cores) for _, each in self.buffers)
+
+    @property
+    def fractured(self) -> bool:
+        """Whether each rank has a part of the width of a prefill's residual stream."""
+        return self.parallel.prefill_residual == "fractured"
+
+    def divided_by(self, weight: str, dim: Literal["out", "in"]) -> str:
+        """The size that ranks divide in one dim of a weight, or "" where they do not."""
+        shape = self.spec.architecture.weight(weight).shape
+        sizes = shape[0] if dim == "out" else shape[1] if len(shape) > 1 else ()
+        return next((size for size in sizes if size in DIVIDED), "")
+
+    def sums_ranks(self, node: Node) -> bool:
+        """Whether the product of every rank is a part of a sum: each has some of the inputs."""
+        divided = isinstance(node, Linear) and self.divided_by(node.weights[0], "in")
+        return self.parallel.tp > 1 and bool(divided)
+
+    def sums_of(self, graph: Graph) -> tuple[str, ...]:
+        """The values of a graph that are sums over the ranks, in order."""
+        return tuple(node.out for node in graph.find(Linear) if self.sums_ranks(node))
 
     @property
     def rope_tables(self) -> tuple[str, ...]:
@@ -117,27 +158,110 @@ def make_setting(
     *,
     batch: int,
     context: int,
+    tp: int | None = None,
 ) -> Setting:
-    """Put the inputs of planning together; sizes are resolved, nothing is chosen but the slots."""
-    architecture = spec.architecture
+    """Put the inputs of planning together: sizes on each rank, and how many ranks there are.
+
+    `tp` is the number of ranks if it is not to be chosen.
+    """
+    architecture, dims = spec.architecture, spec.dims
     weights = (*architecture.weights, *architecture.decoder_weights)
-    return Setting(
+    decoders = tuple(effective(profile, spec, i) for i in range(dims.layers))
+    slots = user_slots(batch, mesh.chip)
+    division, division_choice = choose_division(mesh, tp)
+    heads, heads_choice = choose_heads(
+        dims.heads,
+        dims.kv_heads,
+        division.tp,
+        head_bytes(dims, decoders[0], slots * context),
+    )
+    local = replace(
+        dims,
+        heads=heads.heads,
+        kv_heads=heads.kv_heads,
+        ffn=padded_ffn(ceil(tiles(dims.ffn) / division.tp), mesh.chip) * TILE,
+        vocab=dims.vocab if division.tp == 1 else ceil(tiles(dims.vocab) / division.tp) * TILE,
+    )
+    embedded = dims.hidden
+    if dims.hidden % (TILE * division.tp) == 0:
+        embedded //= division.tp
+    groups = {weight.name: weight.group for weight in weights}
+    shapes = {
+        weight.name: tuple(local.product(size) for size in weight.shape) for weight in weights
+    }
+    shapes |= {
+        name: (dims.vocab, embedded) for name, group in groups.items() if group == "embedding"
+    }
+    setting = Setting(
         spec=spec,
         graph=graph,
         mesh=mesh,
-        parallel=one_chip(spec.dims.heads, spec.dims.kv_heads),
+        parallel=Parallel(
+            tp=division.tp,
+            dp=division.dp,
+            replica_shape=division.shape,
+            cluster_axis=division.axis,
+            topology=division.topology,
+            links=division.links,
+            decode_residual="replicated",
+            prefill_residual="replicated",
+            heads=heads,
+        ),
+        dims=local,
+        embedded=embedded,
         profile=profile,
         batch=batch,
-        slots=user_slots(batch, mesh.chip),
+        slots=slots,
         context=context,
-        weight_shapes={
-            weight.name: tuple(spec.dims.product(size) for size in weight.shape)
-            for weight in weights
-        },
-        weight_groups={weight.name: weight.group for weight in weights},
-        decoders=tuple(effective(profile, spec, i) for i in range(spec.dims.layers)),
+        weight_shapes=shapes,
+        weight_groups=groups,
+        decoders=decoders,
         model_precision=effective(profile, spec, None),
+        choices=() if mesh.devices == 1 else (division_choice, heads_choice),
     )
+    residual = prefill_residual(setting)
+    return replace(setting, parallel=replace(setting.parallel, prefill_residual=residual))
+
+
+def head_bytes(dims: Dims, precision: EffectivePrecision, cached_tokens: int) -> HeadBytes:
+    """What each head makes a decode step read, with so many tokens in the cache."""
+
+    def size(group: str, elements: int) -> int:
+        return elements * TILE_BYTES[precision.dtype(group, "decode")] // TILE**2
+
+    matrix = dims.head_dim * dims.hidden
+    cache = 2 * size("kv_cache", cached_tokens * dims.head_dim)
+    return HeadBytes(
+        query=size("wqkv", matrix) + size("wo", matrix), kv=2 * size("wqkv", matrix) + cache
+    )
+
+
+def padded_ffn(width_tiles: int, chip: Chip) -> int:
+    """The next width in tiles that divides over FFN_CORES cores at least, or fills as many."""
+    while largest_divisor(width_tiles, chip.grid.cores) < min(width_tiles, FFN_CORES):
+        width_tiles += 1
+    return width_tiles
+
+
+def prefill_residual(setting: Setting) -> Residual:
+    """Fractured where the width divides into whole tiles and every summand comes divided.
+
+    A scattered sum is then enough where a whole one would be a gather more, and sums read and write
+    a part of the width. A value that is added but is no sum of the ranks, such as the result of a
+    norm, would have to be cut first.
+    """
+    if setting.parallel.tp == 1 or setting.embedded == setting.dims.hidden:
+        return "replicated"
+    graphs = setting.graph.decoders.values()
+    summands = ((graph, add.b) for graph in graphs for add in graph.find(Add))
+    return "fractured" if all(_is_sum(setting, *each) for each in summands) else "replicated"
+
+
+def _is_sum(setting: Setting, graph: Graph, value: str) -> bool:
+    node = graph.producer(value)
+    while isinstance(node, Multiply):
+        node = graph.producer(node.x)
+    return node is None or isinstance(node, Add) or setting.sums_ranks(node)
 
 
 def window_of(node: Attention, setting: Setting) -> int:

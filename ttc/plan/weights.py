@@ -8,6 +8,7 @@ from typing import Literal
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import Embedding, LayerNorm, Linear, RmsNorm
 from ttc.plan.matmul import L1_RESERVE_BYTES, dram_sharded_bytes, dram_sharded_weight
+from ttc.plan.parallel import ZEROS, Share, even_share, head_share
 from ttc.plan.placement import DRAM, TILE, TILE_BYTES, Placement, TensorPlan, core_run, tiles
 from ttc.plan.plan import PlannedPositions, RopeForm, RopeTable, WeightPart, WeightPlan
 from ttc.plan.setting import MATMUL_GROUPS, Setting
@@ -46,7 +47,7 @@ def column_splits(node: Linear, setting: Setting, precision: EffectivePrecision)
     chip, groups = setting.chip, MATMUL_GROUPS[group]
     # Logits of all parts wait in L1, once as shards and once joined, while the last is computed.
     waiting = 2 * tiles(columns) * TILE_BYTES["bf16"] // chip.grid.cores
-    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - waiting
+    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes - waiting
     block = min(2, tiles(setting.dims.hidden) // setting.residual.cores)
 
     def size(width: int) -> int:
@@ -115,7 +116,11 @@ def _embedding(
         name=node.weight,
         decoder=decoder,
         group=group,
-        parts=(WeightPart(tensor=node.weight, stop=rows, scale=node.scale),),
+        parts=(
+            WeightPart(
+                tensor=node.weight, stop=rows, scale=node.scale, shares=_embedded_share(setting)
+            ),
+        ),
         table=None,
         transpose=False,
         tensor=tensor,
@@ -176,8 +181,7 @@ def _matrices(
     name, plans, start = stored_name(node.weights), list[WeightPlan](), 0
     for i, columns in enumerate(splits):
         if len(splits) > 1:
-            only = node.weights[0]
-            parts = (WeightPart(tensor=only, start=start, stop=start + columns),)
+            parts = (_columns(setting, node.weights[0], start, start + columns),)
         else:
             parts = tuple(_part(setting, weight, rope_form) for weight in node.weights)
         placement = dram_sharded_weight(f"W_{rows}X{columns}", rows, columns, setting.chip)
@@ -214,6 +218,8 @@ def _biases(
     """The bias of a stored matrix, in the matrix's banks and in rows."""
     name = stored_name(node.biases)
     parts = tuple(_part(setting, bias, rope_form) for bias in node.biases)
+    if setting.sums_ranks(node):  # added once to the sum: on the first rank
+        parts = tuple(replace(part, shares=(_first_rank(setting, part),)) for part in parts)
     columns = sum(part.stop - part.start for part in parts)
     banks = replace(matrix, name=f"B_{columns}", shard=(TILE, matrix.shard[1]))
     return [
@@ -225,15 +231,66 @@ def _biases(
 def _part(setting: Setting, weight: str, rope_form: RopeForm) -> WeightPart:
     spec = _weight_spec(setting, weight)
     rows = setting.weight_shapes[weight][0]
+    part = WeightPart(tensor=weight, stop=rows, shares=_shares(setting, spec))
     if spec.rotary is None:
-        return WeightPart(tensor=weight, stop=rows)
-    return WeightPart(
-        tensor=weight,
+        return part
+    return replace(
+        part,
         rows=rope_form,
         heads=setting.dims.product(spec.rotary),
         rotary_dim=setting.dims.rotary_dim,
-        stop=rows,
     )
+
+
+def _columns(setting: Setting, weight: str, start: int, stop: int) -> WeightPart:
+    """Columns of what a rank stores of a weight, whose rows in the checkpoint they are."""
+    width = setting.weight_shapes[weight][0]
+    part = WeightPart(tensor=weight, start=start, stop=stop)
+    size = setting.divided_by(weight, "out")
+    if setting.parallel.tp == 1 or not size:
+        return part
+    share = even_share(
+        size, "out", width=stop - start, ranks=setting.parallel.tp, start=start, stride=width
+    )
+    return replace(part, shares=(share,))
+
+
+def _shares(setting: Setting, spec: WeightSpec) -> tuple[Share, ...]:
+    """How the ranks divide a weight, and what fills it up; () where one rank holds it as it is."""
+    shares: list[Share] = []
+    dims: tuple[tuple[Literal["out", "in"], int], ...] = (("out", 0), ("in", 1))
+    for dim, size in dims:
+        divided = setting.divided_by(spec.name, dim)
+        local = setting.weight_shapes[spec.name]
+        if divided and (
+            setting.parallel.tp > 1 or local[size] != setting.spec.dims.product(spec.shape[size])
+        ):
+            shares.append(_share(setting, divided, dim, local[size]))
+    return tuple(shares)
+
+
+def _share(setting: Setting, size: str, dim: Literal["out", "in"], width: int) -> Share:
+    heads, ranks = setting.parallel.heads, setting.parallel.tp
+    match size:
+        case "heads":
+            return head_share("query heads", dim, heads.queries, width // heads.heads)
+        case "kv_heads":
+            return head_share("kv heads", dim, heads.kv, width // heads.kv_heads)
+        case _:
+            return even_share(size, dim, width=width, ranks=ranks)
+
+
+def _embedded_share(setting: Setting) -> tuple[Share, ...]:
+    """Every rank embeds a part of the width, where whole tiles divide over the ranks."""
+    width, ranks = setting.embedded, setting.parallel.tp
+    if width == setting.dims.hidden:
+        return ()
+    return (even_share("hidden", "in", width=width, ranks=ranks),)
+
+
+def _first_rank(setting: Setting, part: WeightPart) -> Share:
+    starts = ((0,), *((ZEROS,),) * (setting.parallel.tp - 1))
+    return Share(name="first rank", dim="out", size=part.stop - part.start, starts=starts)
 
 
 def _weight_spec(setting: Setting, weight: str) -> WeightSpec:

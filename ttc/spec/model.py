@@ -52,6 +52,7 @@ class ModelSpec:
     `layer_kinds` the kinds of the decoders, repeated over the layers; `local_rope` is a second RoPE
     table, for the steps that name it. `known_on` are meshes that tt-transformers lists for the
     model. `prefill_chunk_tokens` has an entry for each mesh that the spec names,
+    `tensor_parallel` one for each mesh or shape whose chips it assigns to users,
     `precision_exceptions` one for each profile it changes. `file` is the path to write into
     emitted files: it does not depend on the working directory.
     """
@@ -69,6 +70,7 @@ class ModelSpec:
     max_context_tokens: int
     known_on: tuple[str, ...]
     prefill_chunk_tokens: Mapping[str, int]
+    tensor_parallel: Mapping[str, int]
     weights: str | None
     precision_exceptions: Mapping[str, Settings]
     file: str
@@ -107,6 +109,7 @@ def load_model(wanted: str | Path) -> ModelSpec:
         check_agreement(data, architecture) + _check_tied(data["tie_embeddings"], architecture)
     )
     chunks, weights = data.get("prefill_chunk_tokens"), data.get("weights")
+    parallel = data.get("parallel")
     numbers, kinds = data.get("numbers"), data.get("layer_kinds")
     known_on = data.get("known_on")
     return ModelSpec(
@@ -126,6 +129,11 @@ def load_model(wanted: str | Path) -> ModelSpec:
         known_on=tuple(each.text for each in known_on.elements()) if known_on else (),
         prefill_chunk_tokens=MappingProxyType(
             {mesh: each.integer for mesh, each in chunks.fields().items()} if chunks else {}
+        ),
+        tensor_parallel=MappingProxyType(
+            {mesh: each["tp"].integer for mesh, each in parallel.fields().items()}
+            if parallel
+            else {}
         ),
         weights=weights.text if weights else None,
         precision_exceptions=MappingProxyType(exceptions),
@@ -247,8 +255,10 @@ def _check_kinds(data: Located, dims: Dims) -> list[Problem]:
 
 
 def _check_meshes(data: Located) -> list[Problem]:
-    chunks, known_on = data.get("prefill_chunk_tokens"), data.get("known_on")
-    named = [(mesh, each.key_at) for mesh, each in (chunks.fields().items() if chunks else ())]
+    parts = [data.get("prefill_chunk_tokens"), data.get("parallel")]
+    fields = [item for part in parts if part for item in part.fields().items()]
+    known_on = data.get("known_on")
+    named = [(mesh.partition(":")[0], each.key_at) for mesh, each in fields]
     named += [(each.text, each.at) for each in (known_on.elements() if known_on else ())]
     return [
         Problem(message=f"unknown mesh '{mesh}'", at=at, help=did_you_mean(mesh, mesh_names()))

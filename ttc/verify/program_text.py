@@ -10,6 +10,8 @@ from ttc.verify.finding import MockFinding
 DEVICE_OPERATIONS = frozenset(
     {
         "add",
+        "all_gather",
+        "all_reduce",
         "argmax",
         "concat",
         "copy",
@@ -21,6 +23,7 @@ DEVICE_OPERATIONS = frozenset(
         "mul",
         "multiply",
         "plus_one",
+        "reduce_scatter",
         "reshape",
         "rms_norm",
         "sharded_to_interleaved",
@@ -29,6 +32,8 @@ DEVICE_OPERATIONS = frozenset(
         "transpose",
         "typecast",
         "untilize",
+        "untilize_with_unpadding",
+        "experimental.all_reduce_async",
         "experimental.minimal_matmul",
         "experimental.nlp_concat_heads",
         "experimental.nlp_concat_heads_decode",

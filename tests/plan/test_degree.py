@@ -1,0 +1,52 @@
+"""How meshes are cut into replicas, and which of those close into a ring."""
+
+import pytest
+
+from ttc.errors import PlanError
+from ttc.hardware.hardware import load_mesh
+from ttc.plan.degree import choose_division
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize(
+    ("mesh", "tp", "dp", "shape", "axis", "topology"),
+    [
+        ("N150", 1, 1, (1, 1), 1, "none"),
+        ("N300", 2, 1, (1, 2), 1, "line"),
+        ("N300:2x1", 2, 1, (2, 1), 0, "line"),
+        ("N150x4", 4, 1, (1, 4), 1, "line"),
+        ("T3K", 8, 1, (1, 8), 1, "ring"),
+        ("T3K:2x4", 4, 2, (1, 4), 1, "line"),
+        ("TG", 8, 4, (8, 1), 0, "ring"),
+        ("TG:4x8", 8, 4, (1, 8), 1, "ring"),
+        ("BHGLX", 8, 4, (8, 1), 0, "line"),
+        ("P150x4", 4, 1, (1, 4), 1, "ring"),
+        ("P150x8:2x4", 4, 2, (1, 4), 1, "line"),
+    ],
+)
+def test_the_longer_axis_works_on_one_user(
+    mesh: str, tp: int, dp: int, shape: tuple[int, int], axis: int, topology: str
+) -> None:
+    division, _ = choose_division(load_mesh(mesh), None)
+    assert (division.tp, division.dp, division.shape) == (tp, dp, shape)
+    assert (division.axis, division.topology) == (axis, topology)
+    assert division.tp * division.dp == load_mesh(mesh).devices
+
+
+def test_a_degree_can_be_asked_for() -> None:
+    division, choice = choose_division(load_mesh("TG"), 4)
+    assert (division.shape, division.dp, division.axis) == ((1, 4), 8, 1)
+    assert [name for name, _ in choice.alternatives] == ["8", "4", "2", "1"]
+    assert dict(choice.alternatives)["1"] == "32 replicas of 1x1 chips"
+
+
+def test_a_part_of_a_ring_is_a_line() -> None:
+    division, _ = choose_division(load_mesh("T3K"), 4)
+    assert (division.shape, division.topology) == ((1, 4), "line")
+
+
+def test_a_degree_that_the_mesh_does_not_have() -> None:
+    with pytest.raises(PlanError, match="replicas of 3 chips") as refused:
+        choose_division(load_mesh("T3K"), 3)
+    assert "tp can be 1, 2, 4, 8" in str(refused.value)
