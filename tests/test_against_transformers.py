@@ -1,221 +1,94 @@
-"""The whole way, from a checkpoint to logits, against Hugging Face transformers on tiny models."""
+"""The whole way, from a checkpoint to logits, against Hugging Face transformers on tiny models.
 
-from collections.abc import Callable
+Every architecture is tested by existing: a random model of its first class, untied and tied, and
+the variants that data/variants.yaml has for it.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM
+import yaml
+from random_models import PROMPT_TOKENS, Case, make_case, open_session, pcc, run
 
-import ttc.emulate.ttnn as emulated
-from ttc.checkpoint.files import open_checkpoint
-from ttc.checkpoint.index import WeightSource
-from ttc.checkpoint.names import bind
-from ttc.checkpoint.packing import widen_bf16
-from ttc.checkpoint.strips import stored_matrix
-from ttc.compiler import compile_model
-from ttc.emulate.device import Arch
-from ttc.hardware.hardware import load_mesh
-from ttc.plan.placement import Placement
-from ttc.plan.plan import Plan, WeightPlan
-from ttc.runtime.backends import EmulatorBackend
-from ttc.runtime.program import load_program
-from ttc.runtime.replica import Replica
-from ttc.runtime.session import Session
-from ttc.spec.model import load_model
-from ttc.spec.precision import load_profile
+from ttc.plan.plan import WeightPlan
+from ttc.spec import library
+from ttc.spec.architecture import load_architecture
 
 pytestmark = pytest.mark.emulate
 
-PROMPT_TOKENS = 45
-STEPS = 16
-
-SPEC = """\
-model: ttc-tests/random
-architecture: llama
-dims: {{hidden: 128, layers: 2, heads: 4, kv_heads: 2, head_dim: 32, ffn: 256, vocab: 320}}
-norm_eps: 1.0e-5
-rope: {rope}
-tie_embeddings: {tied}
-max_context_tokens: 1024
-"""
-ROPES = {
-    "none": ("{kind: none, theta: 10000}", None),
-    "llama3": (
-        "{kind: llama3, theta: 10000, factor: 8, low_freq_factor: 1, high_freq_factor: 4, "
-        "original_context_tokens: 64}",
-        {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-    ),
-}
+VARIANTS = Path(__file__).parent / "data" / "variants.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """A random checkpoint in a folder, its spec, and the logits it should give."""
+class Variant:
+    """What a configuration changes in the sizes that all tests share, and where it runs."""
 
-    spec: Path
-    checkpoint: Path
-    token_ids: list[int]
-    logits: NDArray[np.float32]
-
-
-def make_case(folder: Path, *, rope: str = "none", tied: bool = False) -> Case:
-    text, scaling = ROPES[rope]
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        vocab_size=320,
-        max_position_embeddings=1024,
-        rms_norm_eps=1e-5,
-        rope_theta=10000.0,
-        rope_scaling=scaling,
-        tie_word_embeddings=tied,
-        initializer_range=0.15,
-    )
-    model = LlamaForCausalLM(config).float().eval()
-    model.save_pretrained(folder / "checkpoint")
-    token_ids = torch.randint(0, 320, (PROMPT_TOKENS + STEPS,)).tolist()
-    with torch.no_grad():
-        logits = model(torch.tensor([token_ids])).logits[0].numpy()
-    spec = folder / "random.yaml"
-    spec.write_text(SPEC.format(rope=text, tied=str(tied).lower()))
-    return Case(spec=spec, checkpoint=folder / "checkpoint", token_ids=token_ids, logits=logits)
+    name: str
+    hf_class: str
+    changes: Mapping[str, Any]
+    mesh: str
+    precision: str
 
 
-def open_session(
-    case: Case,
-    folder: Path,
-    *,
-    mesh: str = "N150",
-    precision: str = "bf16",
-    batch: int = 1,
-    rounding: bool = True,
-    change: Callable[[WeightPlan], WeightPlan] = lambda weight: weight,
-) -> Session:
-    """Compile and load onto the emulator, the weights built in memory."""
-    spec = load_model(case.spec)
-    compiled = compile_model(
-        spec, load_mesh(mesh), load_profile(precision), batch=batch, context=128
-    )
-    path = folder / "model.py"
-    path.write_text(compiled.module)
-    program = load_program(path, emulated)
-    chip = compiled.mesh.chip
-    device = emulated.open_mesh_device(
-        emulated.MeshShape(1, 1),
-        grid=(chip.grid.x, chip.grid.y),
-        dram_banks=chip.dram_banks,
-        arch=Arch[chip.arch.upper()],
-        rounding=rounding,
-    )
-    checkpoint = open_checkpoint(str(case.checkpoint))
-    source = WeightSource(
-        checkpoint=checkpoint, binding=bind(spec, checkpoint), chip=compiled.plan.arch
-    )
-    weights = _weights(compiled.plan, source, device, change)
-    replica = Replica(
-        program=program,
-        backend=EmulatorBackend(ttnn=emulated, device=device),
-        weights=weights,
-        blocks=list(reversed(range(program.KV_BLOCKS))),
-    )
-    return Session(program=program, replicas=(replica,))
+def variants() -> Iterator[Variant]:
+    """Of every architecture: untied on N150, tied on P150, then its own, in turn on both."""
+    own = yaml.safe_load(VARIANTS.read_text())
+    names = sorted(path.stem for path in library.shipped(library.ARCHITECTURES).glob("*.yaml"))
+    assert set(own) <= set(names), "variants of an architecture that is not there"
+    for name in names:
+        hf_class = load_architecture(name).hf_classes[0]
+        special = own.get(name, {})
+        base = special.pop("base", {})
+        always = {"untied": {}, "tied": {"tie_word_embeddings": True}}
+        for i, (variant, changes) in enumerate({**always, **special}.items()):
+            mesh = ("N150", "P150")[i % 2]
+            precision = changes.pop("precision", "bf16")
+            yield Variant(
+                name=f"{name}-{variant}",
+                hf_class=hf_class,
+                changes=base | changes,
+                mesh=mesh,
+                precision=precision,
+            )
 
 
-def _weights(plan: Plan, source: WeightSource, device, change) -> SimpleNamespace:
-    dtypes = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b"}
-    weights = SimpleNamespace(decoders=[SimpleNamespace() for _ in plan.kv_cache.tensor])
-    for weight in plan.weights:
-        planned = change(weight)
-        if not device.rounding:  # nor are the weights rounded to what the plan stores
-            planned = replace(planned, tensor=replace(planned.tensor, dtype="fp32"))
-        tensor = emulated.from_torch(
-            values_of(planned, source),
-            dtype=getattr(emulated, dtypes[weight.dtype]),
-            layout=getattr(
-                emulated, "TILE_LAYOUT" if weight.layout == "tile" else "ROW_MAJOR_LAYOUT"
-            ),
-            device=device,
-            memory_config=memory_config(weight.memory),
-        )
-        owner = weights if weight.decoder is None else weights.decoders[weight.decoder]
-        setattr(owner, weight.name, tensor)
-    return weights
+@pytest.fixture(scope="module", params=list(variants()), ids=lambda each: each.name)
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Variant, Case]:
+    variant = request.param
+    folder = tmp_path_factory.mktemp(variant.name)
+    return variant, make_case(folder, variant.hf_class, variant.changes)
 
 
-def values_of(weight: WeightPlan, source: WeightSource) -> torch.Tensor:
-    """What the plan says of one weight, before it is packed."""
-    values = stored_matrix(weight, source)
-    wide = widen_bf16(values) if values.dtype == np.uint16 else values
-    return torch.from_numpy(wide).reshape(weight.shape)
-
-
-def memory_config(placement: Placement) -> emulated.MemoryConfig:
-    """The emulator's memory config of a placement."""
-    buffer = emulated.BufferType.DRAM if placement.buffer == "dram" else emulated.BufferType.L1
-    layout = getattr(emulated.TensorMemoryLayout, placement.layout.upper())
-    if not placement.grid:
-        return emulated.MemoryConfig(layout, buffer)
-    ranges = [
-        emulated.CoreRange(emulated.CoreCoord(x0, y0), emulated.CoreCoord(x1, y1))
-        for x0, y0, x1, y1 in placement.grid
-    ]
-    shard = emulated.ShardSpec(
-        emulated.CoreRangeSet(ranges), list(placement.shard), emulated.ShardOrientation.ROW_MAJOR
-    )
-    return emulated.MemoryConfig(layout, buffer, shard)
-
-
-def run(session: Session, token_ids: list[int]) -> NDArray[np.float32]:
-    """Logits of every position: a prompt through prefill, the rest token by token."""
-    logits = [session.prefill_all(token_ids[:PROMPT_TOKENS])]
-    logits += [session.decode([token]) for token in token_ids[PROMPT_TOKENS:]]
-    return np.concatenate(logits)
-
-
-def pcc(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
-
-
-@pytest.mark.parametrize("mesh", ["N150", "P150"])
-@pytest.mark.parametrize(
-    ("rope", "tied", "precision"),
-    [
-        ("none", False, "bf16"),
-        ("llama3", False, "bf16"),
-        ("llama3", True, "performance"),
-        ("none", False, "performance"),
-    ],
-)
 def test_unrounded_logits_are_those_of_transformers(
-    tmp_path: Path, mesh: str, rope: str, tied: bool, precision: str
+    made: tuple[Variant, Case], tmp_path: Path
 ) -> None:
-    """Without rounding nothing but the mathematics is left, in both rotary forms."""
-    case = make_case(tmp_path, rope=rope, tied=tied)
-    session = open_session(case, tmp_path, mesh=mesh, precision=precision, rounding=False)
+    """Without rounding nothing but the mathematics is left: prefill and 16 decode steps."""
+    variant, case = made
+    session = open_session(
+        case, tmp_path, mesh=variant.mesh, precision=variant.precision, rounding=False
+    )
     logits = run(session, case.token_ids)
-    assert pcc(logits, case.logits) > 0.99999
+    for part in (slice(PROMPT_TOKENS), slice(PROMPT_TOKENS, None)):
+        assert pcc(logits[part], case.logits[part]) > 0.99999
     assert (logits.argmax(-1) == case.logits.argmax(-1)).mean() > 0.98
+
+
+def test_bf16_stays_close(made: tuple[Variant, Case], tmp_path: Path) -> None:
+    variant, case = made
+    logits = run(open_session(case, tmp_path, mesh=variant.mesh), case.token_ids)
+    for part in (slice(PROMPT_TOKENS), slice(PROMPT_TOKENS, None)):
+        assert 0.999999 > pcc(logits[part], case.logits[part]) > 0.999
 
 
 def test_rounding_costs_what_the_profile_gives_up(tmp_path: Path) -> None:
     """bf16 stays close; fewer bits are further away, and never where a wrong operand would be."""
-    case = make_case(tmp_path)
+    case = make_case(tmp_path, "LlamaForCausalLM")
     close = {
         precision: pcc(
             run(open_session(case, tmp_path, precision=precision), case.token_ids), case.logits
@@ -233,14 +106,14 @@ def test_rows_in_the_wrong_order_are_noticed(tmp_path: Path) -> None:
         parts = tuple(replace(part, rows="halves") for part in weight.parts)
         return replace(weight, parts=parts)
 
-    case = make_case(tmp_path)
+    case = make_case(tmp_path, "LlamaForCausalLM")
     session = open_session(case, tmp_path, rounding=False, change=halves)
     assert pcc(run(session, case.token_ids), case.logits) < 0.99
 
 
 def test_users_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
     """Three prompts of different lengths, decoded together, give what each gives alone."""
-    case = make_case(tmp_path)
+    case = make_case(tmp_path, "LlamaForCausalLM")
     prompts = [case.token_ids[:5], case.token_ids[5:38], case.token_ids[38:59]]
     alone = []
     for prompt in prompts:
@@ -254,7 +127,7 @@ def test_users_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
 
 
 def test_greedy_feedback_on_the_device_equals_feedback_through_the_host(tmp_path: Path) -> None:
-    case = make_case(tmp_path)
+    case = make_case(tmp_path, "LlamaForCausalLM")
     prompt = case.token_ids[:PROMPT_TOKENS]
     session = open_session(case, tmp_path)
     first = int(session.prefill([prompt])[0].argmax())

@@ -46,7 +46,7 @@ def weight(shape: tuple[int, int], *parts: WeightPart, transpose: bool = True) -
 
 def source(heads: int = 0, **tensors: Array) -> WeightSource:
     bound = {
-        name: BoundTensor(name=name, shape=values.shape, rows="halves", heads=heads)
+        name: BoundTensor(name=name, shape=values.shape, first=0, rows="halves", heads=heads)
         for name, values in tensors.items()
     }
     checkpoint: Any = Tensors(tensors=tensors, rows_read=0)

@@ -162,6 +162,8 @@ def link_weights(
 
 def _part_origin(part: WeightPart, tensor: BoundTensor) -> dict[str, Any]:
     origin: dict[str, Any] = {"tensor": tensor.name, "start": part.start, "stop": part.stop}
+    if tensor.first:
+        origin["first"] = tensor.first
     if tensor.heads:
         origin |= {"heads": tensor.heads, "stored": tensor.rows, "wanted": part.rows}
         origin["rotary_dim"] = part.rotary_dim

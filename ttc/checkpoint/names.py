@@ -51,12 +51,15 @@ COPY_OF_EMBEDDING = "a copy of the embedding, which the spec ties the head to"
 class BoundTensor:
     """The tensor that holds a canonical weight.
 
+    shape: that of the weight;
+    first: the row of the tensor that is its first;
     heads: the number of heads its rows are split into if RoPE turns them, else 0;
     rows: how each head's rows are stored (of no meaning when heads is 0).
     """
 
     name: str
     shape: tuple[int, ...]
+    first: int
     rows: RowOrder
     heads: int
 
@@ -170,7 +173,8 @@ def _tensor_name(weight: WeightSpec, checkpoint: Headers) -> str:
 def _bound(spec: ModelSpec, checkpoint: Headers, want: _Wanted) -> BoundTensor:
     return BoundTensor(
         name=want.tensor,
-        shape=checkpoint.shape(want.tensor),
+        shape=_shape(spec, want.weight),
+        first=_rows_before(spec, want.weight),
         rows=checkpoint.rotary_rows,
         heads=0 if want.weight.rotary is None else spec.dims.product(want.weight.rotary),
     )
@@ -269,7 +273,10 @@ def _misshapen(spec: ModelSpec, checkpoint: Headers, found: Sequence[_Wanted]) -
     wrong: dict[tuple[str, tuple[int, ...]], list[_Wanted]] = {}
     for want in found:
         shape = checkpoint.shape(want.tensor)
-        if shape != _shape(spec, want.weight):
+        if not spec.architecture.is_last(want.weight):
+            continue  # the last of the weights in a tensor says where it must end
+        rows, *columns = _shape(spec, want.weight)
+        if shape != (_rows_before(spec, want.weight) + rows, *columns):
             wrong.setdefault((want.weight.name, shape), []).append(want)
     for number, ((_, shape), wants) in enumerate(wrong.items()):
         if number == LISTED:
@@ -281,9 +288,13 @@ def _misshapen(spec: ModelSpec, checkpoint: Headers, found: Sequence[_Wanted]) -
 def _misshapen_problem(spec: ModelSpec, wants: list[_Wanted], found: tuple[int, ...]) -> Problem:
     weight, expected = wants[0].weight, _shape(spec, wants[0].weight)
     names = ", ".join(" * ".join(factors) for factors in weight.shape)
-    message = f"{weight.name}: expected {list(expected)} = [{names}], found {list(found)}"
+    before = _rows_before(spec, weight)
     more = f" and {len(wants) - 1} more" if len(wants) > 1 else ""
     details = (f"in '{wants[0].tensor}'{more}",)
+    if before and len(found) == len(expected):
+        found = (found[0] - before, *found[1:])
+        details += (f"of its rows, {before} are of {', '.join(weight.after)}",)
+    message = f"{weight.name}: expected {list(expected)} = [{names}], found {list(found)}"
     if len(found) != len(expected):
         return Problem(
             message=message,
@@ -309,6 +320,12 @@ def _misshapen_problem(spec: ModelSpec, wants: list[_Wanted], found: tuple[int, 
 
 def _shape(spec: ModelSpec, weight: WeightSpec) -> tuple[int, ...]:
     return tuple(spec.dims.product(names) for names in weight.shape)
+
+
+def _rows_before(spec: ModelSpec, weight: WeightSpec) -> int:
+    """Rows of the weights that come before this one in the same tensor."""
+    before = (spec.architecture.weight(name) for name in weight.after)
+    return sum(spec.dims.product(other.shape[0]) for other in before)
 
 
 def _tensors(count: int) -> str:

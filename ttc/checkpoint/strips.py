@@ -126,7 +126,7 @@ def padded(values: Array, *sizes: int) -> Array:
 
 def _part(weight: WeightPlan, part: WeightPart, source: WeightSource, rank: int) -> _Part:
     tensor = source.tensor(weight, part)
-    shape = source.checkpoint.shape(tensor.name)
+    shape = tensor.shape
     order = row_order(shape[0], tensor.heads, tensor.rows, part.rows, part.rotary_dim)
     out, columns = part.share("out"), part.share("in")
     if out is None:
@@ -136,7 +136,7 @@ def _part(weight: WeightPlan, part: WeightPart, source: WeightSource, rank: int)
         rows = np.where(places == ZERO, ZERO, order[places])
     return _Part(
         tensor=tensor.name,
-        rows=rows,
+        rows=np.where(rows == ZERO, ZERO, rows + tensor.first),
         columns=None if columns is None else _places(columns, rank, shape[1]),
         scale=part.scale,
         offset=part.offset,

@@ -153,7 +153,7 @@ def rope_operands(op: PlannedRope) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The tables that rotate q, and those that rotate k."""
     if op.form == "pairs":
         return ("cos", "sin", "swap"), ("cos", "sin", "swap")
-    if op.decode and op.q.placement != op.k.placement:
+    if op.decode and op.q.placement.grid != op.k.placement.grid:
         return ("cos_q", "sin_q"), ("cos_k", "sin_k")
     return ("cos", "sin"), ("cos", "sin")
 

@@ -62,6 +62,9 @@ from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import bias_names, column_splits, stored_name
 from ttc.spec.precision import EffectivePrecision, Fidelity
 
+# Placements whose grid and shard the operation that writes them works out.
+WORKED_OUT = ("L1_WIDTH_SHARDED", "L1_HEIGHT_SHARDED")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeStep:
@@ -177,16 +180,23 @@ def _norm(
         block_w=block_w,
         subblock_w=largest_divisor(block_w, 4),
     )
-    op = PlannedNorm(node=node, program=program, compute=compute, gathered=None, out=x)
-    return op, {node.out: x}
+    out = _where(x, node.out)
+    op = PlannedNorm(node=node, program=program, compute=compute, gathered=None, out=out)
+    return op, {node.out: out}
+
+
+def _where(x: TensorPlan, value: str) -> TensorPlan:
+    """A result on the cores of an operand, which only some operations work out by themselves."""
+    if x.placement.name not in WORKED_OUT:
+        return x
+    return replace(x, placement=replace(x.placement, name=f"{value.upper()}_L1"))
 
 
 def _norm_of_heads(
     node: RmsNorm | LayerNorm, x: TensorPlan, compute: Fidelity
 ) -> tuple[PlannedNorm, Values]:
     """ttnn's norms refuse height sharded operands, but write height sharded results."""
-    placement = replace(x.placement, name=f"{node.out.upper()}_L1")
-    out = replace(x, placement=placement)
+    out = _where(x, node.out)
     gathered = replace(x, placement=L1)
     op = PlannedNorm(node=node, program=None, compute=compute, gathered=gathered, out=out)
     return op, {node.out: out}
@@ -400,13 +410,7 @@ def _attention(
 
 def _gated(node: Gated, step: DecodeStep, values: Values) -> tuple[PlannedGated, Values]:
     gate = values[node.gate]
-    placement = Placement(
-        name=f"{node.out.upper()}_L1",
-        buffer="l1",
-        layout=gate.placement.layout,
-        grid=gate.placement.grid,
-        shard=gate.placement.shard,
-    )
+    placement = replace(gate.placement, name=f"{node.out.upper()}_L1")
     out = TensorPlan(
         shape=gate.shape,
         dtype=step.precision.dtype("ff_act", "decode"),
@@ -427,7 +431,7 @@ def _add(node: Add, step: DecodeStep, values: Values) -> tuple[PlannedAdd, Value
 def _unary(
     node: Activate | Multiply | Softcap, step: DecodeStep, values: Values
 ) -> tuple[PlannedUnary, Values]:
-    out = values[node.x]
+    out = _where(values[node.x], node.out)
     return PlannedUnary(node=node, out=out), {node.out: out}
 
 

@@ -72,6 +72,11 @@ class Architecture:
         """The weight of that name, of the model or of a decoder."""
         return next(each for each in self.weights + self.decoder_weights if each.name == name)
 
+    def is_last(self, weight: WeightSpec) -> bool:
+        """Whether no other weight comes after this one in the same tensor."""
+        every = self.weights + self.decoder_weights
+        return not any(weight.name in other.after for other in every)
+
 
 def load_architecture(wanted: str | Path) -> Architecture:
     """The architecture in a file, or of that name in architectures/.

@@ -118,8 +118,8 @@ def read_steps(data: Located, scope: Scope) -> tuple[tuple[Step, ...], list[Prob
     """The steps of a block, whose schema holds, and everything that is wrong with them."""
     reader = _StepReader(scope, data)
     for item in data.elements():
-        ((result, body),) = item.fields().items()
-        reader.read(result, body)
+        for result, body in item.fields().items():
+            reader.read(result, body)
     return tuple(reader.steps), reader.problems or reader.unused()
 
 

@@ -76,18 +76,21 @@ def _tensors_by_hugging_face_name(
     weights = [("", weight) for weight in architecture.weights]
     for layer in range(spec.dims.layers):
         weights += [(f"decoders.{layer}.", weight) for weight in architecture.decoder_weights]
+    parts: dict[str, list[torch.Tensor]] = {}  # of tensors that hold several weights
     for place, weight in weights:
         if spec.tie_embeddings and weight.group == "lm_head":
             continue
         bound = binding.tensors[place + weight.name]
-        values = checkpoint.read(bound.name)
+        values = checkpoint.read(bound.name)[bound.first : bound.first + bound.shape[0]]
         if values.dtype == np.uint16:
             values = widen_bf16(values)
         layer = place.removeprefix("decoders.").removesuffix(".")
         prefix = architecture.prefixes["hf"].replace("{i}", layer) if place else ""
         if bound.rows == "pairs":  # all of a head turns where a format stores pairs
             values = values[row_order(values.shape[0], bound.heads, "pairs", "halves")]
-        yield prefix + weight.hf, torch.from_numpy(values)
+        parts.setdefault(prefix + weight.hf, []).append(torch.from_numpy(values))
+        if architecture.is_last(weight):
+            yield prefix + weight.hf, torch.cat(parts.pop(prefix + weight.hf))
 
 
 def _key(checkpoint: Checkpoint, token_ids: Sequence[int]) -> str:
