@@ -244,7 +244,7 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
         buffers.append(planned[1])
         outs.append(_width_sharded(columns, per_core_n, dtype, step))
     out = outs[0]
-    if len(splits) > 1 or not step.graph.consumers(node.out):  # logits are read as one tensor
+    if len(splits) > 1 or _leaves(node.out, step.graph):  # logits are read as one tensor
         out = TensorPlan(shape=(1, 1, TILE, sum(splits)), dtype=dtype, placement=L1)
     reads_heads = any(isinstance(each, SplitQkv) for each in step.graph.consumers(node.out))
     if reads_heads and not splits_shards(setting):
@@ -280,17 +280,23 @@ def _sum(node: Linear, x: TensorPlan, dtype: DType, step: DecodeStep) -> Collect
 def _columns_per_core(node: Linear, columns: int, step: DecodeStep) -> int:
     """Result tiles on each core: what the operation that reads the result wants."""
     setting, width = step.setting, tiles(columns)
-    readers = step.graph.consumers(node.out)
-    reader = readers[0] if readers else None
+    if _leaves(node.out, step.graph):
+        return ceil(width / step.cores)
+    reader = step.graph.consumers(node.out)[0]
     if isinstance(reader, SplitQkv) and step.separate_heads:
         return tiles(setting.dims.head_dim)
     if isinstance(reader, Add) or setting.sums_ranks(node):
         return width // setting.residual.cores
     if isinstance(reader, RmsNorm | LayerNorm):
         return width // _norm_cores(width, setting)
-    if reader is None:
-        return ceil(width / step.cores)
     return width // largest_divisor(width, step.cores)
+
+
+def _leaves(value: str, graph: Graph) -> bool:
+    """Whether a value leaves the graph, itself or as functions of its elements."""
+    readers = graph.consumers(value)
+    functions = [each for each in readers if isinstance(each, Activate | Multiply | Softcap)]
+    return len(functions) == len(readers) and all(_leaves(each.out, graph) for each in functions)
 
 
 def _norm_cores(width: int, setting: Setting) -> int:

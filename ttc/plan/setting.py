@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
+from ttc.errors import PlanError, Problem
 from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import Add, Attention, Linear, Multiply, Node, RopeQk
 from ttc.graph.shapes import Shape
@@ -265,7 +266,18 @@ def _is_sum(setting: Setting, graph: Graph, value: str) -> bool:
 
 
 def window_of(node: Attention, setting: Setting) -> int:
-    """Positions that a query of an attention sees, or 0 where the context has no more anyway."""
+    """Positions that a query of an attention sees, or 0 where the context has no more anyway.
+
+    Raises PlanError where scores are capped: no attention of ttnn 0.81.1 has a soft cap.
+    """
+    if node.cap:
+        raise PlanError(
+            Problem(
+                message=f"the scores of '{node.out}' cannot be capped at {node.cap:g}",
+                at=node.at,
+                note="no attention of ttnn caps its scores",
+            )
+        )
     return node.window if node.window < setting.context else 0
 
 
