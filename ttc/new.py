@@ -66,14 +66,12 @@ def spec_or_draft(wanted: str, drafts: Path) -> str:
 
     UsageError when it is neither, CheckpointError when the draft leaves something open.
     """
-    folder = Path(wanted).expanduser()
-    if not (folder.is_dir() and (folder / "config.json").is_file()):
-        try:
-            find_spec(wanted)
+    try:
+        if not find_spec(wanted).expanduser().is_dir():
             return wanted
-        except UsageError:
-            if not HUB_ID.fullmatch(wanted):
-                raise
+    except UsageError:
+        if not Path(wanted).expanduser().is_dir() and not HUB_ID.fullmatch(wanted):
+            raise
     out = drafts / f"{_file_name(wanted)}.yaml"
     written = new_spec(wanted, out=out, force=True)
     if written.architecture is None:

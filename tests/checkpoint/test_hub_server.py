@@ -32,6 +32,15 @@ print(checkpoint.read(checkpoint.names()[0]).sum(), checkpoint.folder)
 """
 
 
+HEADERS = """
+import sys
+from ttc.checkpoint.headers import open_headers
+headers = open_headers(sys.argv[1])
+names = headers.names()
+print(len(names), headers.shape("lm_head.weight"), headers.config()["vocab_size"])
+"""
+
+
 @dataclass(kw_only=True)
 class Hub:
     """A hub with one repository, org/tiny; `files` by commit. What goes wrong can be set."""
@@ -143,7 +152,7 @@ def fetch(hub: Hub, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess
     """A function that opens a checkpoint in a process of its own, as the client reads its
     environment once."""
 
-    def run(source: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(source: str, script: str = OPEN, **more: str) -> subprocess.CompletedProcess[str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         environment = {
             **inherited,
@@ -155,7 +164,7 @@ def fetch(hub: Hub, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess
             **more,
         }
         return subprocess.run(
-            [sys.executable, "-c", OPEN, source],
+            [sys.executable, "-c", script, source],
             env=environment,
             cwd=tmp_path,
             capture_output=True,
@@ -228,3 +237,10 @@ def test_refusals_say_what_to_do(
     refused = fetch("org/tiny")
     assert refused.returncode == 1
     assert expected in refused.stderr, refused.stderr
+
+
+def test_headers_come_without_weights(hub: Hub, fetch: Fetch, tmp_path: Path) -> None:
+    found = fetch("org/tiny", HEADERS)
+    assert found.stdout == "21 (128, 64) 128\n", found.stderr
+    kept = [path.name for path in (tmp_path / "hf").rglob("*") if path.is_file()]
+    assert not [name for name in kept if name.endswith(".safetensors")]

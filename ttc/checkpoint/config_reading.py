@@ -114,9 +114,12 @@ class _Reader:
     ) -> None:
         """One field; a number that is not given and has no value of its own is left out."""
         key = next((key for key in rule.keys if self.config.get(key) is not None), None)
+        if key is not None and rule.below and not self._is_below(key, rule.below):
+            self.ignored[key] = f"not less than {rule.below}"
+            key = None
         value: Any = self._absent(rule) if key is None else self.config[key]
         for each in rule.keys:
-            if each in self.config and each != key:
+            if each in self.config and each != key and each not in self.ignored:
                 self.ignored[each] = "not set" if self.config[each] is None else f"{key} says it"
         if key is not None:
             self.used[key] = value
@@ -134,6 +137,11 @@ class _Reader:
             return
         self.values[path] = value
         self.keys[path] = (key,) if key else ()
+
+    def _is_below(self, key: str, limit: str) -> bool:
+        """Whether a number is less than that of another key, which must be given."""
+        value, most = self.config.get(key), self.config.get(limit)
+        return not isinstance(most, int) or (isinstance(value, int | float) and value < most)
 
     def _number(self, name: str, rule: Rule, kinds: tuple[str, ...]) -> None:
         """A number of decoders that the model has none of, such as a window, is left out."""
@@ -221,8 +229,7 @@ class _Reader:
         value = self.config.get(rule.key)
         if value is None or (rule.if_key and not self.config.get(rule.if_key)):
             return ()
-        limit = self.config.get(rule.below) if rule.below else None
-        if limit is not None and not value < limit:
+        if rule.below and not self._is_below(rule.key, rule.below):
             return ()
         before = self.config.get(rule.from_key, 0) if rule.from_key else 0
         return tuple(rule.before if i < before else rule.kind for i in range(layers))

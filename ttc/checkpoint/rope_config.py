@@ -2,6 +2,7 @@
 transformers 5, which holds theta as well and may have a part for each kind of layer.
 """
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -154,8 +155,8 @@ class RopeReader:
             attention_factor=fields.get(
                 "attention_factor", longrope_attention_factor(factor, original)
             ),
-            short_factors=tuple(map(float, fields["short_factor"])),
-            long_factors=tuple(map(float, fields["long_factor"])),
+            short_factors=tuple(map(_single, fields["short_factor"])),
+            long_factors=tuple(map(_single, fields["long_factor"])),
         )
 
     def _context(self, key: str) -> int:
@@ -188,6 +189,11 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # (required, opt
     ),
     "longrope": (("short_factor", "long_factor"), (ORIGINAL, "factor", "attention_factor")),
 }
+
+
+def _single(value: float) -> float:
+    """The nearest float32, which transformers computes with."""
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def _is_number(value: object) -> bool:

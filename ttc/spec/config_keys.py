@@ -25,12 +25,14 @@ class Rule:
 
     absent  a number, a flag, or text: the name of a size, or "SIZE / SIZE"; None: a key is needed
     times   a number or the name of a size
+    below   a key with a number: a value that is not less is as good as missing, "" to take any
     """
 
     keys: tuple[str, ...]
     absent: float | bool | str | None = None
     power: float = 1.0
     times: float | str = 1.0
+    below: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,7 @@ def _rule(data: Located) -> Rule:
         absent=plain.get("absent"),
         power=plain.get("power", 1.0),
         times=plain.get("times", 1.0),
+        below=plain.get("below", ""),
     )
 
 
