@@ -33,6 +33,7 @@ LAYERS = (
     "weights",
     "accuracy",
     "api",
+    "table",
     "search",
     "screen",
     "options",
