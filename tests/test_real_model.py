@@ -79,7 +79,7 @@ def test_decoders_in_the_wrong_order_are_found(artefact: Artefact, cache: Path) 
     reference = reference_logits(spec, checkpoint, token_ids, cache / "reference")
     with api.load(artefact, backend="emulate") as model:
         right = check_logits(score_text(model.session, token_ids), reference)
-        decoders = model.session.weights.decoders
+        decoders = model.session.replicas[0].weights.decoders
         decoders[3], decoders[4] = decoders[4], decoders[3]
         wrong = check_logits(score_text(model.session, token_ids), reference)
     assert right.ok
