@@ -70,11 +70,13 @@ def run_decoders(
 
     Where its input lies decides all that a layer does, so that each case is looked at once.
     """
-    owner = {layer: decoder for decoder in decoders for layer in decoder.layers}
+    owner: dict[int, tuple[DecoderPlan, str, str]] = {}
+    for decoder in decoders:
+        (entering,), (leaving,) = decoder_inputs(decoder.ops), decoder_outputs(decoder.ops)
+        owner |= dict.fromkeys(decoder.layers, (decoder, entering, leaving))
     left: dict[tuple[str, Block | None], Block | None] = {}
     for layer in sorted(owner):
-        decoder = owner[layer]
-        (entering,), (leaving,) = decoder_inputs(decoder.ops), decoder_outputs(decoder.ops)
+        decoder, entering, leaving = owner[layer]
         place = arena.blocks.pop(value, None)
         if (decoder.name, place) not in left:
             if place:

@@ -3,7 +3,7 @@
 from ttc.errors import PlanError, Problem
 from ttc.hardware.hardware import Mesh
 from ttc.plan.placement import TILE
-from ttc.plan.plan import Plan
+from ttc.plan.plan import Largest, Plan
 from ttc.plan.setting import KV_BLOCK_TOKENS
 from ttc.plan.solve import MAX_BATCH, Sizing
 from ttc.spec.model import ModelSpec
@@ -60,14 +60,13 @@ def check_sizes(spec: ModelSpec, mesh: Mesh) -> None:
         raise PlanError(problems)
 
 
-def ways_out(sizing: Sizing) -> tuple[str, ...]:
+def ways_out(sizing: Sizing, largest: Largest) -> tuple[str, ...]:
     """Requests that would fit on the same mesh, as options of the command line.
 
     The wanted users with less context, fewer users with the wanted context, or one user with
     less context where neither will do.
     """
     batch, context = sizing.setting.batch, sizing.setting.context
-    largest = sizing.largest()
     ways: list[str] = []
     if largest.context:
         ways.append(f"--batch {batch} --context {largest.context}")

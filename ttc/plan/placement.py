@@ -1,6 +1,7 @@
 """Where a tensor lives: buffer, layout, cores and shard, and how many bytes that takes."""
 
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 from typing import Literal
 
@@ -117,6 +118,7 @@ def rectangle(count: int, columns: int, rows: int) -> CoreRange | None:
     return None
 
 
+@cache
 def divisors(number: int) -> tuple[int, ...]:
     """All divisors of a number, smallest first."""
     return tuple(n for n in range(1, number + 1) if number % n == 0)

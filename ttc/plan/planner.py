@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from ttc.errors import PlanError
 from ttc.graph.graph import Graph, ModelGraph
@@ -73,7 +73,7 @@ def plan_model(
         if less >= SMALLEST_BUCKET_TOKENS:
             plan, sizing = _plan(request, mesh, less)
     if not plan.memory.fits:
-        ways = () if plan.memory.fits_dram else ways_out(sizing)
+        ways = () if plan.memory.fits_dram else ways_out(sizing, plan.largest)
         larger = "" if ways else _smallest_mesh(request, mesh, plan, wanted)
         raise refuse(plan, spec, ways, larger)
     return plan
@@ -128,10 +128,9 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
     sizing = Sizing(setting, stored, _plan_batch)
     limit = request.chunk or dict(spec.prefill_chunk_tokens).get(mesh.name.split(":")[0])
     lengths, bucket_choice = choose_buckets(sizing, limit or context)
-    decode = _plan_decode(setting, rope_form)
-    prefill = tuple(_plan_prefill(setting, rope_form, tokens) for tokens in lengths)
-    head = _plan_head(setting, rope_form)
-    kv_cache = _plan_kv_cache(setting, rope_form)
+    users = sizing.of_batch(batch)
+    decode, head, kv_cache = users.decode, users.head, users.kv_cache(setting)
+    prefill = tuple(map(users.prefill, lengths))
     memory = plan_memory(
         setting, stored=stored, kv_cache=kv_cache, decode=decode, prefill=prefill, head=head
     )
@@ -176,7 +175,7 @@ def _plan_batch(setting: Setting) -> BatchPlan:
         setting=setting,
         decode=_plan_decode(setting, rope_form),
         head=_plan_head(setting, rope_form),
-        prefill=partial(_plan_prefill, setting, rope_form),
+        prefill=cache(partial(_plan_prefill, setting, rope_form)),
         kv_cache=lambda at: _plan_kv_cache(at, rope_form),
         tables=lambda at: plan_rope_tables(at, rope_form, positions),
     )

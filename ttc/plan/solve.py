@@ -52,12 +52,12 @@ class Sizing:
         self.limit = setting.chip.dram_bytes
         self._weights = sum(stored.by_group.values())
         self._plan_batch = plan_batch
-        self._batch = cache(self._planned)
+        self.of_batch = cache(self._planned)
         self._step = cache(self._step_bytes)
 
     def need(self, batch: int, context: int, bucket: int) -> int:
         """Bytes for `batch` users of `context` tokens, the largest prefill being of `bucket`."""
-        planned = self._batch(batch)
+        planned = self.of_batch(batch)
         kv = kv_bytes(planned.kv_cache(self._at(batch, context)), self.setting.chip)
         return self._beside_kv(batch, context, bucket) + kv
 
@@ -93,7 +93,7 @@ class Sizing:
     def largest_blocks(self) -> int:
         """Blocks of a cache that the planned users share."""
         setting = self.setting
-        planned = self._batch(setting.batch)
+        planned = self.of_batch(setting.batch)
         free = self.limit - self._beside_kv(
             setting.batch, setting.context, needed_bucket(setting.context)
         )
@@ -105,7 +105,7 @@ class Sizing:
         return _last(fits, max(0, free) // (KV_BLOCK_TOKENS * setting.dims.layers))
 
     def _beside_kv(self, batch: int, context: int, bucket: int) -> int:
-        chip, planned = self.setting.chip, self._batch(batch)
+        chip, planned = self.setting.chip, self.of_batch(batch)
         at = self._at(batch, context)
         return (
             self._weights
@@ -116,14 +116,14 @@ class Sizing:
         )
 
     def _at(self, batch: int, context: int) -> Setting:
-        return replace(self._batch(batch).setting, context=context)
+        return replace(self.of_batch(batch).setting, context=context)
 
     def _planned(self, batch: int) -> BatchPlan:
         slots = user_slots(batch, self.setting.chip)
         return self._plan_batch(replace(self.setting, batch=batch, slots=slots))
 
     def _step_bytes(self, batch: int, bucket: int) -> int:
-        planned = self._batch(batch)
+        planned = self.of_batch(batch)
         phase = planned.prefill(bucket) if bucket else planned.decode
         return step_bytes(phase, planned.head, self.setting.chip)
 
