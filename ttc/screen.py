@@ -168,9 +168,8 @@ def estimate_table(times: Estimate) -> Table:
     steps = [(f"decode at {step.tokens}", step) for step in times.decode]
     steps += [(f"prefill {step.tokens}", step) for step in times.prefill]
     kinds = dict.fromkeys(kind.kind for _, step in steps for kind in step.kinds)
-    table = Table(
-        "ms (bound by DRAM, compute, links, or the time to launch)", box=None, pad_edge=False
-    )
+    table = Table("ms", box=None, pad_edge=False)
+    table.caption = "bound by: D DRAM, c compute, l links between chips, o overhead of starting"
     for name, _ in steps:
         table.add_column(name, justify="right")
     for kind in kinds:

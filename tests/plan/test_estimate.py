@@ -88,3 +88,15 @@ def test_every_law_has_a_source(arch: str) -> None:
     assert all(laws.sources.values())
     assert laws.gemm_utilisation(100000) == laws.gemm[-1][1]
     assert laws.gemm_utilisation(1) < laws.gemm[0][1]
+
+
+def test_chips_that_share_a_user_exchange_sums() -> None:
+    times = {mesh: estimated("llama-3.1-8b-instruct", mesh) for mesh in ("N150", "N300", "T3K")}
+    spent = {
+        mesh: {kind.kind: kind.ms for kind in each.decode[0].kinds} for mesh, each in times.items()
+    }
+    assert "collectives" not in spent["N150"]
+    assert 0 < spent["N300"]["collectives"] < spent["T3K"]["collectives"]
+    assert spent["T3K"]["matmul ff2"] < spent["N300"]["matmul ff2"] < spent["N150"]["matmul ff2"]
+    decode = [times[mesh].decode[0].ms for mesh in ("T3K", "N300", "N150")]
+    assert decode == sorted(decode)

@@ -39,6 +39,8 @@ def report(host: MockHost, folder: Path, built: Compiled, mesh: Mesh) -> MockRep
         ("smollm2-135m-instruct", "P100", "bf16", 8, 512),
         ("smollm2-1.7b-instruct", "N150", "bf16", 3, 256),
         ("llama-3.1-8b-instruct", "P150", "accuracy", 16, 256),
+        ("smollm2-135m-instruct", "N300", "bf16", 4, 256),
+        ("llama-3.2-1b-instruct", "T3K", "performance", 4, 256),
     ],
 )
 def test_planned_memory_is_what_ttnn_allocates(

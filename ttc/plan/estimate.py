@@ -13,9 +13,10 @@ from typing import Literal
 from ttc.hardware.hardware import Chip
 from ttc.hardware.laws import Laws, load_laws
 from ttc.plan.memory import dram_bytes
-from ttc.plan.operations import operations_of, reads_of, results_of
+from ttc.plan.operations import collectives_of, operations_of, reads_of, results_of
 from ttc.plan.placement import TILE_BYTES, TensorPlan, tiles
 from ttc.plan.plan import (
+    Collective,
     Plan,
     PlannedAttention,
     PlannedEmbedding,
@@ -25,7 +26,7 @@ from ttc.plan.plan import (
 )
 from ttc.spec.fidelity import Fidelity
 
-Bound = Literal["DRAM", "compute", "links", "launch"]
+Bound = Literal["DRAM", "compute", "links", "overhead"]
 
 # Passes of the matrix unit over the mantissas of its operands.
 PHASES = {"LoFi": 1, "HiFi2": 2, "HiFi3": 3, "HiFi4": 4}
@@ -107,8 +108,10 @@ def _step_time(plan: Plan, chip: Chip, laws: Laws, tokens: int, *, decode: bool)
     head = _Step(plan=plan, chip=chip, laws=laws, stored=once, tokens=tokens, decode=True)
     costs += [(1, cost) for cost in _costs(head, plan.head.ops)]
     if decode:
-        logits = plan.head.logits.shape[3] * laws.argmax_seconds_each_logit
-        costs.append((1, Cost(kind="sampling", seconds=logits, bound="compute")))
+        seconds = plan.vocab * laws.argmax_seconds_each_logit
+        costs.append((1, Cost(kind="sampling", seconds=seconds, bound="compute")))
+        if plan.head.gather:
+            costs.append((1, _exchange(step, plan.head.gather)))
     kinds = _by_kind(costs)
     return StepTime(tokens=tokens, ms=sum(kind.ms for kind in kinds), kinds=kinds)
 
@@ -137,11 +140,29 @@ def _costs(step: _Step, ops: Sequence[PlannedOp]) -> list[Cost]:
         seconds, bound = max(main, key=lambda each: each[0])
         gaps = operations_of([op]) * step.laws.gap_seconds
         costs.append(Cost(kind=kind, seconds=seconds + gaps, bound=bound))
+        costs += [_exchange(step, each) for each in collectives_of(op)]
         values |= dict(results_of(op))
     return costs
 
 
 type _Times = list[tuple[float, Bound]]
+
+
+def _exchange(step: _Step, op: Collective) -> Cost:
+    """Hops, and the bytes that the fullest link carries, over as many links as are used."""
+    laws, ranks = step.laws, step.plan.parallel.tp
+    law = laws.exchanges[op.topology, op.kind]
+    hops = ranks / 2 if op.topology == "ring" else ranks - 1
+    given = op.x.stored_bytes
+    sent = {
+        "all_gather": (ranks - 1) * given,
+        "reduce_scatter": (ranks - 1) / ranks * given,
+        "all_reduce": 2 * (ranks - 1) / ranks * given,
+    }[op.kind]
+    rate = law.bytes_per_second * op.links / laws.exchange_links
+    start = law.fixed_seconds + hops * law.hop_seconds
+    bound: Bound = "links" if sent / rate > start else "overhead"
+    return Cost(kind="collectives", seconds=start + sent / rate, bound=bound)
 
 
 def _main(step: _Step, op: PlannedOp, values: dict[str, TensorPlan]) -> tuple[str, _Times]:
@@ -225,4 +246,4 @@ def _elementwise(
     tensors = [tensor for _, tensor in results_of(op)]
     tensors += [values[name] for name in reads_of(op) if name in values]
     moved = sum(dram_bytes(tensor, step.chip) for tensor in tensors)
-    return [(launch, "launch"), (moved / step.laws.interleaved_bytes_per_second, "DRAM")]
+    return [(launch, "overhead"), (moved / step.laws.interleaved_bytes_per_second, "DRAM")]

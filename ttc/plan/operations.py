@@ -67,7 +67,8 @@ def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
     """Device operations of one decode step, sampling and the next positions included."""
     decoders = sum(len(each.layers) * operations_of(each.ops) for each in decode.decoders)
     enter = operations_of(decode.enter) + sum(map(_position_operations, decode.positions))
-    return enter + decoders + operations_of(head.ops) + FEEDBACK_OPERATIONS
+    feedback = FEEDBACK_OPERATIONS + _launched(head.gather)
+    return enter + decoders + operations_of(head.ops) + feedback
 
 
 def _position_operations(positions: PlannedPositions) -> int:
@@ -125,8 +126,37 @@ def steps_of(op: PlannedOp, values: Mapping[str, TensorPlan]) -> tuple[Step, ...
                 for name, cast in stored.items()
             )
             return (*casts, Step(reads=(op.node.q, *stored.values()), writes=results_of(op)))
+        case PlannedNorm(gather=Collective() as gather):
+            whole = f"{op.node.x}_whole"
+            return (
+                Step(reads=(op.node.x,), writes=((whole, gather.out),)),
+                Step(reads=(whole,), writes=results_of(op)),
+            )
+        case (
+            PlannedLinear(collective=Collective() as exchange)
+            | PlannedEmbedding(gather=Collective() as exchange)
+        ):
+            part = f"{op.node.out}_part"
+            return (
+                Step(reads=reads_of(op), writes=((part, exchange.x),)),
+                Step(reads=(part,), writes=results_of(op)),
+            )
         case _:
             return (Step(reads=reads_of(op), writes=results_of(op)),)
+
+
+def collectives_of(op: PlannedOp) -> tuple[Collective, ...]:
+    """The exchanges between ranks that are part of an operation."""
+    match op:
+        case (
+            PlannedNorm(gather=Collective() as exchange)
+            | PlannedEmbedding(gather=Collective() as exchange)
+            | PlannedRows(gather=Collective() as exchange)
+            | PlannedLinear(collective=Collective() as exchange)
+        ):
+            return (exchange,)
+        case _:
+            return ()
 
 
 def last_reads(ops: Sequence[PlannedOp]) -> dict[str, int]:
