@@ -5,6 +5,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 from ttc.errors import Problem, Source, did_you_mean
@@ -51,10 +52,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Settings by group, for every decoder, and by decoder number where one differs."""
+    """Settings by group, for every decoder, and by decoder number where one differs.
+
+    instead  of a spec's exception: the file of the profile that the model takes, said at `at`
+    """
 
     groups: Mapping[str, Setting]
     decoders: Mapping[int, Mapping[str, Setting]]
+    instead: Path | None = None
+    at: Source | None = field(default=None, compare=False)
 
 
 def read_settings(

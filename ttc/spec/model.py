@@ -273,9 +273,16 @@ def _exceptions(data: Located, dims: Dims, path: Path) -> tuple[dict[str, Settin
     exceptions: dict[str, Settings] = {}
     problems: list[Problem] = []
     for profile, entry in precision.fields().items() if precision else ():
-        if profile not in known:
-            message, hint = f"unknown precision profile '{profile}'", did_you_mean(profile, known)
-            problems.append(Problem(message=message, at=entry.key_at, help=hint))
+        named = [(profile, entry.key_at)]
+        named += [(entry.text, entry.at)] if isinstance(entry.value, str) else []
+        for name, at in named:
+            if name not in known:
+                message, hint = f"unknown precision profile '{name}'", did_you_mean(name, known)
+                problems.append(Problem(message=message, at=at, help=hint))
+        if isinstance(entry.value, str):
+            instead = library.find(library.PROFILES, entry.text, near=path)
+            exceptions[profile] = Settings(groups={}, decoders={}, instead=instead, at=entry.at)
+            continue
         groups = {name: each for name, each in entry.fields().items() if name != "decoders"}
         decoders = entry.get("decoders")
         exceptions[profile], found = read_settings(groups, decoders, load_fidelities())

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located, raise_problems
@@ -102,6 +102,15 @@ class EffectivePrecision:
         return next(each for each in self.settings if each.group == group)
 
 
+class _Rule(NamedTuple):
+    """Settings that may decide: `file` is "" where each setting says its own, `why` a remark."""
+
+    name: str
+    file: str
+    settings: Mapping[str, Setting]
+    why: str = ""
+
+
 def load_profile(wanted: str | Path) -> PrecisionProfile:
     """The profile in a file, or of that name in precision_profiles/.
 
@@ -178,23 +187,31 @@ def effective(
 
 
 def _rules(
-    profile: PrecisionProfile, spec: ModelSpec, decoder: int | None
-) -> Iterator[tuple[str, str, Mapping[str, Setting]]]:
-    """What may set a group, the strongest first: a name, a file and its settings."""
+    profile: PrecisionProfile, spec: ModelSpec, decoder: int | None, *, exceptions: bool = True
+) -> Iterator[_Rule]:
+    """What may set a group, the strongest first."""
     raise_problems(check_decoders(profile.decoders, spec.dims.layers, spec.name))
-    exception = spec.precision_exceptions.get(profile.name)
+    exception = spec.precision_exceptions.get(profile.name) if exceptions else None
+    if exception and exception.instead:
+        assert exception.at is not None, "what a spec says has a place"
+        why = f", instead of {profile.name}: {_place(exception.at)}"
+        other = _load_profile(exception.instead, ())
+        # Two profiles may stand for each other: the exceptions of the other are not asked again.
+        for rule in _rules(other, spec, decoder, exceptions=False):
+            yield rule._replace(why=why)
+        return
     if exception:
         if decoder is not None:
-            yield "spec decoder exception", spec.file, exception.decoders.get(decoder, {})
-        yield "spec exception", spec.file, exception.groups
+            yield _Rule("spec decoder exception", "", exception.decoders.get(decoder, {}))
+        yield _Rule("spec exception", "", exception.groups)
     if decoder is not None:
         single = profile.settings.decoders.get(decoder, {})
-        yield "profile decoder entry", profile.file, single
-    yield "profile group", profile.file, profile.settings.groups
+        yield _Rule("profile decoder entry", profile.file, single)
+    yield _Rule("profile group", profile.file, profile.settings.groups)
     if profile.base is not None:
-        yield from _rules(profile.base, spec, decoder)
+        yield from _rules(profile.base, spec, decoder, exceptions=exceptions)
     else:
-        yield "profile default", profile.file, _defaults(profile)
+        yield _Rule("profile default", profile.file, _defaults(profile))
 
 
 def _defaults(profile: PrecisionProfile) -> Mapping[str, Setting]:
@@ -206,17 +223,23 @@ def _defaults(profile: PrecisionProfile) -> Mapping[str, Setting]:
     return settings
 
 
-def _decide(rules: list[tuple[str, str, Mapping[str, Setting]]]) -> Iterator[EffectiveSetting]:
+def _decide(rules: list[_Rule]) -> Iterator[EffectiveSetting]:
     for group in WEIGHTS + ACTIVATIONS + OPS:
-        rule, file, settings = next(each for each in rules if group in each[2])
-        chosen = settings[group]
+        rule = next(each for each in rules if group in each.settings)
+        chosen = rule.settings[group]
+        place = f"{rule.file}:{chosen.at.line}" if rule.file else _place(chosen.at)
         yield EffectiveSetting(
             group=group,
             decode=chosen.decode,
             prefill=chosen.prefill,
-            origin=f"{rule}, {file}:{chosen.at.line}",
+            origin=f"{rule.name}, {place}{rule.why}",
             at=chosen.at,
         )
+
+
+def _place(at: Source) -> str:
+    """File and line, the same from any working directory."""
+    return f"{library.stable(Path(at.path))}:{at.line}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
