@@ -162,6 +162,26 @@ def test_the_table_names_every_group_and_who_decided(tree: Path) -> None:
     assert (head.decoders, head.origin) == ("", "profile default, precision_profiles/mixed.yaml:2")
 
 
+def test_a_spec_takes_another_profile_instead(tree: Path) -> None:
+    path = tree / "specs" / "plain.yaml"
+    path.write_text(SPEC + "precision:\n  mixed: bf16\n  bf16: mixed\n")
+    spec = loaded(tree, "plain")
+    profile = load_profile(tree / "precision_profiles" / "mixed.yaml")
+    precision = effective(profile, spec, 2)
+    assert (precision.dtype("ff2"), precision.fidelity("norm").name) == ("bf16", "hifi4")
+    assert precision.origin("ff2") == (
+        "profile default, precision_profiles/bf16.yaml:4, instead of mixed: specs/plain.yaml:9"
+    )
+    assert effective(load_profile("bf16"), spec, 2).dtype("wqkv") == "bfp4"
+
+
+def test_a_spec_that_takes_an_unknown_profile(tree: Path) -> None:
+    (tree / "specs" / "plain.yaml").write_text(SPEC + "precision: {mixed: acuracy}\n")
+    with pytest.raises(SpecError, match="unknown precision profile 'acuracy'") as raised:
+        loaded(tree, "plain")
+    assert raised.value.problems[0].help == "did you mean 'accuracy'?"
+
+
 def test_a_profile_that_is_not_there() -> None:
     with pytest.raises(UsageError, match="did you mean 'performance'"):
         load_profile("performanse")
