@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ttc.compiler import Compiled, compile_model, plan_spec
 from ttc.errors import Problem, UsageError
-from ttc.hardware.hardware import load_mesh, shipped_mesh_names
+from ttc.hardware.hardware import Topology, load_mesh, shipped_mesh_names, with_wires
+from ttc.plan.limits import check_ring
 from ttc.plan.plan import Plan
 from ttc.progress import Progress, silent
 from ttc.runtime.artefact import (
@@ -56,6 +57,7 @@ class Target:
     context               tokens per user; None: as many as a conversation needs and as fit
     prefill_chunk_tokens  tokens of one prefill; None: the spec's value for the mesh, or what fits
     tp                    chips that share one user; None: the spec's value, or the planner's choice
+    topology, links       what collectives may use of the mesh's wires; None: all there are
     """
 
     mesh: str = DEFAULT_MESH
@@ -64,6 +66,8 @@ class Target:
     context: int | None = None
     prefill_chunk_tokens: int | None = None
     tp: int | None = None
+    topology: Topology | None = None
+    links: int | None = None
 
 
 def plan(spec: str | Path, target: Target | None = None) -> Plan:
@@ -71,13 +75,15 @@ def plan(spec: str | Path, target: Target | None = None) -> Plan:
     target = target or Target()
     _, chosen = plan_spec(
         load_model(spec),
-        load_mesh(target.mesh),
+        with_wires(load_mesh(target.mesh), topology=target.topology, links=target.links),
         _profile(target.precision),
         batch=target.batch,
         context=target.context,
         chunk=target.prefill_chunk_tokens,
         tp=target.tp,
     )
+    if target.topology == "ring":
+        check_ring(chosen)
     return chosen
 
 
@@ -90,6 +96,8 @@ def compile(
     context: int | None = None,
     prefill_chunk_tokens: int | None = None,
     tp: int | None = None,
+    topology: Topology | None = None,
+    links: int | None = None,
     out: str | Path | None = None,
     weights: str | None = None,
     no_weights: bool = False,
@@ -104,6 +112,7 @@ def compile(
              a Hugging Face folder or id, as long as `ttc new` leaves nothing open
     batch    users of one replica; a mesh has as many replicas as `tp` chips fit into it
     tp       chips that share one user; the spec's or the planner's choice if not given
+    topology, links  what collectives may use of the mesh's wires; all there are if not given
     out      the folder to write; build/SPEC-MESH-PRECISION if not given. It appears when it is
              complete; an artefact that is there is replaced then, anything else is refused
     weights  a Hugging Face folder or id, a .gguf file or package:NAME/FILE; the spec's own if not
@@ -121,13 +130,15 @@ def compile(
     model = load_model(spec)
     compiled = compile_model(
         model,
-        load_mesh(mesh),
+        with_wires(load_mesh(mesh), topology=topology, links=links),
         _profile(precision),
         batch=batch,
         context=context,
         chunk=prefill_chunk_tokens,
         tp=tp,
     )
+    if topology == "ring":
+        check_ring(compiled.plan)
     out = Path(out or f"build/{model.name}-{mesh.replace(':', '-')}-{compiled.plan.profile}")
     if no_weights:
         _keep_weights(out)

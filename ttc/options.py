@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ttc.hardware.hardware import shipped_mesh_names
+from ttc.hardware.hardware import Topology, shipped_mesh_names
 
 MESHES = ", ".join(shipped_mesh_names())
 Spec = Annotated[
@@ -48,6 +48,14 @@ TensorParallel = Annotated[
     typer.Option(
         "--tp", help="Chips that share one user. [default: what the spec says, or the longer axis]"
     ),
+]
+Wires = Annotated[
+    Topology | None,
+    typer.Option("--topology", help="How collectives go round. [default: what the wires allow]"),
+]
+Links = Annotated[
+    int | None,
+    typer.Option("--links", help="Ethernet links of a collective. [default: all there are]"),
 ]
 Weights = Annotated[
     str | None,

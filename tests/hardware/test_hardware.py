@@ -12,6 +12,7 @@ from ttc.hardware.hardware import (
     load_mesh,
     mesh_names,
     shipped_mesh_names,
+    with_wires,
 )
 
 pytestmark = pytest.mark.fast
@@ -165,3 +166,12 @@ def test_what_a_mesh_cannot_be_is_told_at_its_line(
     problem = next(each for each in raised.value.problems if message in each.message)
     assert problem.at is not None
     assert (problem.at.path, problem.at.line) == ("meshes/lab.yaml", line)
+
+
+def test_a_mesh_can_be_used_with_less_than_its_wires() -> None:
+    mesh = load_mesh("P150x8")
+    assert with_wires(mesh) == mesh
+    used = with_wires(mesh, topology="line", links=1)
+    assert (used.topology, used.links) == ("linear", (1, 1))
+    assert with_wires(mesh, topology="ring", links=2) == mesh
+    assert with_wires(load_mesh("N150"), topology="line").topology == "none"

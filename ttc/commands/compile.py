@@ -16,6 +16,7 @@ from ttc.options import (
     Context,
     DecoderConfig,
     Json,
+    Links,
     MeshOption,
     Optimizations,
     Precision,
@@ -23,6 +24,7 @@ from ttc.options import (
     TensorParallel,
     VerifyWeights,
     Weights,
+    Wires,
 )
 
 
@@ -36,6 +38,8 @@ def compile(
     batch: Batch = 1,
     context: Context = None,
     tp: TensorParallel = None,
+    topology: Wires = None,
+    links: Links = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="[default: build/SPEC-MESH-PROFILE]"),
@@ -70,6 +74,8 @@ def compile(
             context=context,
             prefill_chunk_tokens=chunk_tokens(screen, environment(context_)),
             tp=tp,
+            topology=topology,
+            links=links,
             out=out,
             weights=weights or weights_folder(screen, environment(context_), spec),
             no_weights=no_weights,

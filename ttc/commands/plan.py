@@ -20,10 +20,12 @@ from ttc.options import (
     Context,
     DecoderConfig,
     Json,
+    Links,
     MeshOption,
     Optimizations,
     Precision,
     TensorParallel,
+    Wires,
 )
 from ttc.plan.estimate import estimate
 from ttc.screen import (
@@ -51,6 +53,8 @@ def plan(
     batch: Batch = 1,
     context: Context = None,
     tp: TensorParallel = None,
+    topology: Wires = None,
+    links: Links = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every mesh and profile, and every spec if none is named.")
     ] = False,
@@ -88,6 +92,8 @@ def plan(
         context=context,
         prefill_chunk_tokens=chunk_tokens(screen, environment(context_)),
         tp=tp,
+        topology=topology,
+        links=links,
     )
     chosen = api.plan(spec, target)
     for line in plan_lines(chosen):

@@ -7,12 +7,16 @@ from functools import cache
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.located import Located, raise_problems
 from ttc.schema import load_yaml
 
 DATA = Path(__file__).parent
+
+Topology = Literal["line", "ring"]
+"""What a user may ask of the wires of a mesh."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +178,37 @@ def load_mesh(name: str) -> Mesh:
     if part.devices < mesh.devices:  # a part of a ring is a line
         return replace(part, fabric="FABRIC_1D", topology="linear")
     return part
+
+
+def with_wires(mesh: Mesh, *, topology: Topology | None = None, links: int | None = None) -> Mesh:
+    """The mesh with no more of its wires than asked for; None takes all there are.
+
+    Raises UsageError for a ring that the wires do not close and for links that do not exist: ttnn
+    accepts the first on a mock mesh and hangs with it on a device.
+    """
+    problems: list[Problem] = []
+    if topology == "ring" and mesh.topology != "ring":
+        problems.append(
+            Problem(
+                message=f"{mesh.name} cannot be used as a ring",
+                note="its chips form a line" if mesh.devices > 1 else "it is a single chip",
+                help="leave --topology out" if mesh.devices == 1 else "use --topology line",
+            )
+        )
+    most = max(mesh.links)
+    if links is not None and not 1 <= links <= most:
+        problems.append(
+            Problem(
+                message=f"{mesh.name} has no {links} links between neighbours",
+                note=f"a collective can use 1 to {most}" if most else "it is a single chip",
+                help=f"use --links {min(max(links, 1), most)}" if most else "leave --links out",
+            )
+        )
+    if problems:
+        raise UsageError(problems)
+    first, second = (min(each, links or each) for each in mesh.links)
+    asked = "linear" if topology == "line" and mesh.devices > 1 else mesh.topology
+    return replace(mesh, topology=asked, links=(first, second))
 
 
 def load_chip(name: str) -> Chip:

@@ -60,6 +60,19 @@ def check_sizes(spec: ModelSpec, mesh: Mesh) -> None:
         raise PlanError(problems)
 
 
+def check_ring(plan: Plan) -> None:
+    """Refuse a plan whose replicas are lines although a ring was asked for. Raises PlanError."""
+    parallel = plan.parallel
+    if parallel.topology != "ring":
+        raise PlanError(
+            Problem(
+                message=f"{parallel.tp} chips of {plan.mesh} do not form a ring",
+                note="the wires close around the whole mesh or around an axis of a torus only",
+                help="use --topology line, or another --tp",
+            )
+        )
+
+
 def ways_out(sizing: Sizing, largest: Largest) -> tuple[str, ...]:
     """Requests that would fit on the same mesh, as options of the command line.
 
