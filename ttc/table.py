@@ -9,11 +9,13 @@ from ttc.api import DEFAULT_PRECISION, Target
 from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh, mesh_names
 from ttc.spec import library
+from ttc.spec.architecture import load_architecture
 from ttc.spec.model import ModelSpec, load_model
 
 INTRODUCTION = """\
 # Models
 
+{families}
 Every spec that comes with ttc, planned for one user with the profile `{precision}`. Written by
 `ttc check --table`; change the specs, not this file.
 
@@ -61,6 +63,18 @@ def shipped_specs() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
+def family_table() -> str:
+    """Every architecture that comes with ttc, as Markdown: its classes, and how many specs."""
+    names = shipped_specs()
+    used = [load_model(name).architecture.name for name in names]
+    lines = [_line(["architecture", "classes of transformers", "specs"]), _line(["---"] * 3)]
+    for path in sorted(library.shipped(library.ARCHITECTURES).glob("*.yaml")):
+        classes = ", ".join(f"`{name}`" for name in load_architecture(path).hf_classes)
+        count = used.count(path.stem)
+        lines.append(_line([path.stem, classes, str(count) if count else "none yet"]))
+    return "\n".join(lines) + "\n"
+
+
 def _without_names(spec: ModelSpec) -> ModelSpec:
     at = spec.architecture.at
     return replace(spec, name="", model="", weights=None, known_on=(), file="", at=at, sources={})
@@ -82,7 +96,8 @@ def support_page(rows: Iterable[Row], precision: str = DEFAULT_PRECISION) -> str
     head = ["model", "architecture", "known on", "smallest mesh", *meshes]
     lines = [_line(head), _line(["---"] * 4 + ["--:"] * len(meshes))]
     lines += [row_line(row) for row in rows]
-    return INTRODUCTION.format(precision=precision) + "\n" + "\n".join(lines) + "\n"
+    introduction = INTRODUCTION.format(precision=precision, families=family_table())
+    return introduction + "\n" + "\n".join(lines) + "\n"
 
 
 def row_line(row: Row) -> str:
