@@ -1,10 +1,11 @@
 """Tiny random models of transformers, compiled and run on the emulator."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,18 @@ import transformers
 from numpy.typing import NDArray
 
 import ttc.emulate.ttnn as emulated
+from ttc.checkpoint.cache import Sink
+from ttc.checkpoint.convert import write_weight
 from ttc.checkpoint.files import open_checkpoint
 from ttc.checkpoint.index import WeightSource
 from ttc.checkpoint.names import bind
-from ttc.checkpoint.packing import widen_bf16
-from ttc.checkpoint.strips import stored_matrix
 from ttc.compiler import compile_model
-from ttc.emulate.device import Arch
 from ttc.hardware.hardware import load_mesh
 from ttc.new import new_spec
-from ttc.plan.placement import Placement
 from ttc.plan.plan import Plan, WeightPlan
-from ttc.runtime.backends import EmulatorBackend
+from ttc.runtime.backends import open_backend
 from ttc.runtime.program import load_program
-from ttc.runtime.replica import Replica
+from ttc.runtime.replica import Replica, load_weights
 from ttc.runtime.session import Session
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
@@ -88,6 +87,7 @@ def make_case(folder: Path, hf_class: str, changes: Mapping[str, Any] | None = N
     return Case(spec=spec, checkpoint=folder / "checkpoint", token_ids=token_ids, logits=logits)
 
 
+@contextmanager
 def open_session(
     case: Case,
     folder: Path,
@@ -97,78 +97,55 @@ def open_session(
     batch: int = 1,
     rounding: bool = True,
     change: Callable[[WeightPlan], WeightPlan] = lambda weight: weight,
-) -> Session:
-    """Compile and load onto the emulator, the weights built in memory."""
+) -> Iterator[Session]:
+    """Compile, convert and load onto the emulator, cache blocks in an order of their own.
+
+    Without rounding the weights are stored as float32, whatever the plan says.
+    """
     spec = load_model(case.spec)
     compiled = compile_model(
         spec, load_mesh(mesh), load_profile(precision), batch=batch, context=CONTEXT_TOKENS
     )
-    path = folder / "model.py"
+    plan = compiled.plan
+    path = folder / f"{mesh}.py"
     path.write_text(compiled.module)
     program = load_program(path, emulated)
-    chip = compiled.mesh.chip
-    device = emulated.open_mesh_device(
-        emulated.MeshShape(1, 1),
-        grid=(chip.grid.x, chip.grid.y),
-        dram_banks=chip.dram_banks,
-        arch=Arch[chip.arch.upper()],
-        rounding=rounding,
-    )
     checkpoint = open_checkpoint(str(case.checkpoint))
     source = WeightSource(
-        checkpoint=checkpoint, binding=bind(spec, checkpoint), chip=compiled.plan.arch
+        checkpoint=checkpoint,
+        binding=bind(spec, checkpoint),
+        chip=plan.arch,
+        mesh_shape=plan.parallel.replica_shape,
     )
-    replica = Replica(
-        program=program,
-        backend=EmulatorBackend(ttnn=emulated, device=device),
-        weights=_weights(compiled.plan, source, device, change),
-        blocks=list(reversed(range(program.KV_BLOCKS))),
-    )
-    return Session(program=program, replicas=(replica,))
+    with tempfile.TemporaryDirectory() as weights:
+        for weight in plan.weights:
+            stored = change(weight)
+            if not rounding:
+                stored = replace(stored, tensor=replace(stored.tensor, dtype="fp32"))
+            with (Path(weights) / Path(weight.file).name).open("wb", buffering=0) as file:
+                write_weight(stored, source, Sink(file))
+        with open_backend("emulate", compiled.mesh, rounding=rounding) as backend:
+            (part, *_) = backend.replicas(program.MESH_SHAPE)
+            loaded = load_weights(program, Path(weights), part)
+            if not rounding:
+                _call_as_planned(loaded, plan)
+            replica = Replica(
+                program=program,
+                backend=part,
+                weights=loaded,
+                blocks=list(reversed(range(program.KV_BLOCKS))),
+            )
+            yield Session(program=program, replicas=(replica,))
 
 
-def _weights(plan: Plan, source: WeightSource, device, change) -> SimpleNamespace:
-    dtypes = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b"}
-    weights = SimpleNamespace(decoders=[SimpleNamespace() for _ in plan.kv_cache.tensor])
+def _call_as_planned(weights: Any, plan: Plan) -> None:
+    """Give float32 tensors the dtypes of the plan, so that operations accept them."""
+    names = {"bf16": "bfloat16", "bfp8": "bfloat8_b", "bfp4": "bfloat4_b"}
     for weight in plan.weights:
-        planned = change(weight)
-        if not device.rounding:  # nor are the weights rounded to what the plan stores
-            planned = replace(planned, tensor=replace(planned.tensor, dtype="fp32"))
-        tensor = emulated.from_torch(
-            values_of(planned, source),
-            dtype=getattr(emulated, dtypes[weight.dtype]),
-            layout=getattr(
-                emulated, "TILE_LAYOUT" if weight.layout == "tile" else "ROW_MAJOR_LAYOUT"
-            ),
-            device=device,
-            memory_config=memory_config(weight.memory),
-        )
         owner = weights if weight.decoder is None else weights.decoders[weight.decoder]
-        setattr(owner, weight.name, tensor)
-    return weights
-
-
-def values_of(weight: WeightPlan, source: WeightSource) -> torch.Tensor:
-    """What the plan says of one weight, before it is packed."""
-    values = stored_matrix(weight, source)
-    wide = widen_bf16(values) if values.dtype == np.uint16 else values
-    return torch.from_numpy(wide).reshape(weight.shape)
-
-
-def memory_config(placement: Placement) -> emulated.MemoryConfig:
-    """The emulator's memory config of a placement."""
-    buffer = emulated.BufferType.DRAM if placement.buffer == "dram" else emulated.BufferType.L1
-    layout = getattr(emulated.TensorMemoryLayout, placement.layout.upper())
-    if not placement.grid:
-        return emulated.MemoryConfig(layout, buffer)
-    ranges = [
-        emulated.CoreRange(emulated.CoreCoord(x0, y0), emulated.CoreCoord(x1, y1))
-        for x0, y0, x1, y1 in placement.grid
-    ]
-    shard = emulated.ShardSpec(
-        emulated.CoreRangeSet(ranges), list(placement.shard), emulated.ShardOrientation.ROW_MAJOR
-    )
-    return emulated.MemoryConfig(layout, buffer, shard)
+        tensor = getattr(owner, weight.name)
+        for part in getattr(tensor, "shards", [tensor]):
+            part.dtype = getattr(emulated, names[weight.dtype])
 
 
 def run(session: Session, token_ids: list[int]) -> NDArray[np.float32]:

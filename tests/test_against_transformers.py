@@ -20,6 +20,7 @@ from ttc.spec.architecture import load_architecture
 
 pytestmark = pytest.mark.emulate
 
+MESHES = ("N150", "N300", "P150")
 VARIANTS = Path(__file__).parent / "data" / "variants.yaml"
 
 
@@ -35,7 +36,7 @@ class Variant:
 
 
 def variants() -> Iterator[Variant]:
-    """Of every architecture: untied on N150, tied on P150, then its own, in turn on both."""
+    """Of every architecture: untied on N150, tied on N300, then its own, in turn on all MESHES."""
     own = yaml.safe_load(VARIANTS.read_text())
     names = sorted(path.stem for path in library.shipped(library.ARCHITECTURES).glob("*.yaml"))
     assert set(own) <= set(names), "variants of an architecture that is not there"
@@ -45,7 +46,7 @@ def variants() -> Iterator[Variant]:
         base = special.pop("base", {})
         always = {"untied": {}, "tied": {"tie_word_embeddings": True}}
         for i, (variant, changes) in enumerate({**always, **special}.items()):
-            mesh = ("N150", "P150")[i % 2]
+            mesh = MESHES[i % len(MESHES)]
             precision = changes.pop("precision", "bf16")
             yield Variant(
                 name=f"{name}-{variant}",
@@ -70,10 +71,10 @@ def test_unrounded_logits_are_those_of_transformers(
 ) -> None:
     """Without rounding nothing but the mathematics is left: prefill and 16 decode steps."""
     variant, case = made
-    session = open_session(
+    with open_session(
         case, tmp_path, mesh=variant.mesh, precision=variant.precision, rounding=False
-    )
-    logits = run(session, case.token_ids)
+    ) as session:
+        logits = run(session, case.token_ids)
     for part in (slice(PROMPT_TOKENS), slice(PROMPT_TOKENS, None)):
         assert pcc(logits[part], case.logits[part]) > 0.99999
     assert (logits.argmax(-1) == case.logits.argmax(-1)).mean() > 0.98
@@ -81,7 +82,8 @@ def test_unrounded_logits_are_those_of_transformers(
 
 def test_bf16_stays_close(made: tuple[Variant, Case], tmp_path: Path) -> None:
     variant, case = made
-    logits = run(open_session(case, tmp_path, mesh=variant.mesh), case.token_ids)
+    with open_session(case, tmp_path, mesh=variant.mesh) as session:
+        logits = run(session, case.token_ids)
     for part in (slice(PROMPT_TOKENS), slice(PROMPT_TOKENS, None)):
         assert 0.999999 > pcc(logits[part], case.logits[part]) > 0.999
 
@@ -89,12 +91,10 @@ def test_bf16_stays_close(made: tuple[Variant, Case], tmp_path: Path) -> None:
 def test_rounding_costs_what_the_profile_gives_up(tmp_path: Path) -> None:
     """bf16 stays close; fewer bits are further away, and never where a wrong operand would be."""
     case = make_case(tmp_path, "LlamaForCausalLM")
-    close = {
-        precision: pcc(
-            run(open_session(case, tmp_path, precision=precision), case.token_ids), case.logits
-        )
-        for precision in ("bf16", "accuracy", "performance")
-    }
+    close: dict[str, float] = {}
+    for precision in ("bf16", "accuracy", "performance"):
+        with open_session(case, tmp_path, precision=precision) as session:
+            close[precision] = pcc(run(session, case.token_ids), case.logits)
     assert 0.99999 > close["bf16"] > 0.999
     assert close["bf16"] > close["accuracy"] > close["performance"] > 0.9
 
@@ -107,8 +107,8 @@ def test_rows_in_the_wrong_order_are_noticed(tmp_path: Path) -> None:
         return replace(weight, parts=parts)
 
     case = make_case(tmp_path, "LlamaForCausalLM")
-    session = open_session(case, tmp_path, rounding=False, change=halves)
-    assert pcc(run(session, case.token_ids), case.logits) < 0.99
+    with open_session(case, tmp_path, rounding=False, change=halves) as session:
+        assert pcc(run(session, case.token_ids), case.logits) < 0.99
 
 
 def test_users_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
@@ -117,10 +117,11 @@ def test_users_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
     prompts = [case.token_ids[:5], case.token_ids[5:38], case.token_ids[38:59]]
     alone = []
     for prompt in prompts:
-        session = open_session(case, tmp_path, rounding=False)
-        alone.append([session.prefill([prompt])[0], session.decode([3])[0], session.decode([4])[0]])
-    session = open_session(case, tmp_path, batch=3, rounding=False)
-    together = [session.prefill(prompts), session.decode([3, 3, 3]), session.decode([4, 4, 4])]
+        with open_session(case, tmp_path, rounding=False) as session:
+            first = session.prefill([prompt])[0]
+            alone.append([first, session.decode([3])[0], session.decode([4])[0]])
+    with open_session(case, tmp_path, batch=3, rounding=False) as session:
+        together = [session.prefill(prompts), session.decode([3, 3, 3]), session.decode([4, 4, 4])]
     for user, steps in enumerate(alone):
         for logits, step in zip(together, steps, strict=True):
             np.testing.assert_allclose(logits[user], step, rtol=1e-3, atol=1e-3)
@@ -129,13 +130,13 @@ def test_users_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
 def test_greedy_feedback_on_the_device_equals_feedback_through_the_host(tmp_path: Path) -> None:
     case = make_case(tmp_path, "LlamaForCausalLM")
     prompt = case.token_ids[:PROMPT_TOKENS]
-    session = open_session(case, tmp_path)
-    first = int(session.prefill([prompt])[0].argmax())
-    session.write([first])
-    on_device = [session.step()[0] for _ in range(6)]
-    session = open_session(case, tmp_path)
-    token, on_host = int(session.prefill([prompt])[0].argmax()), []
-    for _ in range(6):
-        token = int(session.decode([token])[0].argmax())
-        on_host.append(token)
+    with open_session(case, tmp_path) as session:
+        first = int(session.prefill([prompt])[0].argmax())
+        session.write([first])
+        on_device = [session.step()[0] for _ in range(6)]
+    with open_session(case, tmp_path) as session:
+        token, on_host = int(session.prefill([prompt])[0].argmax()), []
+        for _ in range(6):
+            token = int(session.decode([token])[0].argmax())
+            on_host.append(token)
     assert on_device == on_host

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ttc.errors import PlanError, Problem
+from ttc.graph.nodes import Node
 from ttc.hardware.hardware import Mesh
 from ttc.plan.placement import divisors
 from ttc.plan.plan import Choice
@@ -40,14 +41,29 @@ def divisions(mesh: Mesh) -> tuple[Division, ...]:
     return tuple(found[tp] for tp in sorted(found, reverse=True))
 
 
-def choose_division(mesh: Mesh, wanted: int | None) -> tuple[Division, Choice]:
+def choose_division(
+    mesh: Mesh, wanted: int | None, whole: Node | None = None
+) -> tuple[Division, Choice]:
     """The division with `wanted` chips to a replica; None takes the longer axis of the mesh.
+
+    `whole` is an operation that needs all of a width that ranks would divide: one chip then.
 
     The most chips to a user divide weights and caches furthest: the longest context, and the
     least to read for a token. Fewer serve more users at once. Raises PlanError if the mesh cannot
     be cut like that.
     """
     known = {division.tp: division for division in divisions(mesh)}
+    if whole is not None and wanted not in (None, 1):
+        raise PlanError(
+            Problem(
+                message=f"replicas of {wanted} chips cannot be planned",
+                at=whole.at,
+                note=f"'{', '.join(whole.writes)}' needs all heads on one chip",
+                help="tp can be 1",
+            )
+        )
+    if whole is not None:
+        known = {1: known[1]}
     if wanted is not None and wanted not in known:
         raise PlanError(
             Problem(

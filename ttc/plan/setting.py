@@ -7,7 +7,7 @@ from typing import Literal
 
 from ttc.errors import PlanError, Problem
 from ttc.graph.graph import Graph, ModelGraph
-from ttc.graph.nodes import Add, Attention, Linear, Multiply, Node, RopeQk
+from ttc.graph.nodes import Add, Attention, Linear, Multiply, Node, RmsNorm, RopeQk
 from ttc.graph.shapes import Shape
 from ttc.hardware.hardware import Chip, Mesh
 from ttc.plan.degree import choose_division
@@ -169,7 +169,7 @@ def make_setting(
     weights = (*architecture.weights, *architecture.decoder_weights)
     decoders = tuple(effective(profile, spec, i) for i in range(dims.layers))
     slots = user_slots(batch, mesh.chip)
-    division, division_choice = choose_division(mesh, tp)
+    division, division_choice = choose_division(mesh, tp, _needs_all_heads(spec, graph))
     heads, heads_choice = choose_heads(
         dims.heads,
         dims.kv_heads,
@@ -263,6 +263,13 @@ def _is_sum(setting: Setting, graph: Graph, value: str) -> bool:
     while isinstance(node, Multiply):
         node = graph.producer(node.x)
     return node is None or isinstance(node, Add) or setting.sums_ranks(node)
+
+
+def _needs_all_heads(spec: ModelSpec, graph: ModelGraph) -> Node | None:
+    """A norm over a width that ranks divide, such as all heads of a projection, or None."""
+    norms = (node for each in graph.decoders.values() for node in each.find(RmsNorm))
+    shapes = ((node, spec.architecture.weight(node.weight).shape[0]) for node in norms)
+    return next((node for node, sizes in shapes if set(DIVIDED) & set(sizes)), None)
 
 
 def window_of(node: Attention, setting: Setting) -> int:
