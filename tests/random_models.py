@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
 import transformers
+import yaml
 from numpy.typing import NDArray
 
 import ttc.emulate.ttnn as emulated
@@ -30,6 +32,7 @@ from ttc.runtime.session import Session
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
 
+VARIANTS = Path(__file__).parent / "data" / "variants.yaml"
 PROMPT_TOKENS = 45
 STEPS = 16
 CONTEXT_TOKENS = 128
@@ -64,22 +67,41 @@ class Case:
     logits: NDArray[np.float32]
 
 
-def make_case(folder: Path, hf_class: str, changes: Mapping[str, Any] | None = None) -> Case:
-    """A model of a class of transformers with SIZES, changed; the spec is what `ttc new` writes.
+def variants_of(architecture: str) -> dict[str, dict[str, Any]]:
+    """What configurations change in SIZES, by name: an architecture's own variants first."""
+    own: dict[str, Any] = yaml.safe_load(VARIANTS.read_text()).get(architecture, {})
+    base = own.pop("base", {})
+    every = own | {"untied": {}, "tied": {"tie_word_embeddings": True}}
+    return {name: base | changes for name, changes in every.items()}
+
+
+def make_checkpoint(folder: Path, hf_class: str, changes: Mapping[str, Any] | None = None) -> Any:
+    """A model of a class of transformers with SIZES, changed, saved with a tokenizer of bytes.
 
     Norms and biases are random as well: transformers makes them ones and zeros.
     """
     model_class = getattr(transformers, hf_class)
     known = inspect.signature(model_class.config_class.__init__).parameters
     sizes = {name: value for name, value in SIZES.items() if name in known}
+    changes = {name: value for name, value in (changes or {}).items() if name != "precision"}
     torch.manual_seed(SEED)
-    model = model_class(model_class.config_class(**(sizes | dict(changes or {}))))
+    model = model_class(model_class.config_class(**(sizes | changes)))
     model = model.float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_pretrained(folder / "checkpoint")
+    model.save_pretrained(folder)
+    words = {chr(32 + i): i for i in range(SIZES["vocab_size"])}
+    codec = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, " "))
+    codec.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    codec.save(str(folder / "tokenizer.json"))
+    return model
+
+
+def make_case(folder: Path, hf_class: str, changes: Mapping[str, Any] | None = None) -> Case:
+    """A checkpoint, the spec that `ttc new` writes of it, and what transformers computes."""
+    model = make_checkpoint(folder / "checkpoint", hf_class, changes)
     token_ids = torch.randint(3, model.config.vocab_size, (PROMPT_TOKENS + STEPS,)).tolist()
     with torch.no_grad():
         logits = model(torch.tensor([token_ids])).logits[0].numpy()

@@ -6,13 +6,13 @@ the variants that data/variants.yaml has for it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from random_models import PROMPT_TOKENS, Case, make_case, open_session, pcc, run
+from random_models import PROMPT_TOKENS, Case, make_case, open_session, pcc, run, variants_of
 
 from ttc.plan.plan import WeightPlan
 from ttc.spec import library
@@ -21,7 +21,6 @@ from ttc.spec.architecture import load_architecture
 pytestmark = pytest.mark.emulate
 
 MESHES = ("N150", "N300", "P150")
-VARIANTS = Path(__file__).parent / "data" / "variants.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,24 +35,18 @@ class Variant:
 
 
 def variants() -> Iterator[Variant]:
-    """Of every architecture: untied on N150, tied on N300, then its own, in turn on all MESHES."""
-    own = yaml.safe_load(VARIANTS.read_text())
+    """Of every architecture, in turn on all MESHES."""
     names = sorted(path.stem for path in library.shipped(library.ARCHITECTURES).glob("*.yaml"))
-    assert set(own) <= set(names), "variants of an architecture that is not there"
+    meshes = cycle(MESHES)
     for name in names:
         hf_class = load_architecture(name).hf_classes[0]
-        special = own.get(name, {})
-        base = special.pop("base", {})
-        always = {"untied": {}, "tied": {"tie_word_embeddings": True}}
-        for i, (variant, changes) in enumerate({**always, **special}.items()):
-            mesh = MESHES[i % len(MESHES)]
-            precision = changes.pop("precision", "bf16")
+        for variant, changes in variants_of(name).items():
             yield Variant(
                 name=f"{name}-{variant}",
                 hf_class=hf_class,
-                changes=base | changes,
-                mesh=mesh,
-                precision=precision,
+                changes=changes,
+                mesh=next(meshes),
+                precision=changes.get("precision", "bf16"),
             )
 
 

@@ -1,9 +1,9 @@
-"""What ttnn says of every architecture: one decoder of each kind and the head, on mock boards."""
+"""What ttnn says of every architecture, with decoders of each kind, on mock boards."""
 
 from pathlib import Path
 
 import pytest
-from random_models import CONTEXT_TOKENS, make_case
+from random_models import CONTEXT_TOKENS, make_case, variants_of
 
 from ttc.compiler import compile_model
 from ttc.hardware.hardware import load_mesh
@@ -21,12 +21,14 @@ NAMES = sorted(path.stem for path in library.shipped(library.ARCHITECTURES).glob
 
 @pytest.fixture(scope="module", params=NAMES)
 def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first variant of an architecture, which has all its kinds."""
     name = request.param
     folder = tmp_path_factory.mktemp(name)
-    return make_case(folder, load_architecture(name).hf_classes[0]).spec
+    changes = next(iter(variants_of(name).values()))
+    return make_case(folder, load_architecture(name).hf_classes[0], changes).spec
 
 
-@pytest.mark.parametrize("mesh", ["N150", "P150"])
+@pytest.mark.parametrize("mesh", ["N150", "P150", "T3K"])
 def test_ttnn_takes_every_call(spec: Path, mesh: str, mock_host: MockHost, tmp_path: Path) -> None:
     compiled = compile_model(
         load_model(spec),
