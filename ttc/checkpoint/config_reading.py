@@ -124,7 +124,7 @@ class _Reader:
         if key is not None:
             self.used[key] = value
         if value is None:
-            if needed and rule.keys:
+            if needed and rule.absent is None:  # else the sizes that stand for it are missing
                 self.missing.append(" or ".join(rule.keys))
             return
         times = self.values.get(f"dims.{rule.times}") if isinstance(rule.times, str) else rule.times

@@ -86,6 +86,7 @@ class RopeReader:
                 continue
             entries = cast(Mapping[str, Any], value)
             if keys.section in entries:
+                self.used[name] = value
                 name, entries = f"{name}.{keys.section}", entries[keys.section]
             elif not keys.scaled:
                 continue

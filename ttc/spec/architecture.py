@@ -10,7 +10,7 @@ from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located, raise_problems
 from ttc.schema import load_yaml
 from ttc.spec import library
-from ttc.spec.config_keys import ConfigKeys, read_config_keys
+from ttc.spec.config_keys import ConfigKeys, check_config_keys, read_config_keys
 from ttc.spec.steps import Scope, Step, read_steps
 
 __all__ = ["Architecture", "Step", "WeightSpec", "load_architecture"]
@@ -101,6 +101,9 @@ def load_architecture(wanted: str | Path) -> Architecture:
         _check_used(weights, model, "model")
         + _check_used(decoder_weights, decoder, "decoder")
         + _check_numbers_used(data, (*model, *decoder))
+        + check_config_keys(
+            data.get("config"), dims=_dims(data), numbers=_numbers(data), kinds=_kinds(data)
+        )
     )
     rotary = {name: _heads(each) for name, each in _rotary(data).items()}
     prefixes = {

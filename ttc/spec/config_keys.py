@@ -5,13 +5,14 @@ one: its entries of `sizes`, `numbers`, `fixed` and `ignored` come before the sh
 fields replace them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ttc.errors import Problem, did_you_mean
 from ttc.located import Located
 from ttc.schema import load_yaml
 
@@ -124,6 +125,53 @@ def shared_keys() -> ConfigKeys:
 def read_config_keys(section: Located | None) -> ConfigKeys:
     """The `config` of an architecture, whose schema holds."""
     return _section(section) if section else ConfigKeys()
+
+
+def check_config_keys(
+    section: Located | None,
+    *,
+    dims: Collection[str],
+    numbers: Collection[str],
+    kinds: Collection[str],
+) -> list[Problem]:
+    """Names in the `config` of an architecture that the architecture does not declare."""
+    if section is None:
+        return []
+    problems: list[Problem] = []
+    for field_name, choices in (("sizes", dims), ("numbers", numbers)):
+        problems += [
+            Problem(
+                message=f"unknown {field_name[:-1]} '{name}'",
+                at=each.key_at,
+                help=did_you_mean(name, choices),
+            )
+            for name, each in _entries(section, field_name)
+            if name not in choices
+        ]
+    rules = section.get("layer_kinds")
+    for rule, data in zip(
+        read_config_keys(section).layer_kinds, rules.elements() if rules else (), strict=True
+    ):
+        problems += [
+            Problem(message=f"unknown kind '{kind}'", at=data.at, help=did_you_mean(kind, kinds))
+            for kind in kinds_of(rule)
+            if kind not in kinds
+        ]
+    return problems
+
+
+def kinds_of(rule: KindRule) -> tuple[str, ...]:
+    """The kinds that a rule may give, each once."""
+    match rule:
+        case KindCycle():
+            named = rule.cycle
+        case KindList():
+            named = tuple(rule.values.values())
+        case KindPeriod():
+            named = (rule.last, rule.others)
+        case KindWhere():
+            named = (rule.kind, *((rule.before,) if rule.before else ()))
+    return tuple(dict.fromkeys(named))
 
 
 def with_shared(own: ConfigKeys) -> ConfigKeys:

@@ -133,7 +133,11 @@ def read_rope(data: Located, rotary_dim: int) -> tuple[Rope, list[Problem]]:
         high_freq_factor=data["high_freq_factor"].number,
         original_context_tokens=original,
     )
-    return rope, _check_order(data, rope.low_freq_factor, "low_freq_factor", "high_freq_factor")
+    return rope, _check_order(
+        data,
+        ("low_freq_factor", rope.low_freq_factor),
+        ("high_freq_factor", rope.high_freq_factor),
+    )
 
 
 def _read_yarn(data: Located) -> tuple[Yarn, list[Problem]]:
@@ -148,7 +152,7 @@ def _read_yarn(data: Located) -> tuple[Yarn, list[Problem]]:
         beta_slow=_number(data, "beta_slow", BETA_SLOW),
         truncate=truncate.flag if truncate else True,
     )
-    return rope, _check_order(data, rope.beta_slow, "beta_slow", "beta_fast")
+    return rope, _check_order(data, ("beta_slow", rope.beta_slow), ("beta_fast", rope.beta_fast))
 
 
 def _read_longrope(data: Located, rotary_dim: int) -> tuple[LongRope, list[Problem]]:
@@ -184,13 +188,17 @@ def _number(data: Located, name: str, default: float) -> float:
     return given.number if given else default
 
 
-def _check_order(data: Located, low: float, lower: str, higher: str) -> list[Problem]:
+def _check_order(
+    data: Located, lower: tuple[str, float], higher: tuple[str, float]
+) -> list[Problem]:
     """Of two limits between which frequencies blend, the higher one must be the greater."""
-    given, other = data.get(higher), data.get(lower)
-    if given is None or given.number > low:
+    (low_name, low), (name, high) = lower, higher
+    if high > low:
         return []
-    note = f"{lower} is {other.written if other else low}"
-    return [Problem(message=f"'{higher}' must be greater than '{lower}'", at=given.at, note=note)]
+    given, other = data.get(name), data.get(low_name)
+    at = given.at if given else other.at if other else data.at
+    message = f"'{name}' must be greater than '{low_name}'"
+    return [Problem(message=message, at=at, note=f"{name} is {high:g}, {low_name} {low:g}")]
 
 
 def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
