@@ -2,13 +2,24 @@
 
 import itertools
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ttc import api
+from ttc.hardware.hardware import load_mesh
+from ttc.plan.plan import Plan
 from ttc.search.solve import ladder, least, total
-from ttc.search.space import Choice, Item, make_items, price, profile_text, read_bytes
+from ttc.search.space import (
+    Choice,
+    Item,
+    make_items,
+    price,
+    profile_text,
+    read_bytes,
+    step_seconds,
+)
 from ttc.spec.model import load_model
 from ttc.spec.precision import effective, load_profile
 
@@ -46,18 +57,24 @@ def test_a_profile_says_what_was_chosen(items: tuple[Item, ...], seed: int, tmp_
     assert "# why\n#\n" in path.read_text()
 
 
-def test_costs_are_the_bytes_of_the_plan(items: tuple[Item, ...], tmp_path: Path) -> None:
-    def plan_of(text: str) -> object:
-        path = tmp_path / "uniform.yaml"
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_add_up_to_those_of_the_plan(
+    items: tuple[Item, ...], tmp_path: Path, seed: int
+) -> None:
+    def plan_of(text: str) -> Plan:
+        name = next(line for line in text.splitlines() if line.startswith("profile: "))
+        path = tmp_path / f"{name.removeprefix('profile: ')}.yaml"
         path.write_text(text)
         return api.plan(SPEC, api.Target(precision=load_profile(path)))
 
-    prices, fixed = price(items, plan_of, read_bytes)
-    plan = plan_of(profile_text("uniform", items, [0] * len(items)))
-    assert fixed + total(prices, (0,) * len(items)) == sum(read_bytes(plan).values())
-    head = prices[-2]
-    assert head == pytest.approx([320 * 128 * 2, 320 * 128 * 1.0625, 320 * 128 * 0.5625], rel=0.3)
-    assert all(row == tuple(sorted(row, reverse=True)) for row in prices)
+    dice = random.Random(seed)
+    choice = tuple(dice.randrange(len(item.forms)) for item in items)
+    chosen = plan_of(profile_text("chosen", items, choice))
+    chip = load_mesh("N150").chip
+    for cost, near in ((read_bytes, 1e-12), (partial(step_seconds, chip=chip), 0.02)):
+        prices, finest = price(items, plan_of, cost)
+        assert finest + total(prices, choice) == pytest.approx(cost(chosen), rel=near)
+    assert all(row[0] == 0 and row == tuple(sorted(row, reverse=True)) for row in prices)
 
 
 def tables(seed: int) -> tuple[list[list[float]], list[list[float]]]:

@@ -8,7 +8,7 @@ import typer
 
 from ttc.api import DEFAULT_CACHE, DEFAULT_MESH
 from ttc.commands.environment import environment, open_screen, weights_folder
-from ttc.errors import Problem, UsageError
+from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.options import Cache, EmulatorDevice, Json, MeshOption, Spec, Weights
 from ttc.spec.model import load_model
 
@@ -27,11 +27,14 @@ def search(
     ] = None,
     speed_floor: Annotated[
         float | None,
-        typer.Option(metavar="TOKENS/S", help="For a user, as far as DRAM decides it."),
+        typer.Option(metavar="TOKENS/S", help="For a user, as estimated for a full context."),
     ] = None,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Measure the whole front, and the presets.")
     ] = False,
+    minimise: Annotated[
+        str, typer.Option(help="What a decode step should pay least of: bytes or time.")
+    ] = "bytes",
     context: Annotated[int, typer.Option(help="Tokens in the KV cache that a step reads.")] = 1024,
     tokens: Annotated[
         str, typer.Option(metavar="PREFILL+STEPS", help="Of the held-back text.")
@@ -62,6 +65,9 @@ def search(
     from ttc.search.search import search as find
 
     screen = open_screen(context_, as_json=as_json)
+    if minimise not in ("bytes", "time"):
+        hint = did_you_mean(minimise, ("bytes", "time"))
+        raise UsageError(Problem(message=f"--minimise '{minimise}' is neither", help=hint))
     _check(top1_floor, speed_floor, relative_to, pareto=pareto, block=block, tokens=calibration)
     model = load_model(spec)
     folder = out or Path(f"build/search-{model.name}-{mesh.replace(':', '-')}")
@@ -83,6 +89,7 @@ def search(
                 text=text or TEXT,
                 held_back=held_back or HELD_BACK,
                 split=read_split(tokens),
+                minimise="time" if minimise == "time" else "bytes",
             ),
             Floors(
                 top1=None if top1_floor is None else top1_floor / 100,

@@ -7,21 +7,29 @@ Each rung is the exact optimum for its predicted loss. The rung that is taken is
 measured accuracy, on text that no sensitivity was measured on, holds the floor.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ttc.accuracy.reference import Reference
 from ttc.accuracy.teacher import HELD_BACK, TEXT, Split
 from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
-from ttc.plan.plan import Plan
 from ttc.progress import Progress
 from ttc.search.bench import Bench, BenchSettings, Measured, open_bench
-from ttc.search.sensitivity import Losses, measure_losses
+from ttc.search.sensitivity import measure_losses
 from ttc.search.solve import ladder, total
-from ttc.search.space import Choice, Costs, Item, make_items, price, profile_text, read_bytes
+from ttc.search.space import (
+    Choice,
+    Item,
+    Table,
+    make_items,
+    price,
+    profile_text,
+    read_bytes,
+    step_seconds,
+)
 from ttc.spec.model import load_model
 
 PRESETS = ("performance", "accuracy")
@@ -38,7 +46,7 @@ class Floors:
 
     top1         share of positions where the program prefers what Hugging Face prefers
     relative_to  the profile of whose top-1 `top1` is a share instead
-    speed        tokens per second of a user, as DRAM allows
+    speed        tokens per second of a user, as estimated for a full context
     """
 
     top1: float | None = None
@@ -54,7 +62,7 @@ class SearchSettings:
     block               neighbouring decoders that share a form
     calibration_tokens  of `text`, whose losses are measured
     held_back           the text that floors must hold on, read as `split` says
-    cost                what a plan's decode step pays, by group and decoder
+    minimise            what a decode step pays: bytes it reads, or its estimated time
     """
 
     block: int = 1
@@ -62,7 +70,7 @@ class SearchSettings:
     text: Path = TEXT
     held_back: Path = HELD_BACK
     split: Split
-    cost: Callable[[Plan], Costs] = field(default=read_bytes)
+    minimise: Literal["bytes", "time"] = "bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,49 +149,43 @@ class _Hunt:
     bench: Bench
     how: SearchSettings
     items: tuple[Item, ...]
-    prices: tuple[tuple[float, ...], ...]
-    fixed: float
-    losses: Losses
+    losses: Table
     rungs: list[Choice]
     reference: Reference
     points: dict[int, Point] = field(default_factory=dict[int, Point])
 
-    def bytes_of(self, choice: Choice) -> float:
-        return self.fixed + total(self.prices, choice)
+    def text(self, number: int) -> str:
+        """The profile of a rung."""
+        return profile_text("candidate", self.items, self.rungs[number])
 
-    def speed(self, cost: float) -> float:
-        """Tokens per second of a user when nothing but DRAM limits a step."""
+    def speed(self, profile: str) -> float:
+        """Estimated tokens per second of a user, with a full context."""
         chip = load_mesh(self.bench.settings.mesh).chip
-        return chip.dram_bytes_per_second_attainable / cost
+        return 1 / step_seconds(self.bench.plan(profile), chip)
 
     def rung(self, number: int) -> Point:
         """The measured point of a rung."""
         if number not in self.points:
             choice = self.rungs[number]
             self.bench.progress(f"measuring choice {number + 1} of {len(self.rungs)}")
-            text = profile_text("candidate", self.items, choice)
-            cost = self.bytes_of(choice)
-            self.points[number] = Point(
-                name=f"choice {number + 1}",
-                bytes_read=cost,
-                tokens_per_s=self.speed(cost),
-                predicted_kl=total(self.losses, choice),
-                measured=self.bench.measure(text, self.reference, self.how.split),
-                choice=choice,
+            self.points[number] = self._point(
+                f"choice {number + 1}", self.text(number), choice, total(self.losses, choice)
             )
         return self.points[number]
 
     def preset(self, name: str) -> Point:
         """The measured point of a profile that comes with ttc."""
         self.bench.progress(f"measuring {name}")
-        cost = sum(self.how.cost(self.bench.plan(name)).values())
+        return self._point(name, name, None, float("nan"))
+
+    def _point(self, name: str, profile: str, choice: Choice | None, predicted: float) -> Point:
         return Point(
             name=name,
-            bytes_read=cost,
-            tokens_per_s=self.speed(cost),
-            predicted_kl=float("nan"),
-            measured=self.bench.measure(name, self.reference, self.how.split),
-            choice=None,
+            bytes_read=read_bytes(self.bench.plan(profile)),
+            tokens_per_s=self.speed(profile),
+            predicted_kl=predicted,
+            measured=self.bench.measure(profile, self.reference, self.how.split),
+            choice=choice,
         )
 
 
@@ -191,7 +193,9 @@ def _prepare(bench: Bench, how: SearchSettings) -> _Hunt:
     bench.progress("planning")
     layers = bench.model.dims.layers
     items = make_items(bench.plan("bf16"), layers, how.block)
-    prices, fixed = price(items, bench.plan, how.cost)
+    chip = load_mesh(bench.settings.mesh).chip
+    cost = read_bytes if how.minimise == "bytes" else partial(step_seconds, chip=chip)
+    prices, _ = price(items, bench.plan, cost)
     calibration = bench.encode(how.text)[: how.calibration_tokens + 1]
     losses = measure_losses(bench, items, calibration)
     bench.progress("computing the reference")
@@ -200,8 +204,6 @@ def _prepare(bench: Bench, how: SearchSettings) -> _Hunt:
         bench=bench,
         how=how,
         items=items,
-        prices=prices,
-        fixed=fixed,
         losses=losses,
         rungs=ladder(prices, losses, RUNGS),
         reference=reference,
@@ -258,14 +260,14 @@ def _accurate_enough(hunt: _Hunt, floor: float) -> Point:
 
 def _fast_enough(hunt: _Hunt, floor: float) -> Point:
     """The most accurate rung that is fast enough."""
-    fast = [n for n, each in enumerate(hunt.rungs) if hunt.speed(hunt.bytes_of(each)) >= floor]
+    speeds = [hunt.speed(hunt.text(number)) for number in range(len(hunt.rungs))]
+    fast = [number for number, speed in enumerate(speeds) if speed >= floor]
     if not fast:
-        fastest = hunt.speed(hunt.bytes_of(hunt.rungs[-1]))
         raise UsageError(
             Problem(
                 message=f"no profile reaches {floor:g} tokens/s",
-                details=(f"the fastest reads so much that DRAM allows {fastest:.1f}",),
-                help="ask for that much or less, or for a mesh of more chips",
+                details=(f"the fastest is estimated at {max(speeds):.1f} with a full context",),
+                help="ask for that much or less, for a shorter --context, or for more chips",
             )
         )
     return hunt.rung(fast[0])
@@ -283,7 +285,7 @@ def _evidence(hunt: _Hunt, floors: Floors, point: Point) -> list[str]:
         f"  top-1 {measured.top1:.2%}, top-5 {measured.top5:.2%}, KL {measured.kl:.5f}, "
         f"perplexity {measured.perplexity:.3f}",
         f"  {point.bytes_read / 1e6:.1f} MB read by a decode step with a context of "
-        f"{settings.context} tokens: at most {point.tokens_per_s:.0f} tokens/s",
+        f"{settings.context} tokens; estimated {point.tokens_per_s:.1f} tokens/s",
         f"Sensitivities from {how.calibration_tokens} tokens of {how.text.name}, in blocks of "
         f"{how.block}; from the finest program,",
         f"KL {point.predicted_kl:.5f} predicted. A group that is bfp4 throughout, kv_cache bfp8:",

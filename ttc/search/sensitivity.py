@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from ttc.accuracy.reference import Reference
 from ttc.accuracy.teacher import Split
 from ttc.search.bench import Bench
-from ttc.search.space import Choice, Item, profile_text
-
-type Losses = tuple[tuple[float, ...], ...]
-"""For every form of every item; 0 for the finest."""
+from ttc.search.space import Choice, Item, Table, profile_text
 
 
-def measure_losses(bench: Bench, items: Sequence[Item], token_ids: Sequence[int]) -> Losses:
-    """Losses on a text that is read by prefill."""
+def measure_losses(bench: Bench, items: Sequence[Item], token_ids: Sequence[int]) -> Table:
+    """Losses on a text that is read by prefill; 0 for the finest form."""
     finest = profile_text("finest", items, (0,) * len(items))
     reference = bench.program_reference(finest, token_ids)
     split = Split(prefill=len(token_ids) - 1, steps=0)
@@ -62,7 +59,7 @@ def _with(items: Sequence[Item], members: Sequence[int], form: int) -> Choice:
     )
 
 
-def _share_out(items: Sequence[Item], measured: dict[Choice, float]) -> Losses:
+def _share_out(items: Sequence[Item], measured: dict[Choice, float]) -> Table:
     losses: list[tuple[float, ...]] = [()] * len(items)
     for members in _groups(items):
         alone = [measured[_with(items, [number], -1)] for number in members]

@@ -14,7 +14,7 @@ import numpy as np
 from ttc.search.space import Choice
 
 type Table = Sequence[Sequence[float]]
-"""A number for every form of every item."""
+"""A number for every form of every item; of any kind of sequence."""
 
 
 def least(minimised: Table, limited: Table, limit: float) -> Choice | None:

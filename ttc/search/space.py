@@ -6,9 +6,11 @@ accuracy otherwise and no byte.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ttc.hardware.hardware import Chip
+from ttc.plan.estimate import estimate
 from ttc.plan.plan import Plan
 from ttc.spec.groups import ranges
 
@@ -39,8 +41,8 @@ class Item:
 type Choice = tuple[int, ...]
 """The form of each item, by number."""
 
-type Costs = Mapping[tuple[str, int | None], float]
-"""By group and decoder (None outside): what a decode step pays, such as bytes it reads."""
+type Table = tuple[tuple[float, ...], ...]
+"""A number for every form of every item."""
 
 _PASSES = {"bf16": "hifi4", "bfp8": "hifi2", "bfp4": "lofifp32"}
 _OPERATIONS = {
@@ -90,44 +92,45 @@ def _forms(group: str) -> tuple[Form, ...]:
     )
 
 
-def read_bytes(plan: Plan) -> Costs:
+def read_bytes(plan: Plan) -> float:
     """Bytes of DRAM that a decode step reads on a chip when the context is full.
 
     All weights but the embedding table and the RoPE tables, of which it reads a few rows, and the
     KV cache of all users.
     """
-    costs: Counter[tuple[str, int | None]] = Counter()
-    for weight in plan.weights:
-        if weight.table is None and weight.group != "embedding":
-            costs[weight.group, weight.decoder] += weight.tensor.stored_bytes
-    costs[_CACHE, None] += plan.memory.kv_cache_bytes
-    return costs
+    weights = [each for each in plan.weights if each.table is None and each.group != "embedding"]
+    return plan.memory.kv_cache_bytes + sum(each.tensor.stored_bytes for each in weights)
+
+
+def step_seconds(plan: Plan, chip: Chip) -> float:
+    """The estimated time of a decode step when the context is full."""
+    return estimate(plan, chip).decode[-1].ms / 1000
 
 
 def price(
-    items: Sequence[Item], plan_of: Callable[[str], Plan], cost: Callable[[Plan], Costs]
-) -> tuple[tuple[tuple[float, ...], ...], float]:
-    """The cost of every form of every item, and of all that is not chosen.
+    items: Sequence[Item], plan_of: Callable[[str], Plan], cost: Callable[[Plan], float]
+) -> tuple[Table, float]:
+    """What every form of every item costs more than the finest, and the cost of the finest plan.
 
-    plan_of  the plan of a profile text; it is asked for one plan per number of a form
+    Each group is planned whole in each form, and its decoders share the difference evenly.
     """
-    most = max(len(item.forms) for item in items)
-    costs = [
-        cost(plan_of(profile_text("uniform", items, [min(n, len(i.forms) - 1) for i in items])))
-        for n in range(most)
-    ]
-    prices = tuple(
-        tuple(sum(costs[n][key] for key in _keys(item)) for n in range(len(item.forms)))
-        for item in items
-    )
-    return prices, sum(costs[0].values()) - sum(each[0] for each in prices)
 
+    def cost_of(choice: Sequence[int]) -> float:
+        return cost(plan_of(profile_text("priced", items, choice)))
 
-def _keys(item: Item) -> Iterator[tuple[str, int | None]]:
-    if not item.decoders:
-        yield item.group, None
-    for decoder in item.decoders:
-        yield item.group, decoder
+    finest = cost_of([0] * len(items))
+    prices: list[tuple[float, ...]] = []
+    known: dict[tuple[str, int], float] = {}
+    for item in items:
+        members = [each for each in items if each.group == item.group]
+        share = max(1, len(item.decoders)) / sum(max(1, len(each.decoders)) for each in members)
+        for form in range(1, len(item.forms)):
+            if (item.group, form) not in known:
+                choice = [form if each.group == item.group else 0 for each in items]
+                known[item.group, form] = cost_of(choice) - finest
+        extra = (known[item.group, form] for form in range(1, len(item.forms)))
+        prices.append((0.0, *(share * each for each in extra)))
+    return tuple(prices), finest
 
 
 def profile_text(
