@@ -276,11 +276,15 @@ def _fast_enough(hunt: _Hunt, floor: float) -> Point:
 def _evidence(hunt: _Hunt, floors: Floors, point: Point) -> list[str]:
     """The comments of a profile that was found: what it is for, and what was measured."""
     settings, how, measured = hunt.bench.settings, hunt.how, point.measured
-    asked = [f"top-1 of at least {100 * floors.top1:g} %"] if floors.top1 is not None else []
-    asked += [f"of what {floors.relative_to} reaches"] if floors.relative_to else []
-    asked += [f"at least {floors.speed:g} tokens/s"] if floors.speed is not None else []
+    asked: list[str] = []
+    if floors.top1 is not None:
+        of = f" of what {floors.relative_to} reaches" if floors.relative_to else ""
+        asked.append(f"top-1 of at least {100 * floors.top1:g} %{of}")
+    if floors.speed is not None:
+        asked.append(f"at least {floors.speed:g} tokens/s")
     lines = [
-        f"Found by ttc search for {hunt.bench.model.name} on {settings.mesh}: {', '.join(asked)}.",
+        f"Found by ttc search for {hunt.bench.model.name} on {settings.mesh}:",
+        f"  {' and '.join(asked)}.",
         f"Measured on {how.held_back.name}, {how.split} tokens, against Hugging Face in float32:",
         f"  top-1 {measured.top1:.2%}, top-5 {measured.top5:.2%}, KL {measured.kl:.5f}, "
         f"perplexity {measured.perplexity:.3f}",
