@@ -20,12 +20,14 @@ from ttc.plan.plan import (
     DecoderPlan,
     HeadPlan,
     KvCachePlan,
+    MemoryPlan,
     PhasePlan,
     Plan,
     PlannedOp,
     PlannedPositions,
     PlannedRows,
     RopeForm,
+    WeightPlan,
 )
 from ttc.plan.prefill import PrefillStep, plan_prefill_ops, plan_prefill_positions
 from ttc.plan.rotation import no_rotation, rotation_refused
@@ -99,7 +101,7 @@ def _smallest_mesh(request: Request, refused: Mesh, plan: Plan, context: int) ->
         if mesh.dram_bytes <= max(weights, refused.dram_bytes):
             continue
         try:
-            found, _ = _plan(request, mesh, context)
+            found = _choose(request, mesh, context)
         except PlanError:
             continue
         if found.memory.fits:
@@ -107,7 +109,21 @@ def _smallest_mesh(request: Request, refused: Mesh, plan: Plan, context: int) ->
     return ""
 
 
-def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """All that a plan is made of, before what else would fit is asked."""
+
+    setting: Setting
+    sizing: Sizing
+    users: BatchPlan
+    prefill: tuple[PhasePlan, ...]
+    weights: tuple[WeightPlan, ...]
+    kv_cache: KvCachePlan
+    memory: MemoryPlan
+    choices: tuple[Choice, ...]
+
+
+def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
     spec, batch, named = request.spec, request.batch, request.spec.tensor_parallel
     check_request(spec, mesh, batch=batch, context=context)
     check_sizes(spec, mesh)
@@ -129,11 +145,30 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
     limit = request.chunk or dict(spec.prefill_chunk_tokens).get(mesh.name.split(":")[0])
     lengths, bucket_choice = choose_buckets(sizing, limit or context)
     users = sizing.of_batch(batch)
-    decode, head, kv_cache = users.decode, users.head, users.kv_cache(setting)
-    prefill = tuple(map(users.prefill, lengths))
+    kv_cache, prefill = users.kv_cache(setting), tuple(map(users.prefill, lengths))
     memory = plan_memory(
-        setting, stored=stored, kv_cache=kv_cache, decode=decode, prefill=prefill, head=head
+        setting,
+        stored=stored,
+        kv_cache=kv_cache,
+        decode=users.decode,
+        prefill=prefill,
+        head=users.head,
     )
+    return _Chosen(
+        setting=setting,
+        sizing=sizing,
+        users=users,
+        prefill=prefill,
+        weights=weights,
+        kv_cache=kv_cache,
+        memory=memory,
+        choices=(*setting.choices, choice, bucket_choice),
+    )
+
+
+def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
+    spec, chosen = request.spec, _choose(request, mesh, context)
+    setting, decode, prefill = chosen.setting, chosen.users.decode, chosen.prefill
     plan = Plan(
         spec=spec.file,
         model=spec.model,
@@ -141,25 +176,25 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
         arch=mesh.chip.arch,
         parallel=setting.parallel,
         profile=request.profile.name,
-        batch=batch,
+        batch=request.batch,
         slots=setting.slots,
         context=context,
         vocab=spec.dims.vocab,
         rope_positions=rope_positions(setting, decode),
         prefill_chunk_tokens=max(phase.tokens for phase in prefill),
-        kv_cache=kv_cache,
+        kv_cache=chosen.kv_cache,
         decode=decode,
         prefill=prefill,
-        head=head,
-        weights=weights,
-        memory=memory,
-        largest=sizing.largest(),
+        head=chosen.users.head,
+        weights=chosen.weights,
+        memory=chosen.memory,
+        largest=chosen.sizing.largest(),
         buffers=setting.buffers,
         semaphores=semaphores(setting),
-        choices=(*setting.choices, choice, bucket_choice),
+        choices=chosen.choices,
     )
     check_plan(plan)
-    return plan, sizing
+    return plan, chosen.sizing
 
 
 def _positions(setting: Setting, rope_form: RopeForm) -> tuple[PlannedPositions, ...]:
@@ -237,9 +272,9 @@ class Variant:
 
 def _variants(setting: Setting) -> tuple[Variant, ...]:
     """The distinct decoders, in the order of their first layers."""
-    layers: dict[tuple[str, object], list[int]] = {}
+    layers: dict[tuple[str, int], list[int]] = {}
     for layer, precision in enumerate(setting.decoders):
-        layers.setdefault((setting.spec.kind_of(layer), precision.settings), []).append(layer)
+        layers.setdefault((setting.spec.kind_of(layer), id(precision)), []).append(layer)
     return tuple(
         Variant(
             graph=setting.graph_of(each[0]),

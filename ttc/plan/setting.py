@@ -167,7 +167,9 @@ def make_setting(
     """
     architecture, dims = spec.architecture, spec.dims
     weights = (*architecture.weights, *architecture.decoder_weights)
-    decoders = tuple(effective(profile, spec, i) for i in range(dims.layers))
+    known: dict[EffectivePrecision, EffectivePrecision] = {}
+    each = (effective(profile, spec, i) for i in range(dims.layers))
+    decoders = tuple(known.setdefault(precision, precision) for precision in each)
     slots = user_slots(batch, mesh.chip)
     division, division_choice = choose_division(mesh, tp, _needs_all_heads(spec, graph))
     heads, heads_choice = choose_heads(

@@ -10,6 +10,7 @@ Precedence, the first that sets a group wins:
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, cast
@@ -151,6 +152,12 @@ def _load_profile(path: Path, extending: tuple[str, ...]) -> PrecisionProfile:
     )
 
 
+@cache
+def _taken_instead(path: Path) -> PrecisionProfile:
+    """A profile that specs name: every decoder of every model asks for it."""
+    return _load_profile(path, ())
+
+
 def _base(
     data: Located, path: Path, extending: tuple[str, ...]
 ) -> tuple[PrecisionProfile | None, list[Problem]]:
@@ -195,7 +202,7 @@ def _rules(
     if exception and exception.instead:
         assert exception.at is not None, "what a spec says has a place"
         why = f", instead of {profile.name}: {_place(exception.at)}"
-        other = _load_profile(exception.instead, ())
+        other = _taken_instead(exception.instead)
         # Two profiles may stand for each other: the exceptions of the other are not asked again.
         for rule in _rules(other, spec, decoder, exceptions=False):
             yield rule._replace(why=why)
