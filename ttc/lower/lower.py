@@ -248,15 +248,17 @@ def _greedy(plan: Plan, constants: Constants) -> Function:
     """
     gathering = plan.head.gather
     body: list[Statement] = []
-    if gathering is None:
-        body.append(Call(function="untilize", args=(Ref(name="logits"),), results=("rows",)))
+    logits = "logits"
+    if gathering is not None:
+        logits = "whole"
+        body += lower_collective(gathering, "logits", logits, constants)
+    if plan.head.logits.shape[3] * plan.head.vocab_shards == plan.vocab:
+        body.append(Call(function="untilize", args=(Ref(name=logits),), results=("rows",)))
     else:
-        body += lower_collective(gathering, "logits", "whole", constants)
-        end = (0, 0, TILE - 1, plan.vocab - 1)
         body.append(
             Call(
                 function="untilize_with_unpadding",
-                args=(Ref(name="whole"), end),
+                args=(Ref(name=logits), (0, 0, TILE - 1, plan.vocab - 1)),
                 results=("rows",),
                 why="The columns beyond the vocabulary are padding.",
             )

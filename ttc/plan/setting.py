@@ -183,7 +183,7 @@ def make_setting(
         heads=heads.heads,
         kv_heads=heads.kv_heads,
         ffn=padded_ffn(ceil(tiles(dims.ffn) / division.tp), mesh.chip) * TILE,
-        vocab=dims.vocab if division.tp == 1 else ceil(tiles(dims.vocab) / division.tp) * TILE,
+        vocab=ceil(tiles(dims.vocab) / division.tp) * TILE,
     )
     embedded = dims.hidden
     if dims.hidden % (TILE * division.tp) == 0:

@@ -246,12 +246,10 @@ def _columns(setting: Setting, weight: str, start: int, stop: int) -> WeightPart
     """Columns of what a rank stores of a weight, whose rows in the checkpoint they are."""
     width = setting.weight_shapes[weight][0]
     part = WeightPart(tensor=weight, start=start, stop=stop)
-    size = setting.divided_by(weight, "out")
-    if setting.parallel.tp == 1 or not size:
+    size, ranks = setting.divided_by(weight, "out"), setting.parallel.tp
+    if not size or (ranks == 1 and width == getattr(setting.spec.dims, size)):
         return part
-    share = even_share(
-        size, "out", width=stop - start, ranks=setting.parallel.tp, start=start, stride=width
-    )
+    share = even_share(size, "out", width=stop - start, ranks=ranks, start=start, stride=width)
     return replace(part, shares=(share,))
 
 
