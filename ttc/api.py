@@ -5,13 +5,15 @@ planning starts in a fraction of a second.
 """
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from ttc.compiler import Compiled, compile_model, plan_spec
-from ttc.errors import Problem, UsageError
+from ttc.errors import PlanError, Problem, UsageError
 from ttc.hardware.hardware import Topology, load_mesh, shipped_mesh_names, with_wires
 from ttc.plan.limits import check_ring
 from ttc.plan.plan import Plan
@@ -255,6 +257,38 @@ def verify(
         emulate=on_emulator if backend != "mock" and with_weights else None,
         progress=progress,
     )
+
+
+def verify_meshes(
+    spec: str | Path,
+    meshes: Sequence[str],
+    *,
+    precision: str | PrecisionProfile = DEFAULT_PRECISION,
+    tp: int | None = None,
+    cache: str | Path = DEFAULT_CACHE,
+    progress: Progress = silent,
+) -> "Iterator[tuple[str, Report | PlanError]]":
+    """Compile a spec for one mesh after the other and check each program on a mock of it.
+
+    A spec that does not fit a mesh gives its PlanError in place of the report.
+    """
+    from ttc.verify.mock_mesh import MockHost
+    from ttc.verify.report import Report, verify_on_host
+
+    folder = Path(cache).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as scratch, MockHost(folder / "mock") as host:
+        for mesh in meshes:
+            out = Path(scratch) / mesh.replace(":", "-")
+            try:
+                artefact = compile(
+                    spec, mesh=mesh, precision=precision, tp=tp, out=out, no_weights=True
+                )
+            except PlanError as error:
+                yield mesh, error
+                continue
+            progress(f"checking on a mock {mesh}")
+            yield mesh, Report(mock=verify_on_host(artefact, host))
 
 
 def accuracy(

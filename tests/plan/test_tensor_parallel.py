@@ -1,11 +1,13 @@
 """Plans for several chips: what each rank holds, computes and exchanges."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ttc.compiler import plan_spec
+from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.operations import operations_of
 from ttc.plan.plan import Collective, Plan, PlannedLinear, PlannedNorm, PlannedOp, WeightPlan
@@ -109,3 +111,24 @@ def test_the_vocabulary_is_padded_to_tiles_of_every_rank() -> None:
     assert planned.head.vocab_shards == 8
     assert planned.head.logits.shape[3] * 8 >= planned.vocab
     assert planned.head.logits.shape[3] % 32 == 0
+
+
+def test_more_heads_than_cores_on_a_chip(tiny_spec: Path) -> None:
+    spec = load_model(tiny_spec)
+    many = replace(spec, dims=replace(spec.dims, heads=80, kv_heads=1))
+    profile = load_profile("performance")
+    with pytest.raises(PlanError, match="80 query heads on each chip of N150") as refused:
+        plan_spec(many, load_mesh("N150"), profile, context=128)
+    assert "tiny.yaml:4" in str(refused.value)
+    _, planned = plan_spec(many, load_mesh("N300"), profile, context=128)
+    assert planned.parallel.heads.heads == 40
+
+
+def test_the_spec_says_how_many_chips_share_a_user(tiny_spec: Path) -> None:
+    given = replace(load_model(tiny_spec), tensor_parallel={"T3K": 2, "T3K:2x4": 1})
+    profile = load_profile("performance")
+    degrees = [
+        plan_spec(given, load_mesh(mesh), profile, context=128, tp=tp)[1].parallel.tp
+        for mesh, tp in (("T3K", None), ("T3K:2x4", None), ("T3K", 4), ("N300", None))
+    ]
+    assert degrees == [2, 1, 4, 2]

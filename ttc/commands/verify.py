@@ -13,7 +13,7 @@ from ttc import api
 from ttc.api import DEFAULT_CACHE, DEFAULT_MESH, DEFAULT_PRECISION
 from ttc.commands.environment import open_screen
 from ttc.errors import PlanError, Problem, UsageError, did_you_mean
-from ttc.hardware.hardware import mesh_names
+from ttc.hardware.hardware import whole_mesh_names
 from ttc.options import MESHES, Cache, Json, Precision, TensorParallel, Weights
 from ttc.screen import Screen, verdict_lines
 
@@ -42,7 +42,7 @@ def verify(
             )
         )
     if mesh == "all":
-        _verify_meshes(screen, what, precision, cache)
+        _verify_meshes(screen, what, precision, tp, cache)
         return
     with screen.progress() as progress, _scratch(cache) as scratch:
         artefact = Path(what)
@@ -77,21 +77,19 @@ def _scratch(cache: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _verify_meshes(screen: Screen, spec: str, precision: str, cache: Path) -> None:
+def _verify_meshes(screen: Screen, spec: str, precision: str, tp: int | None, cache: Path) -> None:
     """The mock mesh of every product; a plan that is refused with a reason is not a finding."""
     records: dict[str, Any] = {}
     ok = True
-    with screen.progress() as progress, _scratch(cache) as scratch:
-        for mesh in mesh_names():
-            try:
-                artefact = api.compile(
-                    spec, mesh=mesh, precision=precision, out=scratch / mesh, no_weights=True
-                )
-            except PlanError as error:
-                records[mesh] = {"refused": error.problems[0].message}
-                screen.say(f"{mesh}: refused: {error.problems[0].message}")
+    with screen.progress() as progress:
+        found = api.verify_meshes(
+            spec, whole_mesh_names(), precision=precision, tp=tp, cache=cache, progress=progress
+        )
+        for mesh, report in found:
+            if isinstance(report, PlanError):
+                records[mesh] = {"refused": report.problems[0].message}
+                screen.say(f"{mesh}: refused: {report.problems[0].message}")
                 continue
-            report = api.verify(artefact, backend="mock", cache=cache, progress=progress)
             records[mesh] = report.to_json()
             ok = ok and report.ok
             for line in verdict_lines(report):

@@ -150,6 +150,21 @@ def shipped_mesh_names() -> tuple[str, ...]:
     return tuple(_shipped_meshes())
 
 
+def whole_mesh_names() -> tuple[str, ...]:
+    """Every mesh as `load_mesh` opens it, and as `NAME:RxC` in its other grids of all chips.
+
+    A machine whose chips may also be opened in one row is named in that shape only if it is the
+    default one.
+    """
+    names: list[str] = []
+    for name, (mesh, shapes) in _meshes(Path.cwd()).items():
+        names.append(name)
+        for rows, cols in map(_shape, shapes[1:]):
+            if rows * cols == mesh.devices and min(rows, cols) > 1:
+                names.append(f"{name}:{rows}x{cols}")
+    return tuple(names)
+
+
 def load_mesh(name: str) -> Mesh:
     """The mesh called `NAME` or `NAME:RxC`. Raises UsageError that names the nearest valid one.
 

@@ -377,6 +377,16 @@ def _attention(
     setting = step.setting
     dims, slots, grid = setting.dims, setting.slots, setting.chip.grid
     q = values[node.q]
+    if dims.heads > grid.cores:
+        raise PlanError(
+            Problem(
+                message=f"{dims.heads} query heads on each chip of {setting.mesh.name} cannot be "
+                "joined",
+                at=setting.spec.source_of("dims.heads"),
+                note=f"nlp_concat_heads_decode puts each on a core of its own, of {grid.cores}",
+                help="take a mesh of more chips, which divides the heads",
+            )
+        )
     corners = rectangle(slots, grid.x, grid.y)
     assert corners is not None, "user_slots chose a number that fills a rectangle"
     users = Placement(

@@ -26,9 +26,15 @@ EMBEDDING_DOUBLE_TILES = 256
 
 
 def l1_peak_bytes(
-    *, decode: PhasePlan, prefill: Sequence[PhasePlan], head: HeadPlan, chip: Chip
+    *,
+    decode: PhasePlan,
+    prefill: Sequence[PhasePlan],
+    head: HeadPlan,
+    chip: Chip,
+    kept_bytes: int = 0,
 ) -> int:
-    """The fullest core at its fullest moment, tensors that stay in L1 not counted."""
+    """The fullest core at its fullest moment, beside `kept_bytes` of tensors that stay in L1."""
+    free = chip.l1_bytes_per_core - kept_bytes
     steps = [list(phase.enter) for phase in (decode, *prefill)]
     steps += [[*decoder.ops, *head.ops] for decoder in decode.decoders]
     steps += [list(decoder.ops) for phase in prefill for decoder in phase.decoders]
@@ -39,20 +45,22 @@ def l1_peak_bytes(
             peak_bytes(
                 ops,
                 lambda tensor: tensor.bytes_per_core(cores),
-                buffers=lambda op: buffer_bytes(op, chip),
+                buffers=lambda op: buffer_bytes(op, free),
             )
             for ops in steps
         ),
     )
 
 
-def buffer_bytes(op: PlannedOp, chip: Chip) -> int:
-    """Circular and dataflow buffers of one operation on its fullest core."""
+def buffer_bytes(op: PlannedOp, free: int) -> int:
+    """Circular and dataflow buffers of one operation on its fullest core, of which `free` bytes are
+    not taken by tensors that stay.
+    """
     match op:
         case PlannedLinear():
             return max(op.buffer_bytes)
         case PlannedNorm(program=None):
-            return _interleaved_norm_bytes(op, chip)
+            return _interleaved_norm_bytes(op, free)
         case PlannedNorm(program=program) if program is not None:
             return 8 * program.block_w * BF16_TILE
         case PlannedEmbedding() if op.out.placement.buffer == "dram":
@@ -63,7 +71,7 @@ def buffer_bytes(op: PlannedOp, chip: Chip) -> int:
             return 16 * BF16_TILE
 
 
-def _interleaved_norm_bytes(op: PlannedNorm, chip: Chip) -> int:
+def _interleaved_norm_bytes(op: PlannedNorm, free: int) -> int:
     """A norm keeps whole rows of tiles while they fit, else it reads them twice in pieces."""
     wide = op.compute.fp32_dest_acc
     block = 4 if wide else 8
@@ -71,7 +79,7 @@ def _interleaved_norm_bytes(op: PlannedNorm, chip: Chip) -> int:
     x_tile = TILE_BYTES[op.out.dtype]
     rest = 3 * width + 40 if wide else 2 * width + 30
     whole = (width + 2 * block) * x_tile + rest * BF16_TILE
-    if whole <= chip.l1_bytes_per_core:
+    if whole <= free:
         return whole
     return 36 * x_tile + 182 * BF16_TILE if wide else 72 * x_tile + 199 * BF16_TILE
 

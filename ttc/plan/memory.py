@@ -110,7 +110,13 @@ def plan_memory(
         dram_limit_bytes=chip.dram_bytes,
         l1_peak_bytes_per_core=stored.l1_bytes_per_core
         + setting.kept_l1_bytes
-        + l1_peak_bytes(decode=decode, prefill=prefill, head=head, chip=chip),
+        + l1_peak_bytes(
+            decode=decode,
+            prefill=prefill,
+            head=head,
+            chip=chip,
+            kept_bytes=stored.l1_bytes_per_core + setting.kept_l1_bytes,
+        ),
         l1_limit_bytes_per_core=chip.l1_bytes_per_core,
     )
 

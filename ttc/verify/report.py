@@ -53,14 +53,19 @@ def verify_both(
 
 def verify_on_mock(artefact: Artefact, work_folder: Path) -> MockReport:
     """Whether the real ttnn accepts the program on a mock of its mesh, and whether it fits."""
-    manifest = artefact.manifest
     with MockHost(work_folder) as host:
-        return verify_program(
-            artefact.program,
-            load_mesh(manifest.mesh.name),
-            host=host,
-            trace_region_bytes=manifest.trace_region_bytes,
-        )
+        return verify_on_host(artefact, host)
+
+
+def verify_on_host(artefact: Artefact, host: MockHost) -> MockReport:
+    """As `verify_on_mock`, in a process that has imported ttnn already."""
+    manifest = artefact.manifest
+    return verify_program(
+        artefact.program,
+        load_mesh(manifest.mesh.name),
+        host=host,
+        trace_region_bytes=manifest.trace_region_bytes,
+    )
 
 
 def verify_on_emulator(
