@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ttc.emulate import block_float, ttnn
+from ttc.emulate.errors import EmulationError
 
 pytestmark = pytest.mark.emulate
 
@@ -215,6 +216,10 @@ class TestMovement:
         assert sharded.is_sharded()
         assert torch.equal(values(ttnn.sharded_to_interleaved(sharded)), a)
         assert torch.equal(values(ttnn.untilize(sharded)), a)
+        part = ttnn.untilize_with_unpadding(tiles(a, device), (0, 0, 4, 39))
+        assert torch.equal(values(part), a[:, :1, :5, :40])
+        with pytest.raises(EmulationError, match="no element"):  # ttnn reads what lies there
+            ttnn.untilize_with_unpadding(tiles(a, device), (0, 0, 31, 999))
 
     def test_copy(self, device, random) -> None:
         a = bf16((1, 1, 32, 32), random)

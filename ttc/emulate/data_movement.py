@@ -224,16 +224,37 @@ def _interleaved(memory_config: MemoryConfig) -> MemoryConfig:
 
 def untilize(input_tensor: Tensor, *, memory_config: MemoryConfig | None = None) -> Tensor:
     """From tiles to row major; block formats become BFLOAT16."""
-    op = "untilize"
-    device = device_of(op, input_tensor)
-    require(input_tensor.layout is Layout.TILE, op, "can only untilize tiles")
-    blocks = input_tensor.dtype in (DataType.BFLOAT8_B, DataType.BFLOAT4_B)
+    return _untilized("untilize", input_tensor, input_tensor.shape, memory_config)
+
+
+def untilize_with_unpadding(
+    input_tensor: Tensor,
+    output_tensor_end: Sequence[int],
+    *,
+    memory_config: MemoryConfig | None = None,
+    use_multicore: bool = True,
+) -> Tensor:
+    """As untilize, up to and with the element at `output_tensor_end`."""
+    op = "untilize_with_unpadding"
+    del use_multicore
+    sizes = tuple(last + 1 for last in output_tensor_end)
+    fits = len(sizes) == len(input_tensor.shape) and all(
+        0 < size <= padded for size, padded in zip(sizes, input_tensor.padded_shape, strict=True)
+    )
+    require(fits, op, f"no element {list(output_tensor_end)} in {list(input_tensor.shape)}")
+    return _untilized(op, input_tensor, sizes, memory_config)
+
+
+def _untilized(op: str, tensor: Tensor, shape: Shape, memory_config: MemoryConfig | None) -> Tensor:
+    device = device_of(op, tensor)
+    require(tensor.layout is Layout.TILE, op, "can only untilize tiles")
+    blocks = tensor.dtype in (DataType.BFLOAT8_B, DataType.BFLOAT4_B)
     return output(
         op,
-        [one.clone() for one in input_tensor.values(op)],
-        input_tensor.shape,
-        DataType.BFLOAT16 if blocks else input_tensor.dtype,
-        memory_config or input_tensor.memory_config(),
+        [one[_corner(shape)].clone() for one in tensor.values(op)],
+        shape,
+        DataType.BFLOAT16 if blocks else tensor.dtype,
+        memory_config or tensor.memory_config(),
         device,
         layout=Layout.ROW_MAJOR,
         packed=True,

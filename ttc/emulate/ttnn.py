@@ -101,6 +101,7 @@ slice = per_device(data_movement.slice_tensor)
 to_memory_config = per_device(data_movement.to_memory_config)
 transpose = per_device(data_movement.transpose)
 untilize = per_device(data_movement.untilize)
+untilize_with_unpadding = per_device(data_movement.untilize_with_unpadding)
 copy_host_to_device_tensor = per_device(host.copy_host_to_device_tensor, writes=["device_tensor"])
 deallocate = per_device(host.deallocate)
 mark_live_rows = per_device(host.mark_live_rows, writes=["tensor"])
@@ -195,4 +196,5 @@ __all__ = [
     "uint32",
     "unary_chain",
     "untilize",
+    "untilize_with_unpadding",
 ]

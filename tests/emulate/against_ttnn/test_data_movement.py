@@ -67,6 +67,10 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "concat shards": lambda m: m.t.concat([m.x(m.wide(HIDDEN, 18))] * 2, dim=3),
     "untilize": lambda m: m.t.untilize(m.x()),
     "untilize blocks": lambda m: m.t.untilize(m.x(dtype="bfloat8_b")),
+    "untilize a part": lambda m: m.t.untilize_with_unpadding(m.x(), (0, 0, 30, 499)),
+    "untilize a part of blocks": lambda m: m.t.untilize_with_unpadding(
+        m.x(dtype="bfloat8_b"), (0, 0, 31, 70)
+    ),
     "untilize rows": lambda m: m.t.untilize(m.logits()),
     "shard": lambda m: m.t.interleaved_to_sharded(m.x(), m.wide(HIDDEN, 18)),
     "shard by user": lambda m: m.t.interleaved_to_sharded(m.tensor((1, 64, 1, 64)), m.by_user(64)),
