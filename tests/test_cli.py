@@ -269,14 +269,38 @@ def test_a_mesh_it_was_not_built_for(command: Command, artefact: Path, verb: str
         (["-p", "Hello", "--backend", "mock"], "computes no values"),
         ([], "there is nothing to ask"),
         (["--messages", "nowhere.json"], "cannot read the messages"),
+        (["-p", "Hello", "--temperature", "-1"], "temperature is -1.0"),
+        (["-p", "Hello", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["-p", "Hello", "--system", "Be brief.", "--no-chat-template"], "need the chat template"),
     ],
 )
 def test_runs_that_are_refused(
     command: Command, artefact: Path, arguments: list[str], words: str
 ) -> None:
+    """Before the artefact is opened: it has no weights."""
     result = command("run", artefact, *arguments)
     assert result.code == 2
     assert words in result.err
+
+
+def test_errors_as_json(command: Command, tmp_path: Path) -> None:
+    result = command("run", tmp_path / "nothing", "-p", "Hello", "--json")
+    assert result.code == 2
+    assert result.json["error"] in result.err
+    (problem,) = result.json["problems"]
+    assert problem["message"] == f"no artefact at {tmp_path / 'nothing'}"
+    assert problem["help"] == "build one with ttc compile"
+
+
+def test_internal_errors_as_json(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(api, "plan", broken)
+    result = command("plan", SPEC, "--json")
+    assert result.code == 2
+    assert result.json["error"].startswith("internal error: KeyError: 'lost'")
+    assert result.json["problems"] == []
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '["Hello"]', '[{"content": "Hello"}]'])

@@ -4,10 +4,13 @@ Exit code 0: clean; 1: verification found something; 2: bad input, or an error o
 """
 
 # pyright: reportUnknownMemberType=false
+import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import MappingProxyType
+from typing import NoReturn
 
 import typer
 
@@ -20,7 +23,7 @@ from ttc.commands.plan import plan
 from ttc.commands.run import demo, run
 from ttc.commands.search import search
 from ttc.commands.verify import verify
-from ttc.errors import TtcError
+from ttc.errors import Problem, TtcError
 
 VERBS = (new, check, plan, compile, verify, run, accuracy, search, demo)
 """In the order of `ttc --help`."""
@@ -53,14 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             obj=MappingProxyType(os.environ),
         )
     except TtcError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        _fail(given, str(error), problems=error.problems)
     except Exception as error:
         if debug:
             raise
         if isinstance(error, OSError):
-            print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
-            sys.exit(2)
+            _fail(given, f"error: {error.strerror or error}: {error.filename or ''}")
         bug = "this is a bug of ttc; --debug shows where it happened"
-        print(f"internal error: {type(error).__name__}: {error}\n{bug}", file=sys.stderr)
-        sys.exit(2)
+        _fail(given, f"internal error: {type(error).__name__}: {error}\n{bug}")
+
+
+def _fail(arguments: Sequence[str], text: str, problems: Sequence[Problem] = ()) -> NoReturn:
+    """Say what went wrong on stderr, with --json also on stdout, and end with exit code 2."""
+    print(text, file=sys.stderr)
+    if "--json" in arguments:
+        record = {"error": text, "problems": [asdict(problem) for problem in problems]}
+        print(json.dumps(record, indent=2))
+    sys.exit(2)

@@ -7,6 +7,7 @@ our own mistake is an `assert`.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ class TtcError(Exception):
         assert self.problems, "an error needs at least one problem"
         super().__init__("\n\n".join(str(problem) for problem in self.problems))
 
-    def __reduce__(self) -> tuple[type["TtcError"], tuple[tuple[Problem, ...]]]:
+    def __reduce__(self) -> tuple[type["TtcError"], tuple[Any, ...]]:
         """Errors travel between processes with their problems, not as text."""
         return type(self), (self.problems,)
 

@@ -1,6 +1,7 @@
 """Jobs on the real ttnn without hardware: verdicts, crashes, and no trace left behind."""
 
 import os
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -188,6 +189,10 @@ def test_a_crash_says_where_and_spoils_nothing(mock_host: MockHost) -> None:
     with pytest.raises(MockCrash, match="ended by signal 11") as caught:
         mock_host.run(load_mesh("N150"), replay_a_trace)
     assert "in replay_a_trace" in caught.value.log
+    (problem,) = caught.value.problems
+    assert problem.message == "the mock mesh gave no verdict: ended by signal 11"
+    assert any("in replay_a_trace" in line for line in problem.details)
+    assert pickle.loads(pickle.dumps(caught.value)).log == caught.value.log
     assert mock_host.run_without_device(partial(add_a_number, 1)) == 2
 
 

@@ -25,7 +25,7 @@ from ttc.options import (
     VerifyWeights,
     Weights,
 )
-from ttc.runtime.request import Prompt, Settings, read_messages
+from ttc.runtime.request import Limits, Prompt, Settings, read_messages
 from ttc.screen import Screen, plan_lines, plan_table, verdict_lines
 from ttc.spec import library
 from ttc.spec.model import load_model
@@ -74,6 +74,7 @@ def run(
         seed=seed,
         stop=stop or (),
     )
+    _check_request(prompts, settings)
     model = load_model_of(
         screen,
         environment(context_),
@@ -138,6 +139,16 @@ def _prompts(
         Prompt(text=sys.stdin.read() if text == "-" else text, system=system, chat=chat)
         for text in texts
     ]
+
+
+def _check_request(prompts: Sequence[Prompt], settings: Settings) -> None:
+    """Raise UsageError for what is wrong whatever the model, before anything slow is loaded."""
+    from ttc.runtime.sampling import Sampling
+
+    for prompt in prompts:
+        prompt.check()
+    Limits.of(settings).check()
+    Sampling().changed(settings).check()
 
 
 def _generate(

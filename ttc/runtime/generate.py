@@ -5,35 +5,14 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ttc.errors import Problem, UsageError
 from ttc.runtime.replica import Logits
-from ttc.runtime.request import NEW_TOKENS
+from ttc.runtime.request import Limits
 from ttc.runtime.sampling import Sampling, sample
 from ttc.runtime.session import Session
 from ttc.runtime.tokens import Decoder, StopStrings, TextPieces
 
 type FinishReason = Literal["eos", "stop", "length", "context"]
 """An end token, a stop string, max_new_tokens, or no room left in the context."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """When a text ends, besides the model's own end tokens."""
-
-    max_new_tokens: int = NEW_TOKENS
-    stop: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """Raise UsageError for limits nothing can be generated within."""
-        if self.max_new_tokens < 1:
-            raise UsageError(
-                Problem(
-                    message=f"max_new_tokens is {self.max_new_tokens}, expected 1 or more",
-                    help="for example max_new_tokens=128",
-                )
-            )
-        if "" in self.stop:
-            raise UsageError(Problem(message="a stop string is empty", help="leave it out"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +12,10 @@ from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
 from ttc.runtime.artefact import Artefact
 from ttc.runtime.backends import BackendName, open_backend
-from ttc.runtime.generate import Generation, Limits
+from ttc.runtime.generate import Generation
 from ttc.runtime.program import load_program
 from ttc.runtime.replica import Logits
-from ttc.runtime.request import NEW_TOKENS, Message, Prompt, Settings
+from ttc.runtime.request import Limits, Message, Prompt, Settings
 from ttc.runtime.sampling import Sampling
 from ttc.runtime.session import open_session
 from ttc.runtime.tokens import Tokenizer, load_tokenizer
@@ -94,10 +93,7 @@ class Model:
             token_ids,
             eos_ids=self.artefact.manifest.eos_ids,
             sampling=self.sampling(settings),
-            limits=Limits(
-                max_new_tokens=settings.get("max_new_tokens", NEW_TOKENS),
-                stop=tuple(settings.get("stop", ())),
-            ),
+            limits=Limits.of(settings),
         )
 
     def prefill(self, token_ids: Sequence[int] | Sequence[Sequence[int]]) -> Logits:
@@ -116,13 +112,7 @@ class Model:
     def encode(self, prompt: str | Prompt) -> list[int]:
         """The token ids of a prompt, with the chat template unless the prompt declines it."""
         asked = Prompt(text=prompt) if isinstance(prompt, str) else prompt
-        if not asked.chat and (asked.messages or asked.system):
-            raise UsageError(
-                Problem(
-                    message="messages and a system prompt need the chat template",
-                    help="leave out --no-chat-template (chat=False), or write them into the prompt",
-                )
-            )
+        asked.check()
         if not asked.chat:
             return self.tokenizer.encode(asked.text)
         template = self.tokenizer.chat
@@ -137,9 +127,7 @@ class Model:
 
     def sampling(self, settings: Settings) -> Sampling:
         """The settings given, over those of the model's generation_config.json."""
-        names = ("temperature", "top_k", "top_p", "seed")
-        given = {name: to for name, to in settings.items() if name in names and to is not None}
-        return replace(default_sampling(self.artefact.folder), **cast(dict[str, Any], given))
+        return default_sampling(self.artefact.folder).changed(settings)
 
 
 def default_sampling(folder: Path) -> Sampling:

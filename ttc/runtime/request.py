@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, Self, TypedDict, cast
 
 from ttc.errors import Problem, UsageError
 
@@ -27,6 +27,16 @@ class Prompt:
     system: str = ""
     chat: bool = True
 
+    def check(self) -> None:
+        """Raise UsageError for what only a chat template could say."""
+        if not self.chat and (self.messages or self.system):
+            raise UsageError(
+                Problem(
+                    message="messages and a system prompt need the chat template",
+                    help="leave out --no-chat-template (chat=False), or write them into the prompt",
+                )
+            )
+
 
 class Settings(TypedDict, total=False):
     """How a text is generated; what is left out or None has a default.
@@ -43,6 +53,33 @@ class Settings(TypedDict, total=False):
     top_p: float | None
     seed: int | None
     stop: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a text ends, besides the model's own end tokens."""
+
+    max_new_tokens: int = NEW_TOKENS
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(
+            max_new_tokens=settings.get("max_new_tokens", NEW_TOKENS),
+            stop=tuple(settings.get("stop", ())),
+        )
+
+    def check(self) -> None:
+        """Raise UsageError for limits nothing can be generated within."""
+        if self.max_new_tokens < 1:
+            raise UsageError(
+                Problem(
+                    message=f"max_new_tokens is {self.max_new_tokens}, expected 1 or more",
+                    help="for example max_new_tokens=128",
+                )
+            )
+        if "" in self.stop:
+            raise UsageError(Problem(message="a stop string is empty", help="leave it out"))
 
 
 def read_messages(path: Path) -> tuple[Message, ...]:

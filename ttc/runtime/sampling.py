@@ -1,12 +1,14 @@
 """From logits to the next token: greedy, temperature, top-k and top-p."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ttc.errors import Problem, UsageError
+from ttc.runtime.request import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,12 @@ class Sampling:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0 or self.top_k == 1
+
+    def changed(self, settings: Settings) -> "Sampling":
+        """With what the settings say about sampling, which leaves out what nobody asked for."""
+        names = ("temperature", "top_k", "top_p", "seed")
+        given = {name: to for name, to in settings.items() if name in names and to is not None}
+        return replace(self, **cast(dict[str, Any], given))
 
     def check(self) -> None:
         """Raise UsageError that names every setting out of its range."""

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
+from ttc.errors import Problem, TtcError
 from ttc.hardware.descriptor import HOST_ONLY, cluster_descriptor
 from ttc.hardware.hardware import Mesh
 from ttc.verify.finding import MockFinding
@@ -40,6 +41,7 @@ sys.path[:] = sys.argv[2:]
 from ttc.verify.mock_child import serve
 serve(Connection(int(sys.argv[1])))
 """
+_LOG_LINES = 12  # shown of what a crashed process printed
 _START_SECONDS = 120  # the import takes 2 s, 10 s from a cold disk
 
 
@@ -51,7 +53,7 @@ class MockRefusal(Exception):
         super().__init__(str(finding))
 
 
-class MockCrash(Exception):
+class MockCrash(TtcError):
     """The process ended by a signal or ran out of time, which says nothing about the program.
 
     Calls known to crash a mock device: trace capture and replay, wait_for_event, sub-device
@@ -61,7 +63,17 @@ class MockCrash(Exception):
     def __init__(self, reason: str, log: str = "") -> None:
         self.reason = reason
         self.log = log
-        super().__init__(f"{reason}\n{log}".strip())
+        super().__init__(
+            Problem(
+                message=f"the mock mesh gave no verdict: {reason}",
+                details=tuple(log.strip().splitlines()[-_LOG_LINES:]),
+                help="ttnn crashed or hung, which says nothing about the program; run it again, "
+                "and report it if it happens again",
+            )
+        )
+
+    def __reduce__(self) -> tuple[type[TtcError], tuple[Any, ...]]:
+        return type(self), (self.reason, self.log)
 
 
 class MockJobError(Exception):
