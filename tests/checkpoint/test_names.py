@@ -36,7 +36,11 @@ def test_binds_every_weight(tiny_spec: ModelSpec, tiny_folder: Path) -> None:
     assert len(binding.tensors) == 3 + 2 * 9
     assert binding.ignored == ()
     assert binding.tensors["decoders.1.wk"] == BoundTensor(
-        name="model.layers.1.self_attn.k_proj.weight", shape=(32, 64), rows="halves", heads=2
+        name="model.layers.1.self_attn.k_proj.weight",
+        shape=(32, 64),
+        first=0,
+        rows="halves",
+        heads=2,
     )
     assert binding.tensors["decoders.0.wv"].heads == 0
 

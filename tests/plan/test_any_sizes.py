@@ -43,7 +43,7 @@ def plan(spec: ModelSpec, mesh: str, precision: str, batch: int) -> Plan:
     return compile_model(spec, load_mesh(mesh), profile, batch=batch, context=128).plan
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(
     dims=dims(),
     mesh=st.sampled_from(whole_mesh_names()),
