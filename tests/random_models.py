@@ -147,17 +147,20 @@ def open_session(
             with (Path(weights) / Path(weight.file).name).open("wb", buffering=0) as file:
                 write_weight(stored, source, Sink(file))
         with open_backend("emulate", compiled.mesh, rounding=rounding) as backend:
-            (part, *_) = backend.replicas(program.MESH_SHAPE)
-            loaded = load_weights(program, Path(weights), part)
+            parts = backend.replicas(program.MESH_SHAPE)
+            loaded = load_weights(program, Path(weights), parts[0])
             if not rounding:
                 _call_as_planned(loaded, plan)
-            replica = Replica(
-                program=program,
-                backend=part,
-                weights=loaded,
-                blocks=list(reversed(range(program.KV_BLOCKS))),
+            replicas = tuple(
+                Replica(
+                    program=program,
+                    backend=part,
+                    weights=loaded,
+                    blocks=list(reversed(range(program.KV_BLOCKS))),
+                )
+                for part in parts
             )
-            yield Session(program=program, replicas=(replica,))
+            yield Session(program=program, replicas=replicas)
 
 
 def _call_as_planned(weights: Any, plan: Plan) -> None:

@@ -96,7 +96,7 @@ def test_what_cannot_be(
 ) -> None:
     assert search(*asked) == 2
     captured = capsys.readouterr()
-    assert captured.out == ""
+    assert message in json.loads(captured.out)["error"]
     assert message in captured.err
 
 
