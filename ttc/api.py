@@ -16,6 +16,7 @@ from ttc.compiler import Compiled, compile_model, plan_spec
 from ttc.errors import PlanError, Problem, UsageError
 from ttc.hardware.hardware import Topology, load_mesh, shipped_mesh_names, with_wires
 from ttc.plan.limits import check_ring
+from ttc.plan.paging import Paging
 from ttc.plan.plan import Plan
 from ttc.progress import Progress, silent
 from ttc.runtime.artefact import (
@@ -60,6 +61,7 @@ class Target:
     prefill_chunk_tokens  tokens of one prefill; None: the spec's value for the mesh, or what fits
     tp                    chips that share one user; None: the spec's value, or the planner's choice
     topology, links       what collectives may use of the mesh's wires; None: all there are
+    paging                blocks of the KV caches; None: of 32 tokens, for every context
     """
 
     mesh: str = DEFAULT_MESH
@@ -70,6 +72,7 @@ class Target:
     tp: int | None = None
     topology: Topology | None = None
     links: int | None = None
+    paging: Paging | None = None
 
 
 def plan(spec: str | Path, target: Target | None = None) -> Plan:
@@ -83,6 +86,7 @@ def plan(spec: str | Path, target: Target | None = None) -> Plan:
         context=target.context,
         chunk=target.prefill_chunk_tokens,
         tp=target.tp,
+        paging=target.paging,
     )
     if target.topology == "ring":
         check_ring(chosen)
@@ -100,6 +104,8 @@ def compile(
     tp: int | None = None,
     topology: Topology | None = None,
     links: int | None = None,
+    page_block_size: int = 32,
+    max_blocks: int | None = None,
     out: str | Path | None = None,
     weights: str | None = None,
     no_weights: bool = False,
@@ -115,6 +121,8 @@ def compile(
     batch    users of one replica; a mesh has as many replicas as `tp` chips fit into it
     tp       chips that share one user; the spec's or the planner's choice if not given
     topology, links  what collectives may use of the mesh's wires; all there are if not given
+    page_block_size  tokens of a block of the KV caches: 32, 64, 128, ...
+    max_blocks  blocks that the users of a replica share; every user's whole context if not given
     out      the folder to write; build/SPEC-MESH-PRECISION if not given. It appears when it is
              complete; an artefact that is there is replaced then, anything else is refused
     weights  a Hugging Face folder or id, a .gguf file or package:NAME/FILE; the spec's own if not
@@ -138,6 +146,7 @@ def compile(
         context=context,
         chunk=prefill_chunk_tokens,
         tp=tp,
+        paging=Paging(block_tokens=page_block_size, max_blocks=max_blocks),
     )
     if topology == "ring":
         check_ring(compiled.plan)

@@ -9,6 +9,7 @@ from ttc.graph.passes import run_passes
 from ttc.hardware.hardware import Mesh
 from ttc.lower.calls import CallModule
 from ttc.lower.lower import lower_plan
+from ttc.plan.paging import Paging
 from ttc.plan.plan import Plan
 from ttc.plan.planner import plan_model
 from ttc.plan.text import fingerprint, plan_text
@@ -42,10 +43,21 @@ def plan_spec(
     context: int | None = None,
     chunk: int | None = None,
     tp: int | None = None,
+    paging: Paging | None = None,
 ) -> tuple[ModelGraph, Plan]:
     """The first half: what would be compiled. Raises PlanError where it does not fit."""
     graph = run_passes(build_graph(spec))
-    plan = plan_model(spec, graph, mesh, profile, batch=batch, context=context, chunk=chunk, tp=tp)
+    plan = plan_model(
+        spec,
+        graph,
+        mesh,
+        profile,
+        batch=batch,
+        context=context,
+        chunk=chunk,
+        tp=tp,
+        paging=paging,
+    )
     return graph, plan
 
 
@@ -58,12 +70,16 @@ def compile_model(
     context: int | None = None,
     chunk: int | None = None,
     tp: int | None = None,
+    paging: Paging | None = None,
 ) -> Compiled:
     """Run all stages. `batch` users, `context` tokens each, at most `chunk` tokens per prefill.
 
-    `tp` chips share one user where the planner should not choose.
+    `tp` chips share one user where the planner should not choose; `paging` cuts the KV caches into
+    blocks.
     """
-    graph, plan = plan_spec(spec, mesh, profile, batch=batch, context=context, chunk=chunk, tp=tp)
+    graph, plan = plan_spec(
+        spec, mesh, profile, batch=batch, context=context, chunk=chunk, tp=tp, paging=paging
+    )
     plan_yaml = plan_text(plan)
     identity = fingerprint(plan_yaml)
     calls = lower_plan(plan, mesh.chip, identity)

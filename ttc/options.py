@@ -57,6 +57,16 @@ Links = Annotated[
     int | None,
     typer.Option("--links", help="Ethernet links of a collective. [default: all there are]"),
 ]
+PageBlockSize = Annotated[
+    int, typer.Option("--page-block-size", help="Tokens of a block of the KV caches: 32, 64, ...")
+]
+MaxBlocks = Annotated[
+    int | None,
+    typer.Option(
+        "--max-blocks",
+        help="Blocks that the users of a replica share. [default: every user's whole context]",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

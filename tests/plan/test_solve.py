@@ -7,8 +7,8 @@ import pytest
 from ttc.compiler import plan_spec
 from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
+from ttc.plan.placement import TILE
 from ttc.plan.plan import Plan
-from ttc.plan.setting import KV_BLOCK_TOKENS
 from ttc.plan.solve import MAX_BATCH, buckets, needed_bucket
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
@@ -52,7 +52,7 @@ def test_what_would_fit_is_the_most_that_fits() -> None:
     planned = plan(batch=8, context=4096)
     largest = planned.largest
     assert plan(batch=8, context=largest.context).memory.fits
-    refusal(8, largest.context + KV_BLOCK_TOKENS)
+    refusal(8, largest.context + TILE)
     assert plan(batch=largest.batch, context=4096).memory.fits
     refusal(largest.batch + 1, 4096)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ttc.compiler import plan_spec
 from ttc.errors import PlanError
 from ttc.hardware.hardware import Mesh, load_mesh
+from ttc.plan.placement import TILE
 from ttc.plan.plan import Plan
-from ttc.plan.setting import KV_BLOCK_TOKENS
 from ttc.plan.solve import MAX_BATCH
 from ttc.spec.model import Dims, ModelSpec, load_model
 from ttc.spec.precision import load_profile
@@ -63,10 +63,10 @@ few = settings(max_examples=15, deadline=None, derandomize=True)
 @few
 @given(models(), st.integers(1, MAX_BATCH - 1), st.integers(1, 63))
 def test_memory_grows_with_users_and_with_tokens(spec: ModelSpec, batch: int, blocks: int) -> None:
-    mesh, context = load_mesh("P150"), blocks * KV_BLOCK_TOKENS
+    mesh, context = load_mesh("P150"), blocks * TILE
     plan = planned(spec, mesh, batch, context)
     users = planned(spec, mesh, batch + 1, context)
-    tokens = planned(spec, mesh, batch, context + KV_BLOCK_TOKENS)
+    tokens = planned(spec, mesh, batch, context + TILE)
     if plan is None or users is None or tokens is None:
         return
     for more in (users, tokens):
@@ -79,7 +79,7 @@ def test_memory_grows_with_users_and_with_tokens(spec: ModelSpec, batch: int, bl
 def test_what_fits_is_the_most_that_fits(
     spec: ModelSpec, mesh: Mesh, batch: int, blocks: int
 ) -> None:
-    context = blocks * KV_BLOCK_TOKENS
+    context = blocks * TILE
     plan = planned(spec, mesh, batch, context)
     if plan is None:
         return
@@ -90,6 +90,6 @@ def test_what_fits_is_the_most_that_fits(
     assert planned(spec, mesh, batch, largest.context) is not None
     assert planned(spec, mesh, largest.batch, context) is not None
     if largest.context < LIMIT_TOKENS:
-        assert planned(spec, mesh, batch, largest.context + KV_BLOCK_TOKENS) is None
+        assert planned(spec, mesh, batch, largest.context + TILE) is None
     if largest.batch < MAX_BATCH:
         assert planned(spec, mesh, largest.batch + 1, context) is None

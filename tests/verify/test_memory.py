@@ -8,7 +8,7 @@ import pytest
 from ttc.compiler import Compiled, compile_model
 from ttc.hardware.hardware import Mesh, load_mesh
 from ttc.plan.operations import decode_operations
-from ttc.plan.setting import KV_BLOCK_TOKENS
+from ttc.plan.placement import TILE
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
 from ttc.verify.mock_mesh import MockHost
@@ -75,7 +75,7 @@ def test_the_largest_context_allocates_and_one_block_more_does_not(
     # Twice the memory, so that the planner lets through what does not fit on the true board.
     chip = replace(board.chip, dram_bank_bytes=2 * board.chip.dram_bank_bytes)
     roomy = replace(board, chip=chip)
-    for context, fits in ((largest, True), (largest + KV_BLOCK_TOKENS, False)):
+    for context, fits in ((largest, True), (largest + TILE, False)):
         built = compiled(spec, roomy, precision, batch=batch, context=context, chunk=1024)
         kinds = {finding.kind for finding in report(mock_host, tmp_path, built, board).findings}
         assert kinds == (set() if fits else {"out of memory"})

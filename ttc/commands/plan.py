@@ -21,13 +21,16 @@ from ttc.options import (
     DecoderConfig,
     Json,
     Links,
+    MaxBlocks,
     MeshOption,
     Optimizations,
+    PageBlockSize,
     Precision,
     TensorParallel,
     Wires,
 )
 from ttc.plan.estimate import estimate
+from ttc.plan.paging import Paging
 from ttc.screen import (
     estimate_record,
     estimate_table,
@@ -55,6 +58,8 @@ def plan(
     tp: TensorParallel = None,
     topology: Wires = None,
     links: Links = None,
+    page_block_size: PageBlockSize = 32,
+    max_blocks: MaxBlocks = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every mesh and profile, and every spec if none is named.")
     ] = False,
@@ -94,6 +99,7 @@ def plan(
         tp=tp,
         topology=topology,
         links=links,
+        paging=Paging(block_tokens=page_block_size, max_blocks=max_blocks),
     )
     chosen = api.plan(spec, target)
     for line in plan_lines(chosen):

@@ -157,7 +157,8 @@ def _decode(plan: Plan, constants: Constants) -> Function:
             f"positions       int32 [{plan.slots}], the tokens' positions; -1 for no user",
             f"rope_positions  uint32 [1, {plan.rope_positions}], the positions to rotate by",
             f"page_table      int32 [{plan.slots}, {plan.context // plan.kv_cache.block_tokens}],"
-            " the cache blocks of each user",
+            " the cache blocks of each user;",
+            f"                {plan.kv_cache.blocks - 1}, the last one, where the user has none",
             "caches          (k, v) of each layer, written in place",
             f"->              {describe(plan.head.logits)}; the caller frees it",
         ),

@@ -20,7 +20,9 @@ def check_plan(plan: Plan) -> None:
     assert layers == list(range(len(plan.kv_cache.tensor))), "each layer has one decoder"
     stored = {weight.full_name for weight in plan.weights}
     assert len(stored) == len(plan.weights), "each weight is stored once"
-    assert plan.kv_cache.blocks * plan.kv_cache.block_tokens == plan.slots * plan.context
+    shared_tokens = (plan.kv_cache.blocks - 1) * plan.kv_cache.block_tokens
+    assert shared_tokens >= plan.context, "one user at least may have a whole context"
+    assert plan.context % plan.kv_cache.block_tokens == 0, "page tables list whole blocks"
 
 
 def _check_op(op: PlannedOp, plan: Plan) -> None:

@@ -2,14 +2,37 @@
 
 from ttc.errors import PlanError, Problem
 from ttc.hardware.hardware import Mesh
+from ttc.plan.paging import Paging
 from ttc.plan.placement import TILE
 from ttc.plan.plan import Largest, Plan
-from ttc.plan.setting import KV_BLOCK_TOKENS
 from ttc.plan.solve import MAX_BATCH, Sizing
 from ttc.spec.model import ModelSpec
 
 
-def check_request(spec: ModelSpec, mesh: Mesh, *, batch: int, context: int) -> None:
+def check_paging(paging: Paging) -> None:
+    """Refuse blocks that no cache could have. Raises PlanError."""
+    problems: list[Problem] = []
+    if not paging.legal:
+        below = 1 << (max(TILE, paging.block_tokens).bit_length() - 1)
+        problems.append(
+            Problem(
+                message=f"a cache block of {paging.block_tokens} tokens cannot be planned",
+                note=f"a block holds a power of two of tokens, {TILE} or more",
+                help=f"use --page-block-size {below}",
+            )
+        )
+    if paging.max_blocks is not None and paging.max_blocks < 1:
+        problems.append(
+            Problem(
+                message=f"{paging.max_blocks} cache blocks cannot be planned",
+                help="use --max-blocks 1024, or leave it out for every user's whole context",
+            )
+        )
+    if problems:
+        raise PlanError(problems)
+
+
+def check_request(spec: ModelSpec, mesh: Mesh, *, batch: int, context: int, paging: Paging) -> None:
     """Refuse a batch or context that no memory could hold. Raises PlanError."""
     problems: list[Problem] = []
     if not 1 <= batch <= MAX_BATCH:
@@ -20,23 +43,33 @@ def check_request(spec: ModelSpec, mesh: Mesh, *, batch: int, context: int) -> N
                 help=f"use --batch {min(max(batch, 1), MAX_BATCH)}",
             )
         )
-    limit = spec.max_context_tokens
+    limit, block = spec.max_context_tokens, paging.block_tokens
     if context < 1 or context > limit:
         problems.append(
             Problem(
                 message=f"a context of {context} tokens is out of range",
                 at=spec.source_of("max_context_tokens"),
                 note=f"the model was trained for 1 to {limit} tokens",
-                help=f"use --context {min(max(context, KV_BLOCK_TOKENS), limit)}",
+                help=f"use --context {min(max(context, block), limit)}",
             )
         )
-    elif context % KV_BLOCK_TOKENS:
-        rounded = min(limit, -(-context // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS)
+    elif context % block:
+        rounded = min(limit // block * block, -(-context // block) * block)
         problems.append(
             Problem(
                 message=f"a context of {context} tokens is not a whole number of cache blocks",
-                note=f"a block holds {KV_BLOCK_TOKENS} tokens",
-                help=f"use --context {rounded}",
+                note=f"a block holds {block} tokens",
+                help=f"use --context {rounded}" if rounded else "use smaller blocks",
+            )
+        )
+    elif paging.max_blocks is not None and paging.max_blocks * block < context:
+        held = paging.max_blocks * block
+        problems.append(
+            Problem(
+                message=f"{paging.max_blocks} cache blocks hold {held} tokens, less than the "
+                f"context of {context}",
+                note="one user at least must have room for a whole context",
+                help=f"use --max-blocks {context // block}, or --context {held}",
             )
         )
     if problems:

@@ -25,7 +25,7 @@ from ttc.plan.placement import (
     tiles,
 )
 from ttc.plan.plan import HeadPlan, KvCachePlan, MemoryPlan, PhasePlan, WeightPlan
-from ttc.plan.setting import KV_BLOCK_TOKENS, Setting
+from ttc.plan.setting import Setting
 
 # ttnn rounds the part of a trace region that lies in one bank up to this many bytes.
 TRACE_ALIGNMENT = 8192
@@ -178,7 +178,7 @@ def trace_region_bytes(decode: PhasePlan, head: HeadPlan, chip: Chip) -> int:
 
 def input_bytes(setting: Setting, decode: PhasePlan) -> int:
     """What stays on the device between steps: tokens, positions, rows of tables, page table."""
-    blocks = setting.context // KV_BLOCK_TOKENS
+    blocks = setting.paging.per_user(setting.context)
     tensors = (
         _row_major((1, 1, 1, TILE), "uint32"),
         _row_major((1, 1, 1, setting.slots), "int32"),

@@ -426,7 +426,10 @@ class MemoryPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvCachePlan:
-    """The one KV layout that prefill writes and decode reads: paged, one pair per layer."""
+    """The one KV layout that prefill writes and decode reads: paged, one pair per layer.
+
+    Users share all `blocks` but the last, which belongs to nobody (see `Paging.blocks`).
+    """
 
     block_tokens: int
     blocks: int

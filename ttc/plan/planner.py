@@ -11,9 +11,10 @@ from ttc.hardware.hardware import Mesh, load_mesh, mesh_names
 from ttc.plan.check import check_plan
 from ttc.plan.collectives import gather, semaphores, sum_buffers
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
-from ttc.plan.limits import check_request, check_sizes, refuse, ways_out
+from ttc.plan.limits import check_paging, check_request, check_sizes, refuse, ways_out
 from ttc.plan.memory import add_up, plan_memory, rope_positions
 from ttc.plan.operations import operations_of, results_of
+from ttc.plan.paging import Paging
 from ttc.plan.placement import DRAM, TILE, DType, TensorPlan
 from ttc.plan.plan import (
     Choice,
@@ -31,7 +32,7 @@ from ttc.plan.plan import (
 )
 from ttc.plan.prefill import PrefillStep, plan_prefill_ops, plan_prefill_positions
 from ttc.plan.rotation import no_rotation, rotation_refused
-from ttc.plan.setting import KV_BLOCK_TOKENS, Setting, make_setting
+from ttc.plan.setting import Setting, make_setting
 from ttc.plan.solve import (
     SMALLEST_BUCKET_TOKENS,
     BatchPlan,
@@ -59,16 +60,27 @@ def plan_model(
     context: int | None = None,
     chunk: int | None = None,
     tp: int | None = None,
+    paging: Paging | None = None,
 ) -> Plan:
     """Choose everything for one model on one mesh.
 
     `batch` users of up to `context` tokens each (None: as many as a conversation needs and fit);
     `chunk` caps the tokens of one prefill (None: the spec's value for the mesh, else what fits);
-    `tp` chips of the mesh work on one user (None: the spec's value, else the longer axis).
+    `tp` chips of the mesh work on one user (None: the spec's value, else the longer axis);
+    `paging` cuts the KV caches into blocks (None: of 32 tokens, enough for all users' contexts).
     Raises PlanError with the numbers, and what would fit, where the model cannot be planned.
     """
-    request = Request(spec=spec, graph=graph, profile=profile, batch=batch, chunk=chunk, tp=tp)
-    wanted = min(DEFAULT_CONTEXT_TOKENS, spec.max_context_tokens) if context is None else context
+    request = Request(
+        spec=spec,
+        graph=graph,
+        profile=profile,
+        batch=batch,
+        chunk=chunk,
+        tp=tp,
+        paging=paging or Paging(),
+    )
+    check_paging(request.paging)
+    wanted = default_context(request) if context is None else context
     plan, sizing = _plan(request, mesh, wanted)
     if context is None and not plan.memory.fits_dram:
         less = sizing.largest_context(batch)
@@ -91,6 +103,16 @@ class Request:
     batch: int
     chunk: int | None
     tp: int | None
+    paging: Paging
+
+
+def default_context(request: Request) -> int:
+    """Tokens of each user when nobody says: a conversation, as far as model and blocks allow."""
+    paging = request.paging
+    wanted = min(DEFAULT_CONTEXT_TOKENS, request.spec.max_context_tokens)
+    if paging.max_blocks is not None:
+        wanted = min(wanted, paging.max_blocks * paging.block_tokens)
+    return max(1, paging.per_user(wanted)) * paging.block_tokens
 
 
 def _smallest_mesh(request: Request, refused: Mesh, plan: Plan, context: int) -> str:
@@ -125,7 +147,7 @@ class _Chosen:
 
 def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
     spec, batch, named = request.spec, request.batch, request.spec.tensor_parallel
-    check_request(spec, mesh, batch=batch, context=context)
+    check_request(spec, mesh, batch=batch, context=context, paging=request.paging)
     check_sizes(spec, mesh)
     setting = make_setting(
         spec,
@@ -134,6 +156,7 @@ def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
         request.profile,
         batch=batch,
         context=context,
+        paging=request.paging,
         tp=request.tp or named.get(mesh.name) or named.get(mesh.name.split(":")[0]),
     )
     setting = replace(setting, buffers=sum_buffers(setting))
@@ -408,12 +431,12 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
 
 
 def _plan_kv_cache(setting: Setting, rope_form: RopeForm) -> KvCachePlan:
-    dims = setting.dims
-    blocks = setting.slots * setting.context // KV_BLOCK_TOKENS
-    shape = (blocks, dims.kv_heads, KV_BLOCK_TOKENS, dims.head_dim)
+    dims, paging = setting.dims, setting.paging
+    blocks = paging.blocks(setting.slots, setting.context)
+    shape = (blocks, dims.kv_heads, paging.block_tokens, dims.head_dim)
     dtypes: list[DType] = [p.dtype("kv_cache", "decode") for p in setting.decoders]
     return KvCachePlan(
-        block_tokens=KV_BLOCK_TOKENS,
+        block_tokens=paging.block_tokens,
         blocks=blocks,
         dtypes=tuple(dtypes),
         tensor=tuple(TensorPlan(shape=shape, dtype=dtype, placement=DRAM) for dtype in dtypes),

@@ -12,6 +12,7 @@ from ttc.graph.shapes import Shape
 from ttc.hardware.hardware import Chip, Mesh
 from ttc.plan.degree import choose_division
 from ttc.plan.heads import HeadBytes, choose_heads
+from ttc.plan.paging import Paging
 from ttc.plan.parallel import Parallel, Residual
 from ttc.plan.placement import (
     TILE,
@@ -28,8 +29,6 @@ from ttc.spec.model import Dims, ModelSpec
 from ttc.spec.precision import EffectivePrecision, PrecisionProfile, effective
 
 Phase = Literal["decode", "prefill"]
-
-KV_BLOCK_TOKENS = 32
 
 # Cores that share a decode step's residual stream. More cores shorten norms and sums, fewer keep
 # the matmul's K slices wide; 32 is the middle that tt-transformers settled on (find_grid).
@@ -86,6 +85,7 @@ class Setting:
     batch: int
     slots: int
     context: int
+    paging: Paging
     weight_shapes: Mapping[str, Shape]
     weight_groups: Mapping[str, str]
     decoders: tuple[EffectivePrecision, ...]
@@ -159,6 +159,7 @@ def make_setting(
     *,
     batch: int,
     context: int,
+    paging: Paging,
     tp: int | None = None,
 ) -> Setting:
     """Put the inputs of planning together: sizes on each rank, and how many ranks there are.
@@ -216,6 +217,7 @@ def make_setting(
         batch=batch,
         slots=slots,
         context=context,
+        paging=paging,
         weight_shapes=shapes,
         weight_groups=groups,
         decoders=decoders,

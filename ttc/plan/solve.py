@@ -18,7 +18,7 @@ from ttc.plan.memory import (
 )
 from ttc.plan.placement import TILE
 from ttc.plan.plan import Choice, HeadPlan, KvCachePlan, Largest, PhasePlan, WeightPlan
-from ttc.plan.setting import KV_BLOCK_TOKENS, Setting, user_slots
+from ttc.plan.setting import Setting, user_slots
 
 MAX_BATCH = TILE  # one tile row holds the users of a decode step
 
@@ -72,13 +72,17 @@ class Sizing:
             context=self.largest_context(batch),
             batch=_last(lambda users: self.fits(users, context), MAX_BATCH),
             prefill_bucket=self.largest_bucket(),
-            max_tokens_all_users=self.largest_blocks() * KV_BLOCK_TOKENS,
+            max_tokens_all_users=self.largest_blocks() * self.setting.paging.block_tokens,
         )
 
     def largest_context(self, batch: int) -> int:
         """Tokens of each of `batch` users, whole blocks; 0 if not one block fits."""
-        limit = self.setting.spec.max_context_tokens // KV_BLOCK_TOKENS
-        return KV_BLOCK_TOKENS * _last(lambda n: self.fits(batch, n * KV_BLOCK_TOKENS), limit)
+        paging = self.setting.paging
+        limit = paging.per_user(self.setting.spec.max_context_tokens)
+        if paging.max_blocks is not None:
+            limit = min(limit, paging.max_blocks)
+        block = paging.block_tokens
+        return block * _last(lambda n: self.fits(batch, n * block), limit)
 
     def largest_bucket(self) -> int:
         """Tokens of the longest prefill that fits beside the planned users, at most a context."""
@@ -92,17 +96,17 @@ class Sizing:
 
     def largest_blocks(self) -> int:
         """Blocks of a cache that the planned users share."""
-        setting = self.setting
+        setting, paging = self.setting, self.setting.paging
         planned = self.of_batch(setting.batch)
         free = self.limit - self._beside_kv(
             setting.batch, setting.context, needed_bucket(setting.context)
         )
 
         def fits(blocks: int) -> bool:
-            one = replace(setting, batch=1, slots=1, context=blocks * KV_BLOCK_TOKENS)
-            return kv_bytes(planned.kv_cache(one), setting.chip) <= free
+            shared = replace(setting, paging=replace(paging, max_blocks=blocks))
+            return kv_bytes(planned.kv_cache(shared), setting.chip) <= free
 
-        return _last(fits, max(0, free) // (KV_BLOCK_TOKENS * setting.dims.layers))
+        return _last(fits, max(0, free) // (paging.block_tokens * setting.dims.layers))
 
     def _beside_kv(self, batch: int, context: int, bucket: int) -> int:
         chip, planned = self.setting.chip, self.of_batch(batch)
