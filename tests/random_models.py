@@ -156,7 +156,7 @@ def open_session(
                     program=program,
                     backend=part,
                     weights=loaded,
-                    blocks=list(reversed(range(program.KV_BLOCKS))),
+                    blocks=list(reversed(range(program.KV_BLOCKS - 1))),
                 )
                 for part in parts
             )

@@ -33,6 +33,7 @@ from ttc.runtime.artefact import (
     write_manifest,
 )
 from ttc.runtime.backends import choose_backend
+from ttc.runtime.request import Serving
 from ttc.spec import library
 from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.precision import PrecisionProfile, load_profile
@@ -203,6 +204,10 @@ def load(
     simulator: bool = False,
     emulator_device: str = "cpu",
     verify_weights: bool = False,
+    batch: int | None = None,
+    context: int | None = None,
+    max_blocks: int | None = None,
+    prefix_reuse: bool = True,
 ) -> "Model":
     """A compiled model, ready to be asked. Close it, or use it as a context manager.
 
@@ -211,6 +216,10 @@ def load(
     simulator  a simulated device is set up; auto then takes it
     emulator_device  where torch emulates: cpu, cuda or cuda:N
     verify_weights  compare every byte of the weights with its checksum first
+    batch, context, max_blocks, prefix_reuse  use less than the program was compiled for, see
+                                              `ttc.runtime.request.Serving`
+
+    Raises ArtefactError, and UsageError for what the machine or the program does not have.
     """
     found = opened(artefact, mesh=mesh, verify_weights=verify_weights)
     name, why = choose_backend(backend, simulator=simulator)
@@ -218,7 +227,10 @@ def load(
         logging.getLogger(__name__).warning("running on the backend '%s': %s", name, why)
     from ttc.runtime.model import Model
 
-    return Model(found, name, emulator_device=emulator_device)
+    serving = Serving(
+        batch=batch, context=context, max_blocks=max_blocks, prefix_reuse=prefix_reuse
+    )
+    return Model(found, name, emulator_device=emulator_device, serving=serving)
 
 
 def opened(

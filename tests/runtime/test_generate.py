@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from ttc.errors import UsageError
-from ttc.runtime.generate import Generation, Limits
+from ttc.runtime.engine import Engine, Request
+from ttc.runtime.generate import Generation
+from ttc.runtime.request import Limits
 from ttc.runtime.sampling import Sampling
 from ttc.runtime.session import Session
 
@@ -21,13 +23,12 @@ class Letters:
 
 
 def generation(session: Session, prompts: list[list[int]], **settings: Any) -> Generation:
+    engine = Engine(session, Letters(), eos_ids=settings.pop("eos_ids", ()))
+    sampling = settings.pop("sampling", Sampling())
+    limits = Limits(**settings)
     return Generation(
-        session,
-        Letters(),
-        prompts,
-        eos_ids=settings.pop("eos_ids", ()),
-        sampling=settings.pop("sampling", Sampling()),
-        limits=Limits(**settings),
+        engine,
+        [Request(token_ids=prompt, sampling=sampling, limits=limits) for prompt in prompts],
     )
 
 
@@ -43,8 +44,9 @@ def test_pieces_come_one_token_at_a_time(session: Session) -> None:
 
 def test_only_the_start_is_written_from_the_host(session: Session) -> None:
     list(generation(session, [[1]], max_new_tokens=5))
-    tokens, positions, rope_positions = 1, 1, 1
-    assert len(session.replicas[0].backend.ttnn.writes) == tokens + positions + rope_positions
+    page_table, tokens, positions, rope_positions = 1, 1, 1, 1
+    writes = len(session.replicas[0].backend.ttnn.writes)
+    assert writes == page_table + tokens + positions + rope_positions
 
 
 @pytest.mark.parametrize("eos_ids", [(8,), (20, 8)])
@@ -81,7 +83,7 @@ def test_users_end_on_their_own(session: Session) -> None:
     assert [output.text for output in run.outputs] == ["bcei", "cei", "dgmbcei"]
     assert [output.finish_reason for output in run.outputs] == ["eos", "eos", "length"]
     for user, output in enumerate(run.outputs):
-        assert "".join(piece.text for piece in pieces if piece.user == user) == output.text
+        assert "".join(piece.text for piece in pieces if piece.request == user) == output.text
     assert session.replicas[0].backend.ttnn.decoded[-1] == [-1, -1, 6]
 
 

@@ -1,10 +1,14 @@
-"""Sampling: the set of tokens that can be drawn, reproducibility, and settings out of range."""
+"""Sampling: which tokens can be drawn, how often, penalties, and settings out of range."""
+
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false, reportUnknownVariableType=false
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from ttc.errors import UsageError
-from ttc.runtime.sampling import Sampling, sample
+from ttc.runtime.sampling import Sampler, Sampling, logprob, sample
 
 pytestmark = pytest.mark.fast
 
@@ -38,11 +42,60 @@ def test_only_kept_tokens_are_drawn(how: Sampling, expected: set[int]) -> None:
     assert drawn(how) == expected
 
 
-def test_frequencies_follow_the_probabilities() -> None:
-    how = Sampling(temperature=1.0, seed=3)
-    generator = how.generator()
-    counts = np.bincount([sample(LOGITS, how, generator) for _ in range(4000)], minlength=4)
-    np.testing.assert_allclose(counts / 4000, np.exp(LOGITS), atol=0.03)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_follow_the_probabilities(temperature: float) -> None:
+    sampler = Sampler(Sampling(temperature=temperature, seed=3), [1])
+    counts = np.bincount([sampler.draw(LOGITS) for _ in range(4000)], minlength=4)
+    weights = np.exp(LOGITS.astype(np.float64) / temperature)
+    assert chisquare(counts, 4000 * weights / weights.sum()).pvalue > 0.01
+
+
+def test_frequencies_of_what_top_p_keeps() -> None:
+    sampler = Sampler(Sampling(temperature=1.0, top_p=0.9, seed=3), [1])
+    counts = np.bincount([sampler.draw(LOGITS) for _ in range(4000)], minlength=4)
+    assert chisquare(counts[1:], 4000 * np.array([0.5, 0.15, 0.3]) / 0.95).pvalue > 0.01
+    assert counts[0] == 0
+
+
+def test_the_smallest_temperature() -> None:
+    assert drawn(Sampling(temperature=5e-324, seed=0)) == {1}
+
+
+def penalised(answer: list[int], **settings: Any) -> list[float]:
+    """The logits 2, -1, 0, 1 after a prompt of token 3 and an answer."""
+    sampler = Sampler(Sampling(**settings), [3])
+    for token in answer:
+        sampler.tell(token)
+    logits = np.array([2, -1, 0, 1], dtype=np.float32)
+    result = sampler.penalised(logits).tolist()
+    assert logits.tolist() == [2, -1, 0, 1], "the model's own logits stay"
+    return result
+
+
+def test_repetition_counts_prompt_and_answer() -> None:
+    assert penalised([0, 1, 1], repetition_penalty=2.0) == [1, -2, 0, 0.5]
+
+
+def test_presence_and_frequency_count_the_answer() -> None:
+    assert penalised([0, 1, 1], presence_penalty=0.5) == [1.5, -1.5, 0, 1]
+    assert penalised([0, 1, 1], frequency_penalty=0.5) == [1.5, -2, 0, 1]
+    assert penalised([0], presence_penalty=-1.0, frequency_penalty=0.25) == [2.75, -1, 0, 1]
+
+
+def test_penalties_change_the_greedy_choice() -> None:
+    sampler = Sampler(Sampling(frequency_penalty=2.0), [0])
+    assert not sampler.likeliest
+    seen: list[int] = []
+    for _ in range(4):
+        seen.append(sampler.draw(LOGITS))
+        sampler.tell(seen[-1])
+    assert seen == [1, 3, 2, 1]
+    assert Sampler(Sampling(), [0]).likeliest
+
+
+def test_log_probabilities() -> None:
+    assert logprob(LOGITS, 3) == pytest.approx(np.log(0.3), abs=1e-6)
+    assert logprob(LOGITS + np.float32(500), 3) == pytest.approx(np.log(0.3), abs=1e-3)
 
 
 def test_a_seed_repeats_and_another_differs() -> None:
@@ -72,7 +125,15 @@ def test_nan_logits_are_our_bug() -> None:
         (Sampling(top_p=0.0), "top_p is 0.0"),
         (Sampling(top_p=1.5), "top_p is 1.5"),
         (Sampling(top_p=float("nan")), "top_p is nan"),
+        (Sampling(top_p=-0.1), "top_p is -0.1"),
         (Sampling(seed=-1), "seed is -1"),
+        (Sampling(top_k=True), "top_k is True"),
+        (Sampling(temperature="warm"), "temperature is 'warm'"),  # pyright: ignore
+        (Sampling(top_k=1.5), "top_k is 1.5"),  # pyright: ignore
+        (Sampling(repetition_penalty=0.0), "repetition_penalty is 0.0, expected a number above 0"),
+        (Sampling(repetition_penalty=float("inf")), "repetition_penalty is inf"),
+        (Sampling(presence_penalty=2.1), "presence_penalty is 2.1, expected a number from -2.0"),
+        (Sampling(frequency_penalty=float("nan")), "frequency_penalty is nan"),
     ],
 )
 def test_settings_out_of_range(how: Sampling, words: str) -> None:

@@ -68,7 +68,7 @@ def test_a_released_user_is_idle(session: Session) -> None:
     assert session.replicas[0].backend.ttnn.decoded == [[-1, 1, -1]]
 
 
-@pytest.mark.parametrize("blocks", [list(range(9, -1, -1)), [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]])
+@pytest.mark.parametrize("blocks", [list(range(8, -1, -1)), [3, 1, 4, 0, 5, 2, 6, 8, 7]])
 def test_any_order_of_blocks(
     make_session: Callable[..., Session], session: Session, blocks: list[int]
 ) -> None:
@@ -79,7 +79,7 @@ def test_any_order_of_blocks(
         np.testing.assert_array_equal(other.decode([1, 2, 3]), session.decode([1, 2, 3]))
 
 
-@pytest.mark.parametrize("blocks", [[0, 0, 1, 2, 3, 4, 5, 6, 7], list(range(2, 11)), [0, 1]])
+@pytest.mark.parametrize("blocks", [[0, 0, 1, 2, 3, 4, 5, 6, 7], list(range(1, 10)), []])
 def test_an_order_of_blocks_that_cannot_be(
     make_session: Callable[..., Session], blocks: list[int]
 ) -> None:

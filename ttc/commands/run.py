@@ -167,7 +167,6 @@ def _generate(
         for piece in run:
             if len(batch) == 1:
                 screen.stream(piece.text)
-        assert run.timing is not None, "a run that is over has its times"
         for prompt, output in zip(batch, run.outputs, strict=True):
             screen.say("" if len(batch) == 1 else f"> {prompt.text}\n{output.text}\n")
             records.append(

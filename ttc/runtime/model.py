@@ -12,10 +12,11 @@ from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
 from ttc.runtime.artefact import Artefact
 from ttc.runtime.backends import BackendName, open_backend
-from ttc.runtime.generate import Generation
+from ttc.runtime.engine import Engine, Piece, Request
+from ttc.runtime.generate import Generation, check_idle
 from ttc.runtime.program import load_program
 from ttc.runtime.replica import Logits
-from ttc.runtime.request import Limits, Message, Prompt, Settings
+from ttc.runtime.request import Limits, Message, Prompt, Serving, Settings, check_settings
 from ttc.runtime.sampling import Sampling
 from ttc.runtime.session import open_session
 from ttc.runtime.tokens import Tokenizer, load_tokenizer
@@ -25,9 +26,15 @@ class Model:
     """A program with its weights on an open device. Close it, or use it as a context manager."""
 
     def __init__(
-        self, artefact: Artefact, backend: BackendName, *, emulator_device: str = "cpu"
+        self,
+        artefact: Artefact,
+        backend: BackendName,
+        *,
+        emulator_device: str = "cpu",
+        serving: Serving | None = None,
     ) -> None:
         manifest = artefact.manifest
+        self._serving = serving or Serving()
         self.artefact = artefact
         self.backend: BackendName = backend
         self._open = ExitStack()
@@ -42,7 +49,20 @@ class Model:
         with ExitStack() as on_failure:
             on_failure.push(self._open)
             program = load_program(artefact.program, opened.ttnn)
-            self.session = open_session(program, artefact.folder / "weights", opened)
+            self.session = open_session(
+                program,
+                artefact.folder / "weights",
+                opened,
+                max_blocks=self._serving.max_blocks,
+                prefix_reuse=self._serving.prefix_reuse,
+            )
+            self.engine = Engine(
+                self.session,
+                _Texts(self),
+                eos_ids=manifest.eos_ids,
+                batch=self._serving.batch,
+                context=self._serving.context,
+            )
             on_failure.pop_all()
 
     def __enter__(self) -> Self:
@@ -62,8 +82,8 @@ class Model:
 
     @property
     def batch(self) -> int:
-        """How many users the program serves at once."""
-        return self.session.batch
+        """How many users are served at once."""
+        return self.engine.batch
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -84,27 +104,53 @@ class Model:
         self, prompts: Sequence[str | Prompt], **settings: Unpack[Settings]
     ) -> Generation:
         """A run for one prompt per user: iterate for the pieces, then read outputs and timing."""
-        token_ids = [self.encode(prompt) for prompt in prompts]
-        for ids in token_ids:
-            self.session.check_prompt(ids)
-        return Generation(
-            self.session,
-            self.tokenizer,
-            token_ids,
-            eos_ids=self.artefact.manifest.eos_ids,
+        return Generation(self.engine, [self.request(each, settings) for each in prompts])
+
+    def add(self, prompt: str | Prompt | Sequence[int], **settings: Unpack[Settings]) -> int:
+        """Queue a prompt, text or token ids; the number by which pieces name it.
+
+        It starts in a later `step`, as soon as a slot and cache blocks for its prompt and
+        max_new_tokens are free. UsageError for settings out of range, for token ids out of the
+        vocabulary, and for prompts that are empty or too long; other requests are not affected.
+        """
+        return self.engine.add(self.request(prompt, settings))
+
+    def step(self) -> list[Piece]:
+        """One more token for every request that runs, and the first one for those that can start.
+
+        Nothing while nobody is there. A request is over with a piece that has a finish_reason.
+        """
+        return self.engine.step()
+
+    def cancel(self, number: int) -> None:
+        """End a request that waits or runs, and free its slot and blocks; fine if it is over."""
+        self.engine.cancel(number)
+
+    def request(self, prompt: str | Prompt | Sequence[int], settings: Settings) -> Request:
+        """What the engine is asked. UsageError for a setting that does not exist."""
+        check_settings(settings)
+        text = isinstance(prompt, str | Prompt)
+        return Request(
+            token_ids=self.encode(prompt) if text else tuple(prompt),
             sampling=self.sampling(settings),
             limits=Limits.of(settings),
+            logprobs=settings.get("logprobs", False),
         )
 
     def prefill(self, token_ids: Sequence[int] | Sequence[Sequence[int]]) -> Logits:
-        """Read a prompt, or one per user; float32 logits [users, vocab] of the token after each."""
+        """Read a prompt, or one per user; float32 logits [users, vocab] of the token after each.
+
+        Forgets all users and prompts before. UsageError while requests are served.
+        """
+        check_idle(self.engine)
         first = token_ids[0] if token_ids else None
         if first is None or isinstance(first, int):
             return self.session.prefill([cast(Sequence[int], token_ids)])
         return self.session.prefill(cast(Sequence[Sequence[int]], token_ids))
 
     def decode(self, tokens: Sequence[int]) -> Logits:
-        """Append one token per user; float32 logits [users, vocab] of the token after it."""
+        """Append one token per user of the last `prefill`; float32 logits [users, vocab]."""
+        check_idle(self.engine)
         for token in tokens:
             self.session.check_prompt([token])
         return self.session.decode(tokens)
@@ -130,6 +176,16 @@ class Model:
         return default_sampling(self.artefact.folder).changed(settings)
 
 
+class _Texts:
+    """The texts of a model's tokens. Its tokenizer is loaded when the first one is wanted."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._model.tokenizer.decode(ids)
+
+
 def default_sampling(folder: Path) -> Sampling:
     """What generation_config.json asks for; greedy unless it asks for sampling."""
     path = folder / "generation_config.json"
@@ -141,6 +197,7 @@ def default_sampling(folder: Path) -> Sampling:
         temperature=float(config.get("temperature", 1.0)),
         top_k=int(config.get("top_k", 50) or 0),
         top_p=float(config.get("top_p", 1.0)),
+        repetition_penalty=float(config.get("repetition_penalty", 1.0)),
     )
 
 

@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 
 from ttc.errors import ArtefactError, Problem
 from ttc.runtime.backends import Backend
+from ttc.runtime.blocks import BlockPool, Holding
 from ttc.runtime.program import Program, Tensor
 
 TILE_ROWS = 32
 """Rows of a tile: the head computes the logits of this many tokens at once."""
+
+RESUMES = False
+"""Whether a prefill can start behind tokens that are in the caches already."""
 
 IDLE = -1
 """Position of a user slot nobody uses; the program skips it."""
@@ -59,19 +63,6 @@ def load_weights(program: Program, folder: Path, backend: Backend) -> Any:
     return weights
 
 
-def page_table(program: Program, order: Sequence[int] | None = None) -> torch.Tensor:
-    """Which blocks of the KV caches hold each user's tokens. int32 [batch, context / block].
-
-    `order` lists the blocks as they are handed out, user by user; None is first to last.
-    """
-    per_user = program.CONTEXT // program.KV_BLOCK
-    wanted = program.BATCH * per_user
-    blocks = list(range(wanted)) if order is None else list(order[:wanted])
-    assert len(blocks) == len(set(blocks)) == wanted, "every user needs blocks of its own"
-    assert max(blocks) < program.KV_BLOCKS, "a block lies outside the caches"
-    return torch.tensor(blocks, dtype=torch.int32).reshape(program.BATCH, per_user)
-
-
 @dataclass(slots=True, kw_only=True)
 class Replica:
     """The state of a program on its chips. Mutable: it owns the device memory it allocates.
@@ -79,14 +70,23 @@ class Replica:
     Calls are only queued on the device; what reads values waits for them. Users are counted from
     0 within the replica.
 
-    lengths  tokens of each user in the KV cache; 0 is a free slot
+    blocks        the blocks of the caches that are handed out, in this order; None is all of them,
+                  first to last; the last one of the caches belongs to nobody
+    prefix_reuse  whether blocks that an earlier prompt filled are found again
+    lengths       tokens of each user in the KV cache; 0 is a free slot
+    pool          who has which blocks
     """
 
     program: Program
     backend: Backend
     weights: Any
     blocks: Sequence[int] | None = None
+    prefix_reuse: bool = True
     lengths: list[int] = field(init=False)
+    pool: BlockPool = field(init=False)
+    _holdings: dict[int, Holding] = field(init=False, default_factory=dict[int, Holding])
+    _rows: torch.Tensor = field(init=False)
+    _stale: bool = field(init=False, default=True)
     _page_table: Tensor = field(init=False)
     _caches: list[tuple[Tensor, Tensor]] = field(init=False)
     _tokens: Tensor = field(init=False)
@@ -96,7 +96,14 @@ class Replica:
     def __post_init__(self) -> None:
         program, put, zeros = self.program, self.backend.put, self.backend.zeros
         self.lengths = [0] * program.BATCH
-        self._page_table = put(page_table(program, self.blocks), "int32")
+        nobody = program.KV_BLOCKS - 1
+        blocks = range(nobody) if self.blocks is None else self.blocks
+        assert set(blocks) <= set(range(nobody)), "a block that is handed out is not the last one"
+        reuse = self.prefix_reuse and RESUMES
+        self.pool = BlockPool(blocks, block_tokens=program.KV_BLOCK, reuse=reuse)
+        per_user = program.CONTEXT // program.KV_BLOCK
+        self._rows = torch.full((program.BATCH, per_user), nobody, dtype=torch.int32)
+        self._page_table = put(self._rows, "int32")
         self._caches = [(zeros(k), zeros(v)) for k, v in program.CACHES]
         self._tokens = put(torch.zeros(1, TILE_ROWS, dtype=torch.int32), "uint32")
         self._positions = put(self._host_positions(), "int32")
@@ -107,9 +114,41 @@ class Replica:
         """Whether any slot has a user."""
         return any(self.lengths)
 
+    @property
+    def free_slot(self) -> int | None:
+        """The first slot that nobody has."""
+        slots = range(self.program.BATCH)
+        return next((slot for slot in slots if slot not in self._holdings), None)
+
     def clear(self) -> None:
-        """Forget all users."""
-        self.lengths = [0] * self.program.BATCH
+        """Forget all users and what they read."""
+        for user in list(self._holdings):
+            self.release(user)
+        self.pool.forget()
+
+    def join(
+        self, user: int, prompt: Sequence[int], tokens: int, *, last: bool = True
+    ) -> Logits | None:
+        """Give a free slot to a user and read a prompt, with room for `tokens` tokens in all.
+
+        Logits as `prefill` has them; None, and nothing changes, if too few blocks are left.
+        """
+        assert user not in self._holdings, "the slot is free"
+        holding = self.pool.take(prompt, tokens)
+        if holding is None:
+            return None
+        self._holdings[user] = holding
+        self._stale = True
+        self._rows[user] = self.program.KV_BLOCKS - 1
+        self._rows[user, : len(holding.blocks)] = torch.tensor(holding.blocks, dtype=torch.int32)
+        try:
+            self.backend.write(self._rows, self._page_table, "int32")
+            logits = self.prefill(user, prompt, last=last)
+        except BaseException:
+            self.release(user)
+            raise
+        self.pool.publish(holding, prompt)
+        return logits
 
     def prefill(self, user: int, prompt: Sequence[int], *, last: bool) -> Logits:
         """Read a prompt; logits [1, vocab] after its last token, or [tokens, vocab] after each."""
@@ -141,9 +180,11 @@ class Replica:
         write(torch.tensor([full], dtype=torch.int32), self._tokens, "uint32")
         write(self._host_positions(), self._positions, "int32")
         write(self._host_rope_positions(), self._rope_positions, "uint32")
+        self._stale = False
 
     def decode(self) -> Tensor:
         """Append the token of each user that the device holds; the logits, which `take` reads."""
+        assert not self._stale, "who is there has changed: `write` comes first"
         users = max(user for user, length in enumerate(self.lengths) if length) + 1
         self.backend.mark_live(self._tokens, users)
         logits = self.program.decode(
@@ -177,12 +218,24 @@ class Replica:
         return [int(token) for token in tokens]
 
     def release(self, user: int) -> None:
-        """Make a user's slot idle. Takes effect with the next `write`."""
+        """Make a user's slot idle and give its blocks back, before the next `write`."""
+        if user in self._holdings:
+            self.pool.give_back(self._holdings.pop(user))
+            self._stale = True
         self.lengths[user] = 0
 
+    def room(self, user: int) -> int:
+        """How many tokens a user's blocks hold; 0 for nobody."""
+        holding = self._holdings.get(user)
+        return len(holding.blocks) * self.program.KV_BLOCK if holding else 0
+
+    def cached_tokens(self, user: int) -> int:
+        """How many tokens of a user's prompt its blocks held before it was read."""
+        return self._holdings[user].cached_tokens
+
     def is_full(self, user: int) -> bool:
-        """Whether a user's context has no room for another token."""
-        return self.lengths[user] >= self.program.CONTEXT
+        """Whether a user has no room for another token."""
+        return user in self._holdings and self.lengths[user] >= self.room(user)
 
     def _head(self, x: Tensor, row: int, rows: int) -> Logits:
         return self.take(self.program.head_prefill(x, row, self.weights), rows)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypedDict, cast
 
-from ttc.errors import Problem, UsageError
+from ttc.errors import Problem, UsageError, did_you_mean
 
 type Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant", "content": text}, and what else a template reads."""
@@ -42,9 +42,12 @@ class Settings(TypedDict, total=False):
     """How a text is generated; what is left out or None has a default.
 
     max_new_tokens                   128
-    temperature, top_k, top_p, seed  see Sampling; the defaults are those of the model's
+    temperature, top_k, top_p, seed, repetition_penalty, presence_penalty, frequency_penalty
+                                     see Sampling; the defaults are those of the model's
                                      generation_config.json if it asks for sampling, else greedy
-    stop                             texts that end the answer and are not part of it
+    stop                             a text, or several, that end the answer and are not part of it
+    stop_at_eos                      whether the model's own end tokens end the answer; True
+    logprobs                         whether outputs have the log-probability of each token; False
     """
 
     max_new_tokens: int
@@ -52,34 +55,82 @@ class Settings(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     seed: int | None
-    stop: Sequence[str]
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    stop: str | Sequence[str]
+    stop_at_eos: bool
+    logprobs: bool
+
+
+def check_settings(settings: Mapping[str, object]) -> None:
+    """Raise UsageError for a setting that does not exist: nothing that is asked for is dropped."""
+    known = Settings.__annotations__
+    problems = [
+        Problem(message=f"there is no setting '{name}'", help=did_you_mean(name, known))
+        for name in settings
+        if name not in known
+    ]
+    problems += [
+        Problem(message=f"{name} is {settings[name]!r}, expected True or False")
+        for name in ("stop_at_eos", "logprobs")
+        if not isinstance(settings.get(name, False), bool)
+    ]
+    if problems:
+        raise UsageError(problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When a text ends, besides the model's own end tokens."""
+    """When a text ends: at the model's end tokens, at stop strings, after so many tokens."""
 
     max_new_tokens: int = NEW_TOKENS
     stop: tuple[str, ...] = ()
+    stop_at_eos: bool = True
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
+        stop = settings.get("stop", ())
         return cls(
             max_new_tokens=settings.get("max_new_tokens", NEW_TOKENS),
-            stop=tuple(settings.get("stop", ())),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop_at_eos=settings.get("stop_at_eos", True),
         )
 
     def check(self) -> None:
         """Raise UsageError for limits nothing can be generated within."""
-        if self.max_new_tokens < 1:
-            raise UsageError(
+        problems: list[Problem] = []
+        count = cast(object, self.max_new_tokens)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            problems.append(
                 Problem(
-                    message=f"max_new_tokens is {self.max_new_tokens}, expected 1 or more",
+                    message=f"max_new_tokens is {count!r}, expected 1 or more",
                     help="for example max_new_tokens=128",
                 )
             )
+        for each in cast(tuple[object, ...], self.stop):
+            if not isinstance(each, str):
+                problems.append(Problem(message=f"a stop string is {each!r}, expected a text"))
         if "" in self.stop:
-            raise UsageError(Problem(message="a stop string is empty", help="leave it out"))
+            problems.append(Problem(message="a stop string is empty", help="leave it out"))
+        if problems:
+            raise UsageError(problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How much of a program is used; what is not given is all that it was compiled for.
+
+    batch         users at once, of all replicas
+    context       tokens of each, prompt and answer
+    max_blocks    cache blocks that the users of a replica share
+    prefix_reuse  whether a prompt that begins like an earlier one is read from where they part
+    """
+
+    batch: int | None = None
+    context: int | None = None
+    max_blocks: int | None = None
+    prefix_reuse: bool = True
 
 
 def read_messages(path: Path) -> tuple[Message, ...]:

@@ -1,6 +1,8 @@
-"""From logits to the next token: greedy, temperature, top-k and top-p."""
+"""From logits to the next token: penalties, temperature, top-k and top-p, drawn with a seed."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -10,45 +12,61 @@ from numpy.typing import NDArray
 from ttc.errors import Problem, UsageError
 from ttc.runtime.request import Settings
 
+type Row = NDArray[np.float32]
+"""Logits of one user, [vocab]."""
+
+LARGEST_PENALTY = 2.0
+"""Of presence and frequency, either way: the range of OpenAI's interface."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the next token is drawn. The default is greedy.
 
-    temperature  0 is greedy; otherwise logits are divided by it
-    top_k        keep the k most likely tokens; 0 keeps all
-    top_p        keep the smallest set of most likely tokens whose probabilities sum to this
-    seed         of the random generator; None draws a different text every time
+    In this order:
+    repetition_penalty  of tokens of prompt and answer: logits above 0 are divided by it, others
+                        multiplied; 1 is none
+    frequency_penalty   taken from a logit for each time its token is in the answer; 0 is none
+    presence_penalty    taken from the logits of all tokens of the answer; 0 is none
+    temperature         0 is greedy, the best of these logits; otherwise they are divided by it
+    top_k               keep the k most likely tokens; 0 keeps all
+    top_p               keep the smallest set of most likely tokens whose probabilities sum to this
+    seed                of the random generator; None draws a different text every time
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0 or self.top_k == 1
 
+    @property
+    def penalises(self) -> bool:
+        """Whether tokens that were there before change the logits."""
+        others = self.presence_penalty, self.frequency_penalty
+        return self.repetition_penalty != 1.0 or others != (0.0, 0.0)
+
     def changed(self, settings: Settings) -> "Sampling":
         """With what the settings say about sampling, which leaves out what nobody asked for."""
-        names = ("temperature", "top_k", "top_p", "seed")
-        given = {name: to for name, to in settings.items() if name in names and to is not None}
+        given = {name: to for name, to in settings.items() if name in _RANGES and to is not None}
         return replace(self, **cast(dict[str, Any], given))
 
     def check(self) -> None:
         """Raise UsageError that names every setting out of its range."""
-        problems: list[Problem] = []
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            problems.append(
-                _out_of_range("temperature", self.temperature, "a number of at least 0", "0.7")
+        problems = [
+            Problem(
+                message=f"{name} is {getattr(self, name)!r}, expected {each.expected}",
+                help=f"for example {name}={each.example}",
             )
-        if self.top_k < 0:
-            problems.append(_out_of_range("top_k", self.top_k, "0 (all tokens) or more", "40"))
-        if not 0 < self.top_p <= 1:
-            problems.append(_out_of_range("top_p", self.top_p, "above 0 and at most 1", "0.9"))
-        if self.seed is not None and self.seed < 0:
-            problems.append(_out_of_range("seed", self.seed, "0 or more", "1"))
+            for name, each in _RANGES.items()
+            if not each.holds(getattr(self, name))
+        ]
         if problems:
             raise UsageError(problems)
 
@@ -56,13 +74,98 @@ class Sampling:
         return np.random.default_rng(self.seed)
 
 
-def _out_of_range(name: str, value: float, expected: str, example: str) -> Problem:
-    return Problem(
-        message=f"{name} is {value}, expected {expected}", help=f"for example {name}={example}"
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Range:
+    """What a setting may be: between `low` and `high`, with or without the ends."""
+
+    expected: str
+    example: str
+    low: float
+    high: float = math.inf
+    without_low: bool = False
+    whole: bool = False
+    none: bool = False
+
+    def holds(self, value: object) -> bool:
+        if value is None:
+            return self.none
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        above = value > self.low if self.without_low else value >= self.low
+        return math.isfinite(value) and above and value <= self.high
 
 
-def sample(logits: NDArray[np.float32], how: Sampling, generator: np.random.Generator) -> int:
+_PENALTY = _Range(
+    expected=f"a number from {-LARGEST_PENALTY} to {LARGEST_PENALTY}",
+    example="0.5",
+    low=-LARGEST_PENALTY,
+    high=LARGEST_PENALTY,
+)
+_RANGES: Mapping[str, _Range] = {
+    "temperature": _Range(expected="a number of at least 0", example="0.7", low=0),
+    "top_k": _Range(expected="0 (all tokens) or more", example="40", low=0, whole=True),
+    "top_p": _Range(
+        expected="above 0 and at most 1", example="0.9", low=0, high=1, without_low=True
+    ),
+    "seed": _Range(expected="0 or more", example="1", low=0, whole=True, none=True),
+    "repetition_penalty": _Range(
+        expected="a number above 0", example="1.1", low=0, without_low=True
+    ),
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
+}
+
+
+class Sampler:
+    """Draws the tokens of one user. What others draw makes no difference to it."""
+
+    def __init__(self, how: Sampling, prompt: Sequence[int]) -> None:
+        """UsageError for settings out of range."""
+        how.check()
+        self.how = how
+        self._generator = how.generator()
+        self._prompt = np.unique(np.asarray(prompt, dtype=np.int64))
+        self._answer: Counter[int] = Counter()
+
+    @property
+    def likeliest(self) -> bool:
+        """Whether it takes the best of the model's own logits, which a device can do as well."""
+        return self.how.greedy and not self.how.penalises
+
+    def tell(self, token: int) -> None:
+        """A token was drawn, here or on a device."""
+        self._answer[token] += 1
+
+    def draw(self, logits: Row) -> int:
+        """The next token; `tell` it afterwards."""
+        return sample(self.penalised(logits), self.how, self._generator)
+
+    def penalised(self, logits: Row) -> Row:
+        """Logits [vocab] after the penalties; the model's own stay as they are."""
+        how = self.how
+        if not how.penalises:
+            return logits
+        changed = logits.astype(np.float32, copy=True)
+        answer = np.fromiter(self._answer.keys(), np.int64, len(self._answer))
+        counts = np.fromiter(self._answer.values(), np.float32, len(self._answer))
+        seen = np.union1d(self._prompt, answer)
+        factor = how.repetition_penalty
+        changed[seen] = np.where(changed[seen] > 0, changed[seen] / factor, changed[seen] * factor)
+        changed[answer] -= how.frequency_penalty * counts + how.presence_penalty
+        return changed
+
+
+def logprob(logits: Row, token: int) -> float:
+    """The logarithm of the probability that the model itself gives a token, in nats.
+
+    That is before penalties, temperature, top-k and top-p.
+    """
+    wide = logits.astype(np.float64)
+    best = wide.max()
+    return float(wide[token] - best - np.log(np.exp(wide - best).sum()))
+
+
+def sample(logits: Row, how: Sampling, generator: np.random.Generator) -> int:
     """The next token for one user. `logits` [vocab] float32.
 
     The order is that of Hugging Face: temperature, then top_k, then top_p on what is left.
@@ -74,8 +177,9 @@ def sample(logits: NDArray[np.float32], how: Sampling, generator: np.random.Gene
     order = np.argsort(-logits, kind="stable")
     if how.top_k:
         order = order[: how.top_k]
-    scaled = logits[order].astype(np.float64) / how.temperature
-    weights = np.exp(scaled - scaled[0])
+    below = logits[order].astype(np.float64) - logits[order[0]]
+    with np.errstate(over="ignore"):  # the smallest temperatures leave one token
+        weights = np.exp(below / how.temperature)
     weights /= weights.sum()
     if how.top_p < 1.0:
         # A token stays while the ones before it have not reached top_p: at least one always stays.

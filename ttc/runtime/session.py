@@ -8,21 +8,49 @@ import numpy as np
 
 from ttc.errors import Problem, UsageError
 from ttc.runtime.backends import Backend
+from ttc.runtime.blocks import BlockUse
 from ttc.runtime.program import Program
 from ttc.runtime.replica import Logits, Replica, load_weights
 
 
-def open_session(program: Program, weights: Path, backend: Backend) -> "Session":
+def open_session(
+    program: Program,
+    weights: Path,
+    backend: Backend,
+    *,
+    max_blocks: int | None = None,
+    prefix_reuse: bool = True,
+) -> "Session":
     """A session on all replicas that the mesh of the backend has room for.
 
-    `weights` is the folder of the weight files. Replicas of one device share them.
+    `weights` is the folder of the weight files. Replicas of one device share them. `max_blocks`
+    and `prefix_reuse` are those of `Serving`; UsageError for more blocks than the caches have.
     """
+    shared = program.KV_BLOCKS - 1
+    if max_blocks is not None and not 1 <= max_blocks <= shared:
+        raise UsageError(
+            Problem(
+                message=f"{max_blocks} cache blocks are not possible: the program has {shared}",
+                help=f"give 1 to {shared}, or compile with --max-blocks {max_blocks}"
+                if max_blocks > 0
+                else f"give 1 to {shared}",
+            )
+        )
+    blocks = range(max_blocks or shared)
     loaded: dict[int, Replica] = {}
     replicas: list[Replica] = []
     for part in backend.replicas(program.MESH_SHAPE):
         known = loaded.get(id(part.device))
-        shared = known.weights if known else load_weights(program, weights, part)
-        replicas.append(Replica(program=program, backend=part, weights=shared))
+        found = known.weights if known else load_weights(program, weights, part)
+        replicas.append(
+            Replica(
+                program=program,
+                backend=part,
+                weights=found,
+                blocks=blocks,
+                prefix_reuse=prefix_reuse,
+            )
+        )
         loaded.setdefault(id(part.device), replicas[-1])
     return Session(program=program, replicas=tuple(replicas))
 
@@ -43,16 +71,57 @@ class Session:
         return self.program.BATCH * len(self.replicas)
 
     @property
+    def busy(self) -> bool:
+        """Whether there is any user."""
+        return any(replica.busy for replica in self.replicas)
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of each user in the KV caches; 0 is a free slot."""
         return [
             replica.lengths[slot] for slot in range(self.program.BATCH) for replica in self.replicas
         ]
 
+    @property
+    def block_use(self) -> BlockUse:
+        """The blocks of the KV caches of all replicas."""
+        each = [replica.pool.use for replica in self.replicas]
+        return BlockUse(
+            total=sum(use.total for use in each),
+            held=sum(use.held for use in each),
+            cached=sum(use.cached for use in each),
+            free=sum(use.free for use in each),
+        )
+
+    @property
+    def room(self) -> int:
+        """Tokens that one user can have at most: a context, or all blocks of a replica."""
+        blocks = self.replicas[0].pool.use.total
+        return min(self.program.CONTEXT, blocks * self.program.KV_BLOCK)
+
+    def join(self, prompt: Sequence[int], tokens: int) -> tuple[int, Logits] | None:
+        """Let a user in beside those that are there: (user, logits [1, vocab] of what comes next).
+
+        The user has room for `tokens` tokens, prompt and answer, which nobody can take away. None,
+        and nothing changes, if no replica has a slot and blocks for that now. The replica that
+        has read most of the prompt before is preferred, then the one with the fewest users.
+        UsageError for a prompt that no replica could read.
+        """
+        self.check_prompt(prompt)
+        for place in self._preferred(prompt):
+            replica = self.replicas[place]
+            slot = replica.free_slot
+            assert slot is not None, "only replicas with a free slot are preferred"
+            logits = replica.join(slot, prompt, tokens)
+            if logits is not None:
+                return slot * len(self.replicas) + place, logits
+        return None
+
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read one prompt per user, from user 0 on; the logits [users, vocab] of what comes next.
 
-        Users without a prompt become idle. What users had read before is forgotten.
+        Users without a prompt become idle. What users had read before is forgotten. Each user
+        gets room for a whole context, or a fair part of what the caches hold.
         """
         if not 0 < len(prompts) <= self.batch:
             each = -(-len(prompts) // len(self.replicas))
@@ -64,21 +133,22 @@ class Session:
             )
         for prompt in prompts:
             self.check_prompt(prompt)
+        rooms = self._rooms(prompts)
         self._clear()
         return np.concatenate(
-            [self._prefill(user, prompt, last=True) for user, prompt in enumerate(prompts)]
+            [self._read(user, *each) for user, each in enumerate(zip(prompts, rooms, strict=True))]
         )
 
     def prefill_all(self, prompt: Sequence[int]) -> Logits:
         """Read a prompt as user 0; the logits [tokens, vocab] after each of its tokens."""
         self.check_prompt(prompt)
         self._clear()
-        return self._prefill(0, prompt, last=False)
+        return self._read(0, prompt, self.room, last=False)
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append a token per user; the logits [users, vocab] of what comes next.
 
-        `tokens` has one entry for each user of the last prefill; idle ones are not read.
+        `tokens` has one entry for each user up to the last; idle ones are not read.
         """
         busy = self._with_room()
         self.write(tokens)
@@ -113,8 +183,18 @@ class Session:
         replica, slot = self._place(user)
         replica.release(slot)
 
+    def release_all(self) -> None:
+        """Make all slots idle. What they have read can still be found."""
+        for user in range(self.batch):
+            self.release(user)
+
+    def cached_tokens(self, user: int) -> int:
+        """How many tokens of a user's prompt the caches held before it was read."""
+        replica, slot = self._place(user)
+        return replica.cached_tokens(slot)
+
     def is_full(self, user: int) -> bool:
-        """Whether a user's context has no room for another token."""
+        """Whether a user has no room for another token."""
         replica, slot = self._place(user)
         return replica.is_full(slot)
 
@@ -151,13 +231,50 @@ class Session:
         """The tokens for the slots of one replica."""
         return tokens[place :: len(self.replicas)]
 
+    def _preferred(self, prompt: Sequence[int]) -> list[int]:
+        """Replicas that have a slot, the best for a prompt first."""
+
+        def cost(place: int) -> tuple[int, int, int]:
+            replica = self.replicas[place]
+            users = sum(length > 0 for length in replica.lengths)
+            return -replica.pool.cached_tokens(prompt), users, place
+
+        with_slot = (
+            place for place, replica in enumerate(self.replicas) if replica.free_slot is not None
+        )
+        return sorted(with_slot, key=cost)
+
+    def _rooms(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Tokens of each user: a whole context, or a fair part of the caches beside the prompts."""
+        block, count = self.program.KV_BLOCK, len(self.replicas)
+        rooms = [0] * len(prompts)
+        for place, replica in enumerate(self.replicas):
+            mine = [replica.pool.blocks_for(len(prompt)) for prompt in prompts[place::count]]
+            total, context = replica.pool.use.total, self.program.CONTEXT // block
+            if sum(mine) > total:
+                raise UsageError(
+                    Problem(
+                        message=f"{len(mine)} prompts need {sum(mine)} cache blocks, there are "
+                        f"{total}",
+                        help=f"give fewer, or compile with --max-blocks {sum(mine)} or more",
+                    )
+                )
+            spare = (total - sum(mine)) // max(1, len(mine))
+            fair = len(mine) * context > total
+            rooms[place::count] = [
+                block * (min(context, needed + spare) if fair else context) for needed in mine
+            ]
+        return rooms
+
     def _clear(self) -> None:
         for replica in self.replicas:
             replica.clear()
 
-    def _prefill(self, user: int, prompt: Sequence[int], *, last: bool) -> Logits:
+    def _read(self, user: int, prompt: Sequence[int], room: int, *, last: bool = True) -> Logits:
         replica, slot = self._place(user)
-        return replica.prefill(slot, prompt, last=last)
+        logits = replica.join(slot, prompt, room, last=last)
+        assert logits is not None, "the rooms of all users fit"
+        return logits
 
     def _with_room(self) -> list[int]:
         """The replicas that have users; all users must have room for one more token."""
@@ -165,9 +282,10 @@ class Session:
         if not busy:
             raise UsageError(Problem(message="no user has read a prompt", help="prefill first"))
         for user in filter(self.is_full, range(self.batch)):
+            replica, slot = self._place(user)
             raise UsageError(
                 Problem(
-                    message=f"the context of user {user} is full: {self.program.CONTEXT} tokens",
+                    message=f"the context of user {user} is full: {replica.room(slot)} tokens",
                     help="start again with prefill, or compile with a larger --context",
                 )
             )

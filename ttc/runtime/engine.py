@@ -1,0 +1,325 @@
+"""Users that come and go between steps: continuous batching."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ttc.errors import Problem, UsageError
+from ttc.runtime.blocks import BlockUse
+from ttc.runtime.request import Limits
+from ttc.runtime.sampling import Row, Sampler, Sampling, logprob
+from ttc.runtime.session import Session
+from ttc.runtime.tokens import Decoder, StopStrings, TextPieces
+
+type FinishReason = Literal["eos", "stop", "length", "context"]
+"""An end token, a stop string, max_new_tokens, or no room left in the context."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What one user asks for. `logprobs` asks for those of the answer's tokens."""
+
+    token_ids: Sequence[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    limits: Limits = field(default_factory=Limits)
+    logprobs: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Output:
+    """What one user has got so far. `token_ids` include the end token, `text` does not.
+
+    logprobs       of each token, see `sampling.logprob`; empty if nobody asked
+    cached_tokens  of the prompt, that were in the KV cache already
+    ttft_s         from the request to its first token, in seconds
+    """
+
+    prompt_tokens: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list[int])
+    logprobs: list[float] = field(default_factory=list[float])
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
+    ttft_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One more token of one request, and the text that it completes, which may be none.
+
+    logprob        None if nobody asked
+    finish_reason  None while there is more to come
+    """
+
+    request: int
+    text: str
+    token: int
+    logprob: float | None
+    finish_reason: FinishReason | None
+
+    def numbered(self, number: int) -> "Piece":
+        """The same piece of a request that goes by another number."""
+        return replace(self, request=number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTimes:
+    """What a step took. `prefills` has (tokens, seconds) of each prompt that was read.
+
+    users, decode_s  how many got one more token, and in how many seconds
+    """
+
+    prefills: tuple[tuple[int, float], ...]
+    users: int
+    decode_s: float
+
+
+class Engine:
+    """All requests to a session. A request waits until a slot and blocks for all of it are free.
+
+    Requests are let in in the order in which they came. What one gets does not depend on the
+    others: each has its own blocks, its own random generator, its own end.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        decoder: Decoder,
+        *,
+        eos_ids: Iterable[int] = (),
+        batch: int | None = None,
+        context: int | None = None,
+    ) -> None:
+        """`batch` users at once and `context` tokens of each; what the program has if not given.
+
+        `decoder` is asked for the text of tokens, which may end with one of `eos_ids`.
+        UsageError for more users or tokens than the program has room for.
+        """
+        self._session = session
+        self._decoder = decoder
+        self._eos_ids = frozenset(eos_ids)
+        self._batch = _at_most("batch", batch, session.batch)
+        self._context = _at_most("context", context, session.room)
+        self._waiting: deque[_User] = deque()
+        self._running: dict[int, _User] = {}  # by user of the session
+        self._count = 0
+        self._pieces: list[Piece] = []  # that no step has returned yet
+        self._on_device = False  # whether the devices hold the next tokens of those who are there
+        self.times = StepTimes(prefills=(), users=0, decode_s=0.0)
+
+    @property
+    def batch(self) -> int:
+        """How many requests run at once."""
+        return self._batch
+
+    @property
+    def running(self) -> list[int]:
+        """Requests that have got a token and are not over."""
+        return [user.number for user in self._running.values()]
+
+    @property
+    def waiting(self) -> list[int]:
+        """Requests that nothing was done for yet, the next one first."""
+        return [user.number for user in self._waiting]
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._running or self._waiting)
+
+    @property
+    def block_use(self) -> BlockUse:
+        """The blocks of the KV caches of all replicas."""
+        return self._session.block_use
+
+    def check(self, request: Request) -> None:
+        """Raise UsageError for a request that could never be served."""
+        request.sampling.check()
+        request.limits.check()
+        self._session.check_prompt(request.token_ids)
+        if len(request.token_ids) > self._context:
+            raise UsageError(
+                Problem(
+                    message=f"the prompt has {len(request.token_ids)} tokens, a context has "
+                    f"{self._context}",
+                    help=f"shorten it by {len(request.token_ids) - self._context} tokens, or "
+                    "give the context more room",
+                )
+            )
+
+    def add(self, request: Request) -> int:
+        """Queue a request; its number, counted from 0. UsageError as from `check`."""
+        return self._add(request).number
+
+    def submit(self, request: Request) -> tuple[int, Output]:
+        """As `add`, with the output that the steps to come will fill."""
+        user = self._add(request)
+        return user.number, user.output
+
+    def step(self) -> list[Piece]:
+        """One more token for each running request, then the first ones of those that can start.
+
+        If a prompt cannot be read because the backend raises, its request is gone, and what the
+        others got comes with the next step.
+        """
+        started = time.perf_counter()
+        users = len(self._running)
+        if users:
+            self._decode()
+        decode_s = time.perf_counter() - started
+        prefills: list[tuple[int, float]] = []
+        if not self._running:
+            self._session.release_all()  # those of `Session.prefill`, whom nobody asks for
+        while self._waiting and len(self._running) < self._batch:
+            started = time.perf_counter()
+            user = self._waiting.popleft()  # before anything can fail: the others go on then
+            if not self._start(user):
+                self._waiting.appendleft(user)
+                break
+            prefills.append((user.output.prompt_tokens, time.perf_counter() - started))
+        self.times = StepTimes(prefills=tuple(prefills), users=users, decode_s=decode_s)
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def cancel(self, number: int) -> None:
+        """End a request that waits or runs; nothing happens if it is over."""
+        self._waiting = deque(user for user in self._waiting if user.number != number)
+        for place, user in list(self._running.items()):
+            if user.number == number:
+                self._leave(place)
+
+    def forget(self) -> None:
+        """Read every prompt from its first token again: no prefix is found from here on."""
+        for replica in self._session.replicas:
+            replica.pool.forget()
+
+    def _add(self, request: Request) -> "_User":
+        self.check(request)
+        user = _User(self._count, request, self._decoder)
+        self._count += 1
+        self._waiting.append(user)
+        return user
+
+    def _decode(self) -> None:
+        """One more token for each running request."""
+        session, running = self._session, self._running
+        tokens = [0] * session.batch
+        for place, user in running.items():
+            tokens[place] = user.output.token_ids[-1]
+        if all(user.on_device for user in running.values()):
+            if not self._on_device:
+                session.write(tokens)
+            chosen = session.step()
+            self._on_device = True
+            for place in list(running):
+                self._take(place, chosen[place])
+            return
+        logits = session.decode(tokens)
+        self._on_device = False
+        for place in list(running):
+            self._draw(place, logits[place])
+
+    def _start(self, user: "_User") -> bool:
+        """Read a prompt and choose the first token; False if there is no room for it now."""
+        request = user.request
+        last = len(request.token_ids) + request.limits.max_new_tokens - 1  # is not read again
+        before, self._on_device = self._on_device, False
+        joined = self._session.join(request.token_ids, min(last, self._context))
+        if joined is None:
+            self._on_device = before
+            assert self._running, "a request that was checked fits when nobody else is there"
+            return False
+        place, logits = joined
+        self._running[place] = user
+        user.output.cached_tokens = self._session.cached_tokens(place)
+        self._draw(place, logits[0])
+        user.output.ttft_s = time.perf_counter() - user.came
+        return True
+
+    def _draw(self, place: int, logits: Row) -> None:
+        """Choose a request's next token by its logits [vocab]."""
+        user = self._running[place]
+        token = user.sampler.draw(logits)
+        self._take(place, token, logprob(logits, token) if user.request.logprobs else None)
+
+    def _take(self, place: int, token: int, logprob: float | None = None) -> None:
+        """Add a token to a request's text, and end it if this was the last."""
+        user = self._running[place]
+        piece = user.take(token, logprob, eos_ids=self._eos_ids, context=self._context)
+        self._pieces.append(piece)
+        if piece.finish_reason:
+            self._leave(place)
+
+    def _leave(self, place: int) -> None:
+        del self._running[place]
+        self._session.release(place)
+        self._on_device = False
+
+
+class _User:
+    """A request and how far it is."""
+
+    def __init__(self, number: int, request: Request, decoder: Decoder) -> None:
+        self.number = number
+        self.request = request
+        self.sampler = Sampler(request.sampling, request.token_ids)
+        self.output = Output(prompt_tokens=len(request.token_ids))
+        self.came = time.perf_counter()
+        self._pieces = TextPieces(decoder=decoder)
+        self._stop = StopStrings(stops=request.limits.stop)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a device can choose its tokens without the host."""
+        return self.sampler.likeliest and not self.request.logprobs
+
+    def take(
+        self, token: int, logprob: float | None, *, eos_ids: frozenset[int], context: int
+    ) -> Piece:
+        """Add a token; `context` is how many tokens can be read."""
+        output, limits = self.output, self.request.limits
+        self.sampler.tell(token)
+        output.token_ids.append(token)
+        if logprob is not None:
+            output.logprobs.append(logprob)
+        ended = limits.stop_at_eos and token in eos_ids
+        shown = self._finish() if ended else self._stop.push(self._pieces.push(token))
+        read = output.prompt_tokens + len(output.token_ids) - 1
+        if ended:
+            output.finish_reason = "eos"
+        elif self._stop.stopped:
+            output.finish_reason = "stop"
+        elif len(output.token_ids) >= limits.max_new_tokens:
+            output.finish_reason = "length"
+        elif read >= context:
+            output.finish_reason = "context"
+        if output.finish_reason in ("length", "context"):
+            shown += self._finish()
+        output.text += shown
+        return Piece(
+            request=self.number,
+            text=shown,
+            token=token,
+            logprob=logprob,
+            finish_reason=output.finish_reason,
+        )
+
+    def _finish(self) -> str:
+        shown = self._stop.push(self._pieces.finish())
+        return shown + self._stop.finish()
+
+
+def _at_most(name: str, wanted: int | None, limit: int) -> int:
+    if wanted is None:
+        return limit
+    if not 1 <= wanted <= limit:
+        raise UsageError(
+            Problem(
+                message=f"a {name} of {wanted} is not possible: the program was compiled for "
+                f"{limit}",
+                help=f"give 1 to {limit}, or compile with a larger --{name}",
+            )
+        )
+    return wanted
