@@ -1,5 +1,8 @@
 """Tiny random models of transformers, compiled and run on the emulator."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+
 import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Mapping

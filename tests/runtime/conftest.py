@@ -1,5 +1,8 @@
 """A program small enough to predict: the next token is the sum of all tokens so far, mod VOCAB."""
 
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
