@@ -43,14 +43,8 @@ def sizes(text: str) -> Dims:
         ("T3K", "40/10 128 5120 17920 100352", "accuracy", 1),
         ("T3K:2x4", "5/5 96 544 1536 167", "performance", 2),
         ("TG", "9/3 64 576 1536 49152", "bf16", 8),
-        pytest.param(
-            *("P150x4", "128/4 192 1024 4000 51713", "accuracy", 1),
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="L1 that a decode step pinned lies where the prefill's q|k|v wants buffers; "
-                "the plan does not know where ttnn's collectives keep their semaphores",
-            ),
-        ),
+        ("P150x4", "128/4 192 1024 4000 51713", "accuracy", 1),
+        ("P150x4", "5/5 96 544 1536 167", "bf16", 1),
         ("N150", "62/1 64 1376 3264 45461", "accuracy", 8),
     ],
 )

@@ -98,7 +98,7 @@ def reduce_scatter(
     dim = _dimension(op, input_tensor, dim)
 
     def sums(line: Sequence[Tensor]) -> list[torch.Tensor]:
-        return _sums(op, line, dim, chosen, relay_only=tuned)
+        return _sums(op, line, dim, chosen, relay_only=tuned, config=compute_kernel_config)
 
     return _scatter(op, input_tensor, dim, cluster_axis, memory_config, sums)
 
@@ -120,12 +120,11 @@ def reduce_scatter_minimal_async(
     """As reduce_scatter, always with partial sums that travel from device to device."""
     op = "experimental.reduce_scatter_minimal_async"
     del persistent_output_buffers, intermediate_memory_config, num_links, barrier_semaphore
-    del compute_kernel_config
     _check_semaphores(op, multi_device_global_semaphore, 3)
     dim = _dimension(op, input_tensor, dim)
 
     def sums(line: Sequence[Tensor]) -> list[torch.Tensor]:
-        return _sums(op, line, dim, topology, relay_only=True)
+        return _sums(op, line, dim, topology, relay_only=True, config=compute_kernel_config)
 
     return _scatter(op, input_tensor, dim, cluster_axis, memory_config, sums)
 
@@ -345,7 +344,13 @@ def _dim_of_whole_tiles(tensor: Tensor, count: int) -> int | None:
 
 
 def _sums(
-    op: str, line: Sequence[Tensor], dim: int, topology: Topology, *, relay_only: bool
+    op: str,
+    line: Sequence[Tensor],
+    dim: int,
+    topology: Topology,
+    *,
+    relay_only: bool,
+    config: WormholeComputeKernelConfig | None = None,
 ) -> list[torch.Tensor]:
     """The sum over a line in slices along `dim`, one per device.
 
@@ -361,7 +366,12 @@ def _sums(
     if topology is Topology.Ring:
         can_be_direct = whole_tiles and small and first.layout is Layout.TILE and not relay_only
         how = collective_sums.direct if can_be_direct else collective_sums.ring
-    total = how(x, collective_sums.Addition(dtype=dtype, rounding=_rounding(first)))
+    add = collective_sums.Addition(
+        dtype=dtype,
+        rounding=_rounding(first),
+        wide_dst=config is not None and config.fp32_dest_acc_en,
+    )
+    total = how(x, add)
     return list(_packed_again(total, first, dtype).unbind(0))
 
 

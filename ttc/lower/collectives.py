@@ -27,6 +27,8 @@ def lower_collective(
         args, kwargs = (Ref(name=x), WIDTH), where
     elif op.kind == "reduce_scatter":
         args = (Ref(name=x), WIDTH)
+        if op.compute is not None:
+            kwargs = (*kwargs, ("compute_kernel_config", constants.fidelity(op.compute)))
     elif op.buffer:
         function, args = "experimental.all_reduce_async", (Ref(name=x), Ref(name="buffer"))
         kwargs = (
@@ -36,7 +38,7 @@ def lower_collective(
             ("dtype", dtype_name(op.out.dtype)),
             where[1],
             *wires,
-            ("fp32_dest_acc", op.sum_dtype == "fp32"),
+            ("fp32_dest_acc", op.compute is not None and op.compute.fp32_dest_acc),
         )
     value, at = (of.writes[0], of.at) if of else ("", None)
     call = Call(function=function, args=args, kwargs=kwargs, results=(out,), value=value, at=at)

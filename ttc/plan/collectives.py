@@ -6,6 +6,7 @@ from typing import Literal
 from ttc.plan.placement import TILE, DType, Placement, TensorPlan
 from ttc.plan.plan import Collective
 from ttc.plan.setting import Setting
+from ttc.spec.fidelity import load_fidelities
 
 # One operation adds what all ranks sent into a buffer that stays in L1. Two buffers at least are
 # needed: a rank may send to the next sum while its neighbour still reads this one, but not to the
@@ -13,6 +14,8 @@ from ttc.plan.setting import Setting
 MIN_SUM_BUFFERS = 2
 # The part of L1 that these buffers may take; a sum is three operations where they would not fit.
 SUM_BUFFERS_PART = 4
+# Sums over the ranks are added in fp32: links are what they wait for, not the matrix unit.
+SUMS = "hifi4"
 
 
 def gather(setting: Setting, x: TensorPlan, placement: Placement) -> Collective:
@@ -23,27 +26,35 @@ def gather(setting: Setting, x: TensorPlan, placement: Placement) -> Collective:
 
 
 def scatter_sum(setting: Setting, x: TensorPlan) -> Collective:
-    """Sums over the ranks, of which each rank keeps its part of the width."""
+    """Sums over the ranks, of which each rank keeps its part of the width.
+
+    A sum whose `compute` is said always travels from rank to rank. Else ttnn sends up to 512 KiB
+    around a ring straight to their owners, over half a megabyte of L1 on each core, and keeps its
+    semaphores below that for good, where matmuls want their buffers.
+    """
     shape = (*x.shape[:3], x.shape[3] // setting.parallel.tp)
-    return _along(setting, "reduce_scatter", x=x, out=replace(x, shape=shape), operations=1)
+    plain = _along(setting, "reduce_scatter", x=x, out=replace(x, shape=shape), operations=1)
+    return replace(plain, compute=load_fidelities()[SUMS])
 
 
 def whole_sum(setting: Setting, x: TensorPlan, out: TensorPlan) -> Collective:
     """Sums over the ranks on every rank, composed by ttnn of other collectives.
 
     A scattered sum and a gather where the width or the rows divide into whole tiles; else
-    everything goes everywhere and is added there. Shards are made interleaved first.
+    everything goes everywhere and is added there. Shards are made interleaved first. It takes no
+    `compute`, so that along a ring it would pin L1 as `scatter_sum` says: it goes along a line.
     """
     divides = any(size % (TILE * setting.parallel.tp) == 0 for size in x.shape[2:])
     operations = (2 if divides else 3) + (1 if x.placement.grid else 0)
-    return _along(setting, "all_reduce", x=x, out=out, operations=operations)
+    plain = _along(setting, "all_reduce", x=x, out=out, operations=operations)
+    return replace(plain, topology="line")
 
 
 def buffered_sum(setting: Setting, x: TensorPlan, out: TensorPlan, number: int) -> Collective:
     """Sums over the ranks on every rank in one operation, the `number`-th of its decoder."""
     plain = _along(setting, "all_reduce", x=x, out=out, operations=1)
     name = buffer_name(number, x.dtype)
-    return replace(plain, buffer=name, semaphore=number, sum_dtype="fp32")
+    return replace(plain, buffer=name, semaphore=number, compute=load_fidelities()[SUMS])
 
 
 def buffer_name(number: int, dtype: DType) -> str:

@@ -26,8 +26,10 @@ from ttc.graph.nodes import (
     SplitQkv,
 )
 from ttc.plan.collectives import buffer_name, buffered_sum, gather, whole_sum
-from ttc.plan.matmul import plan_dram_sharded
+from ttc.plan.l1 import greedy_bytes
+from ttc.plan.matmul import L1_RESERVE_BYTES, plan_dram_sharded
 from ttc.plan.placement import (
+    DRAM,
     L1,
     TILE,
     DType,
@@ -245,7 +247,7 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
         outs.append(_width_sharded(columns, per_core_n, dtype, step))
     out = outs[0]
     if len(splits) > 1 or _leaves(node.out, step.graph):  # logits are read as one tensor
-        out = TensorPlan(shape=(1, 1, TILE, sum(splits)), dtype=dtype, placement=L1)
+        out = _joined(setting, sum(splits), dtype)
     reads_heads = any(isinstance(each, SplitQkv) for each in step.graph.consumers(node.out))
     if reads_heads and not splits_shards(setting):
         out = replace(out, placement=L1)
@@ -265,6 +267,15 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
         collective=collective,
     )
     return op, {node.out: op.out}
+
+
+def _joined(setting: Setting, columns: int, dtype: DType) -> TensorPlan:
+    """Logits as one tensor: in L1 where a token can be chosen from them there, else in DRAM."""
+    chip = setting.chip
+    out = TensorPlan(shape=(1, 1, TILE, columns), dtype=dtype, placement=L1)
+    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes
+    fits = greedy_bytes(out, chip.grid.cores) <= limit
+    return out if fits else replace(out, placement=DRAM)
 
 
 def _sum(node: Linear, x: TensorPlan, dtype: DType, step: DecodeStep) -> Collective:

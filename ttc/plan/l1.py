@@ -40,7 +40,7 @@ def l1_peak_bytes(
     steps += [list(decoder.ops) for phase in prefill for decoder in phase.decoders]
     cores = chip.grid.cores
     return max(
-        _greedy_bytes(head.logits, cores),
+        greedy_bytes(head.logits, cores),
         *(
             peak_bytes(
                 ops,
@@ -84,7 +84,7 @@ def _interleaved_norm_bytes(op: PlannedNorm, free: int) -> int:
     return 36 * x_tile + 182 * BF16_TILE if wide else 72 * x_tile + 199 * BF16_TILE
 
 
-def _greedy_bytes(logits: TensorPlan, cores: int) -> int:
+def greedy_bytes(logits: TensorPlan, cores: int) -> int:
     """The choice of a token: logits, four times their tiles, and one user's logits as a row."""
     tile_bytes = logits.bytes_per_core(cores)
     row = logits.shape[3] * ELEMENT_BYTES.get(logits.dtype, ELEMENT_BYTES["bf16"])

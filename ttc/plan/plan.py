@@ -140,8 +140,9 @@ class Collective:
 
     all_gather puts the parts of the width side by side; reduce_scatter adds over the ranks, and
     each keeps its part of the width; all_reduce leaves the sums on every rank. `x` is what each
-    rank gives and `out` what it has then. Sums are in `sum_dtype`: with a `buffer` in the order of
-    the ranks, without one hop by hop around the ring or along the line, packed on each hop.
+    rank gives and `out` what it has then. Sums are added as `compute` says, None is ttnn's default
+    of a 16-bit Dst: with a `buffer` in the order of the ranks, without one hop by hop around the
+    ring or along the line, packed on each hop.
     """
 
     kind: Literal["all_gather", "reduce_scatter", "all_reduce"]
@@ -151,7 +152,7 @@ class Collective:
     x: TensorPlan
     out: TensorPlan
     operations: int
-    sum_dtype: DType = "bf16"
+    compute: Fidelity | None = None
     buffer: str = ""
     semaphore: int = 0
 

@@ -46,7 +46,8 @@ def column_splits(node: Linear, setting: Setting, precision: EffectivePrecision)
         return (columns,)
     chip, groups = setting.chip, MATMUL_GROUPS[group]
     # Logits of all parts wait in L1, once as shards and once joined, while the last is computed.
-    waiting = 2 * tiles(columns) * TILE_BYTES["bf16"] // chip.grid.cores
+    out = precision.dtype(groups.activation, "decode")
+    waiting = 2 * tiles(columns) * TILE_BYTES[out] // chip.grid.cores
     limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes - waiting
     block = min(2, tiles(setting.dims.hidden) // setting.residual.cores)
 
@@ -57,7 +58,7 @@ def column_splits(node: Linear, setting: Setting, precision: EffectivePrecision)
             per_core_n=ceil(width / chip.grid.cores),
             x_dtype="bf16",
             weight_dtype=precision.dtype(group, "decode"),
-            out=precision.dtype(groups.activation, "decode"),
+            out=out,
             compute=precision.fidelity(groups.op["decode"]),
         )
 
