@@ -104,6 +104,14 @@ def test_a_ring_adds_two_chains_to_the_owner_at_once() -> None:
     assert sums([0.25, 256, 1, 0.75], RING, **tuned) == [258, 258, 258, 260]
 
 
+def test_a_sum_in_fp32_is_rounded_once() -> None:
+    """BFLOAT8_B has steps of 4 here: 257.5 is 258 in a 16-bit Dst, and then a tie."""
+    narrow, wide = (ttnn.WormholeComputeKernelConfig(fp32_dest_acc_en=on) for on in (False, True))
+    for config, expected in ((narrow, 260), (wide, 256)):
+        changed = {"compute_kernel_config": config}
+        assert sums([256, 1.5], LINE, ttnn.bfloat8_b, **changed) == [expected] * 2
+
+
 def test_a_direct_sum_packs_once() -> None:
     # In Dst: own + the first other, then the other two at once. Never 1 at once beside 256.
     assert sums([256, 0.25, 0.5, 0.25], RING) == [256, 256, 256, 256]
