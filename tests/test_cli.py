@@ -75,6 +75,7 @@ def test_the_verbs_in_order() -> None:
         "verify",
         "run",
         "accuracy",
+        "compare",
         "search",
         "demo",
     ]

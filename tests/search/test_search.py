@@ -104,7 +104,9 @@ def test_the_front_has_no_point_that_another_beats() -> None:
     def point(name: str, cost: float, top1: float) -> Point:
         from ttc.search.bench import Measured
 
-        measured = Measured(top1=top1, top5=1.0, kl=0.0, perplexity=1.0, tokens=1, hits="1")
+        measured = Measured(
+            top1=top1, top5=1.0, kl=0.0, perplexity=1.0, tokens=1, hits="1", kls=(0.0,)
+        )
         return Point(
             name=name,
             bytes_read=cost,

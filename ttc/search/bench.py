@@ -36,10 +36,17 @@ from ttc.weights import checkpoint_of
 
 STORE = "measurements.jsonl"
 
+type Profile = str | PrecisionProfile
+"""A precision profile, the name or file of one, or its text."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Means over all positions of a text: shares of 1, nats, and the agreement by position."""
+    """Means over all positions of a text: shares of 1 and nats.
+
+    hits   by position: "1" where the program prefers what the reference prefers, else "0"
+    kls    by position: the divergence, of which `kl` is the mean
+    """
 
     top1: float
     top5: float
@@ -47,6 +54,7 @@ class Measured:
     perplexity: float
     tokens: int
     hits: str
+    kls: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +95,14 @@ class Bench:
     _scratch: Path
     _known: dict[str, Measured]
 
-    def plan(self, profile: str) -> Plan:
-        """The plan of a profile, a name or a text."""
+    def plan(self, profile: Profile) -> Plan:
+        """The plan of a profile."""
         settings, chosen = self.settings, self._profile(profile)
         target = api.Target(mesh=settings.mesh, precision=chosen, context=settings.context)
         return api.plan(settings.spec, target)
 
-    def measure(self, profile: str, reference: Reference, split: Split) -> Measured:
-        """Teacher forcing with a profile, a name or a text; from the store if it is there."""
+    def measure(self, profile: Profile, reference: Reference, split: Split) -> Measured:
+        """Teacher forcing with a profile; from the store if it is there."""
         chosen = self._profile(profile)
         tokens = reference.token_ids[: split.tokens]
         known = hashlib.sha256(repr(reference.top_log_probs).encode()).hexdigest()
@@ -122,7 +130,7 @@ class Bench:
             save_reference(path, make_reference(self.model, checkpoint, token_ids))
         return load_reference(path)
 
-    def program_reference(self, profile: str, token_ids: Sequence[int]) -> Reference:
+    def program_reference(self, profile: Profile, token_ids: Sequence[int]) -> Reference:
         """What a program itself expects: for how far others are from it."""
         facts = repr((self._content(self._profile(profile)), tuple(token_ids), self._identity()))
         name = hashlib.sha256(facts.encode()).hexdigest()[:32]
@@ -134,8 +142,10 @@ class Bench:
             save_reference(path, reduce_logits(token_ids, logits))
         return load_reference(path)
 
-    def _profile(self, profile: str) -> PrecisionProfile:
+    def _profile(self, profile: Profile) -> PrecisionProfile:
         """A profile's text has lines, its name has none."""
+        if isinstance(profile, PrecisionProfile):
+            return profile
         if "\n" not in profile:
             return load_profile(profile)
         name = next(line for line in profile.splitlines() if line.startswith("profile: "))
@@ -210,7 +220,7 @@ def _read_store(path: Path) -> dict[str, Measured]:
         try:
             record: dict[str, Any] = json.loads(line)
             key = record.pop("key")
-            known[key] = Measured(**record)
+            known[key] = Measured(**record | {"kls": tuple(record["kls"])})
         except (ValueError, KeyError, TypeError):
             continue
     return known
@@ -225,4 +235,5 @@ def _means(scores: Scores) -> Measured:
         perplexity=every.perplexity,
         tokens=every.tokens,
         hits="".join("1" if hit else "0" for hit in scores.top1),
+        kls=tuple(float(f"{kl:.4g}") for kl in scores.kl),
     )
