@@ -30,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the golden files with what came out"
     )
+    parser.addoption(
+        "--packing-values",
+        type=float,
+        default=10e6,
+        help="at least how many values are packed by ttnn too (docs/measurements.md: 64e6)",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

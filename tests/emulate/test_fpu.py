@@ -86,9 +86,17 @@ def test_products_far_below_the_largest_of_their_group_are_lost() -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_wide_dst_is_a_gemm_of_the_slices(fidelity: MathFidelity, random: torch.Generator) -> None:
-    x, w = bf16((8, 256), random), bf16((256, 64), random)
-    exact = fpu_exact.matmul(x, w, fidelity, wide_dst=True, in0_block_w=8, accumulate_in_l1=False)
+@pytest.mark.parametrize(
+    ("block", "in_l1"),
+    [*((block, False) for block in range(1, 9)), *((block, True) for block in (1, 4, 8))],
+)
+def test_wide_dst_is_a_gemm_of_the_slices(
+    fidelity: MathFidelity, block: int, in_l1: bool, random: torch.Generator
+) -> None:
+    x, w = bf16((8, 512), random), bf16((512, 64), random)
+    exact = fpu_exact.matmul(
+        x, w, fidelity, wide_dst=True, in0_block_w=block, accumulate_in_l1=in_l1
+    )
     assert distance(fpu.wide_matmul(x, w, fidelity), exact) < 5e-4
     if fidelity is MathFidelity.LoFi:
         assert distance(fpu.wide_matmul(x, w, MathFidelity.HiFi4), exact) > 0.02
@@ -102,7 +110,7 @@ def test_wide_dst_is_a_gemm_of_the_slices(fidelity: MathFidelity, random: torch.
 def test_narrow_dst_follows_the_exact_accumulator(
     fidelity: MathFidelity, block: int, in_l1: bool, random: torch.Generator
 ) -> None:
-    x, w = bf16((8, 256), random), bf16((256, 128), random)
+    x, w = bf16((8, 512), random), bf16((512, 64), random)
     exact = fpu_exact.matmul(
         x, w, fidelity, wide_dst=False, in0_block_w=block, accumulate_in_l1=in_l1
     )

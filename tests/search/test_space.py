@@ -19,6 +19,7 @@ from ttc.search.space import (
     profile_text,
     read_bytes,
     step_seconds,
+    stored_as,
 )
 from ttc.spec.model import load_model
 from ttc.spec.precision import effective, load_profile
@@ -55,6 +56,20 @@ def test_a_profile_says_what_was_chosen(items: tuple[Item, ...], seed: int, tmp_
                 assert found.shown(group) == value, (group, decoder)
             assert found.shown("norm") == "hifi4"
     assert "# why\n#\n" in path.read_text()
+
+
+def test_a_profile_is_the_choice_that_stores_the_same(tmp_path: Path) -> None:
+    spec = load_model(SPEC)
+    mixed = tmp_path / "mixed.yaml"
+    mixed.write_text("profile: mixed\nextends: base\ndecoders: {1: {ff2: bfp4}}\n")
+    for block, last in ((1, 2), (2, 1)):  # half a block in bfp4 is a block in bfp8
+        items = make_items(api.plan(SPEC), 2, block)
+        rule = partial(effective, load_profile(mixed), spec)
+        choice = stored_as(items, rule)
+        dtypes = [item.forms[number].dtype for item, number in zip(items, choice, strict=True)]
+        blocks = 2 // block
+        ff2 = ["bfp8"] * (blocks - 1) + ["bfp4" if last == 2 else "bfp8"]
+        assert dtypes == ["bfp8"] * 3 * blocks + ff2 + ["bfp8", "bfp8"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +32,7 @@ from ttc.runtime.program import Tensor, load_program
 from ttc.runtime.session import Session, open_session
 from ttc.runtime.tokens import load_tokenizer
 from ttc.spec.model import ModelSpec
-from ttc.spec.precision import PrecisionProfile, effective, load_profile
+from ttc.spec.precision import EffectivePrecision, PrecisionProfile, effective, load_profile
 from ttc.weights import checkpoint_of
 
 STORE = "measurements.jsonl"
@@ -100,6 +101,10 @@ class Bench:
         settings, chosen = self.settings, self._profile(profile)
         target = api.Target(mesh=settings.mesh, precision=chosen, context=settings.context)
         return api.plan(settings.spec, target)
+
+    def precision(self, profile: Profile) -> Callable[[int | None], EffectivePrecision]:
+        """What a profile says of a decoder of the model, or outside of them for None."""
+        return partial(effective, self._profile(profile), self.model)
 
     def measure(self, profile: Profile, reference: Reference, split: Split) -> Measured:
         """Teacher forcing with a profile; from the store if it is there."""

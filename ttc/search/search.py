@@ -4,7 +4,8 @@ accurate within a speed floor.
     sensitivities, on one text --milp--> a ladder of choices --emulator--> accuracy on another text
 
 Each rung is the exact optimum for its predicted loss. The rung that is taken is the cheapest whose
-measured accuracy, on text that no sensitivity was measured on, holds the floor.
+measured accuracy, on text that no sensitivity was measured on, holds the floor; unless one of the
+profiles that come with ttc stores less and, computed as rungs are, holds it as well.
 """
 
 from dataclasses import dataclass, field
@@ -29,11 +30,15 @@ from ttc.search.space import (
     profile_text,
     read_bytes,
     step_seconds,
+    stored_as,
 )
 from ttc.spec.model import load_model
 
 PRESETS = ("performance", "accuracy")
 """Those that are marked on the Pareto front."""
+
+RIVALS = (*PRESETS, "base", "bf16")
+"""Profiles that must not hold a floor with fewer bytes than what is found."""
 
 RUNGS = 24
 FRONT = 8
@@ -152,11 +157,11 @@ class _Hunt:
     losses: Table
     rungs: list[Choice]
     reference: Reference
-    points: dict[int, Point] = field(default_factory=dict[int, Point])
+    points: dict[Choice, Point] = field(default_factory=dict[Choice, Point])
 
-    def text(self, number: int) -> str:
-        """The profile of a rung."""
-        return profile_text("candidate", self.items, self.rungs[number])
+    def text(self, choice: Choice) -> str:
+        """The profile of a choice."""
+        return profile_text("candidate", self.items, choice)
 
     def speed(self, profile: str) -> float:
         """Estimated tokens per second of a user, with a full context."""
@@ -165,13 +170,19 @@ class _Hunt:
 
     def rung(self, number: int) -> Point:
         """The measured point of a rung."""
-        if number not in self.points:
-            choice = self.rungs[number]
-            self.bench.progress(f"measuring choice {number + 1} of {len(self.rungs)}")
-            self.points[number] = self._point(
-                f"choice {number + 1}", self.text(number), choice, total(self.losses, choice)
-            )
-        return self.points[number]
+        self.bench.progress(f"measuring choice {number + 1} of {len(self.rungs)}")
+        return self.choice(f"choice {number + 1}", self.rungs[number])
+
+    def choice(self, name: str, choice: Choice) -> Point:
+        """The measured point of a choice."""
+        if choice not in self.points:
+            predicted = total(self.losses, choice)
+            self.points[choice] = self._point(name, self.text(choice), choice, predicted)
+        return self.points[choice]
+
+    def rivals(self) -> dict[str, Choice]:
+        """What the profiles that come with ttc store, each as the choice that stores the same."""
+        return {name: stored_as(self.items, self.bench.precision(name)) for name in RIVALS}
 
     def preset(self, name: str) -> Point:
         """The measured point of a profile that comes with ttc."""
@@ -238,7 +249,10 @@ def _floor(hunt: _Hunt, floors: Floors) -> float:
 
 
 def _accurate_enough(hunt: _Hunt, floor: float) -> Point:
-    """The cheapest rung that holds the floor: bisection, then every rung taken was measured."""
+    """The cheapest that holds the floor, of rungs by bisection and of what rivals store.
+
+    Whatever is returned was measured, and nothing that was measured and reads less holds.
+    """
     best = hunt.rung(0)
     if best.measured.top1 < floor:
         raise UsageError(
@@ -255,12 +269,17 @@ def _accurate_enough(hunt: _Hunt, floor: float) -> Point:
             holds = middle
         else:
             fails = middle
-    return hunt.rung(holds)
+    best = hunt.rung(holds)
+    for name, choice in hunt.rivals().items():
+        if read_bytes(hunt.bench.plan(hunt.text(choice))) < best.bytes_read:
+            hunt.choice(f"as {name}", choice)
+    holding = [point for point in hunt.points.values() if point.measured.top1 >= floor]
+    return min(holding, key=lambda point: point.bytes_read)
 
 
 def _fast_enough(hunt: _Hunt, floor: float) -> Point:
     """The most accurate rung that is fast enough."""
-    speeds = [hunt.speed(hunt.text(number)) for number in range(len(hunt.rungs))]
+    speeds = [hunt.speed(hunt.text(rung)) for rung in hunt.rungs]
     fast = [number for number, speed in enumerate(speeds) if speed >= floor]
     if not fast:
         raise UsageError(

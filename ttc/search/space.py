@@ -13,6 +13,7 @@ from ttc.hardware.hardware import Chip
 from ttc.plan.estimate import estimate
 from ttc.plan.plan import Plan
 from ttc.spec.groups import ranges
+from ttc.spec.precision import EffectivePrecision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,18 @@ def _forms(group: str) -> tuple[Form, ...]:
         )
         for dtype, fidelity in _PASSES.items()
     )
+
+
+def stored_as(
+    items: Sequence[Item], precision: Callable[[int | None], EffectivePrecision]
+) -> Choice:
+    """The choice that stores what a profile stores; of a block that it splits, as the finest."""
+    choice: list[int] = []
+    for item in items:
+        dtypes = [form.dtype for form in item.forms]
+        stored = [precision(decoder).dtype(item.group) for decoder in item.decoders or (None,)]
+        choice.append(min(dtypes.index(each) for each in stored))
+    return tuple(choice)
 
 
 def read_bytes(plan: Plan) -> float:
