@@ -1,5 +1,6 @@
 """Options and fixtures shared by all tests."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 import json
 import os
 from collections.abc import Callable

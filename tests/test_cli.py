@@ -1,5 +1,6 @@
 """The command line: exit codes, JSON, error texts, and what it takes from the environment."""
 
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Block formats: known codes, both quantisers, and ttnn's own packing as the witness."""
 
+# pyright: reportUnknownMemberType=false, reportPossiblyUnboundVariable=false
 from collections.abc import Iterator
 from functools import partial
 from itertools import count

@@ -1,5 +1,6 @@
 """The matrix unit: known answers, and the fast models against the exact datapath."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 import pytest
 import torch
 

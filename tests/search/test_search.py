@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from ttc import api
 from ttc.cli import main
-from ttc.search.bench import STORE
+from ttc.progress import silent
+from ttc.search.bench import STORE, Measured
 from ttc.search.front import pareto
-from ttc.search.search import Point
+from ttc.search.search import Point, _refined  # pyright: ignore[reportPrivateUsage]
+from ttc.search.solve import total
+from ttc.search.space import Choice
 from ttc.spec.precision import load_profile
 
 pytestmark = [pytest.mark.emulate, pytest.mark.mock]
@@ -100,21 +105,44 @@ def test_what_cannot_be(
     assert message in captured.err
 
 
+def a_point(name: str, cost: float, top1: float, choice: Choice | None = None) -> Point:
+    measured = Measured(top1=top1, top5=1.0, kl=0.0, perplexity=1.0, tokens=1, hits="1", kls=(0.0,))
+    return Point(
+        name=name,
+        bytes_read=cost,
+        tokens_per_s=1.0,
+        predicted_kl=0.0,
+        measured=measured,
+        choice=choice,
+    )
+
+
+class Additive:
+    """A hunt whose top-1 is 1 less the losses: what a measured one tends to."""
+
+    def __init__(self) -> None:
+        self.losses = tuple((0.0, 0.001 * number) for number in range(1, 13))
+        self.prices = ((0.0, -1.0),) * 12
+        self.bench = SimpleNamespace(progress=silent)
+        self.rungs = [(0,) * 12, (1,) * 12]
+        self.points: dict[Choice, Point] = {}
+
+    def choice(self, name: str, choice: Choice) -> Point:
+        cost, loss = total(self.prices, choice), total(self.losses, choice)
+        self.points[choice] = a_point(name, cost, 1 - loss, choice)
+        return self.points[choice]
+
+
+def test_between_two_rungs_the_cost_is_halved() -> None:
+    hunt = Additive()
+    finest = hunt.choice("choice 1", hunt.rungs[0])
+    found = _refined(cast(Any, hunt), 0.97, finest, hunt.rungs[1])
+    assert [each.bytes_read for each in hunt.points.values()] == [0, -6, -9, -8]
+    assert found.bytes_read == -6
+    assert _refined(cast(Any, hunt), 0.93, finest, hunt.rungs[1]).bytes_read == -11
+
+
 def test_the_front_has_no_point_that_another_beats() -> None:
-    def point(name: str, cost: float, top1: float) -> Point:
-        from ttc.search.bench import Measured
-
-        measured = Measured(
-            top1=top1, top5=1.0, kl=0.0, perplexity=1.0, tokens=1, hits="1", kls=(0.0,)
-        )
-        return Point(
-            name=name,
-            bytes_read=cost,
-            tokens_per_s=1.0,
-            predicted_kl=0.0,
-            measured=measured,
-            choice=None,
-        )
-
-    points = [point("a", 1, 0.5), point("worse", 2, 0.4), point("b", 3, 0.9), point("c", 3, 0.8)]
+    named = [("a", 1, 0.5), ("worse", 2, 0.4), ("b", 3, 0.9), ("c", 3, 0.8)]
+    points = [a_point(*each) for each in named]
     assert [each.name for each in pareto(points)] == ["a", "b"]

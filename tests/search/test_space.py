@@ -1,5 +1,6 @@
 """The choices of a search: their profiles, their costs, and the exact optimum."""
 
+# pyright: reportUnknownMemberType=false, reportPossiblyUnboundVariable=false
 import itertools
 import random
 from functools import partial

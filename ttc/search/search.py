@@ -20,7 +20,7 @@ from ttc.hardware.hardware import load_mesh
 from ttc.progress import Progress
 from ttc.search.bench import Bench, BenchSettings, Measured, open_bench
 from ttc.search.sensitivity import measure_losses
-from ttc.search.solve import ladder, total
+from ttc.search.solve import ladder, least, total
 from ttc.search.space import (
     Choice,
     Item,
@@ -41,6 +41,9 @@ RIVALS = (*PRESETS, "base", "bf16")
 """Profiles that must not hold a floor with fewer bytes than what is found."""
 
 RUNGS = 24
+REFINEMENTS = 3
+"""Halvings of the cost between the cheapest rung that holds a floor and the next one."""
+
 FRONT = 8
 """Rungs that are measured for a Pareto front."""
 
@@ -155,6 +158,7 @@ class _Hunt:
     how: SearchSettings
     items: tuple[Item, ...]
     losses: Table
+    prices: Table
     rungs: list[Choice]
     reference: Reference
     points: dict[Choice, Point] = field(default_factory=dict[Choice, Point])
@@ -216,6 +220,7 @@ def _prepare(bench: Bench, how: SearchSettings) -> _Hunt:
         how=how,
         items=items,
         losses=losses,
+        prices=prices,
         rungs=ladder(prices, losses, RUNGS),
         reference=reference,
     )
@@ -249,7 +254,8 @@ def _floor(hunt: _Hunt, floors: Floors) -> float:
 
 
 def _accurate_enough(hunt: _Hunt, floor: float) -> Point:
-    """The cheapest that holds the floor, of rungs by bisection and of what rivals store.
+    """The cheapest that holds the floor: of rungs and what lies between two of them, by bisection,
+    and of what rivals store.
 
     Whatever is returned was measured, and nothing that was measured and reads less holds.
     """
@@ -270,11 +276,30 @@ def _accurate_enough(hunt: _Hunt, floor: float) -> Point:
         else:
             fails = middle
     best = hunt.rung(holds)
+    if fails < len(hunt.rungs):
+        best = _refined(hunt, floor, best, hunt.rungs[fails])
     for name, choice in hunt.rivals().items():
         if read_bytes(hunt.bench.plan(hunt.text(choice))) < best.bytes_read:
             hunt.choice(f"as {name}", choice)
     holding = [point for point in hunt.points.values() if point.measured.top1 >= floor]
     return min(holding, key=lambda point: point.bytes_read)
+
+
+def _refined(hunt: _Hunt, floor: float, holds: Point, fails: Choice) -> Point:
+    """The cheapest that holds the floor, of exact optima for costs between two choices."""
+    for turn in range(REFINEMENTS):
+        assert holds.choice is not None, "only choices lie between choices"
+        dear, cheap = (total(hunt.prices, each) for each in (holds.choice, fails))
+        between = least(hunt.losses, hunt.prices, (dear + cheap) / 2)
+        if between is None or between in (holds.choice, fails):
+            break
+        hunt.bench.progress(f"refining, {turn + 1} of {REFINEMENTS}")
+        point = hunt.choice(f"refined {turn + 1}", between)
+        if point.measured.top1 >= floor:
+            holds = point
+        else:
+            fails = between
+    return holds
 
 
 def _fast_enough(hunt: _Hunt, floor: float) -> Point:
