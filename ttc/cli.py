@@ -19,9 +19,10 @@ from ttc.commands.cache import cache_app
 from ttc.commands.check import check
 from ttc.commands.compare import compare
 from ttc.commands.compile import compile
+from ttc.commands.demo import demo
 from ttc.commands.new import new
 from ttc.commands.plan import plan
-from ttc.commands.run import demo, run
+from ttc.commands.run import run
 from ttc.commands.search import search
 from ttc.commands.verify import verify
 from ttc.errors import Problem, TtcError

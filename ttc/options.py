@@ -93,4 +93,40 @@ Prompts = Annotated[
     list[str] | None,
     typer.Option("--prompt", "-p", help="What to ask; - reads it. Several run side by side."),
 ]
-Tokens = Annotated[int, typer.Option(help="Ends an answer that is longer.")]
+System = Annotated[str, typer.Option(help="A system prompt.")]
+Instruct = Annotated[
+    bool,
+    typer.Option(
+        "--instruct/--no-instruct",
+        " /--no-chat-template",
+        help="Through the model's chat template, or as it is.",
+    ),
+]
+StopAtEos = Annotated[
+    bool, typer.Option("--stop-at-eos/--no-stop-at-eos", help="End at the model's end tokens.")
+]
+Stops = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends the answer.")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k best; 0 is all.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the best that sum to it.")]
+Seed = Annotated[int | None, typer.Option(help="Repeats the same draw.")]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(help="Above 1: less of what prompt and answer have already.")
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="-2 to 2, off each token that the answer has already.")
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(help="The same for each time that it has it.")
+]
+MaxContext = Annotated[
+    int | None,
+    typer.Option(help="Tokens of each user, prompt and answer. [default: what was compiled for]"),
+]
+PrefixReuse = Annotated[
+    bool,
+    typer.Option(
+        "--prefix-reuse/--no-prefix-reuse",
+        help="Read a prompt from where it parts from an earlier one.",
+    ),
+]

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,10 @@ class Screen:
     def table(self, table: Table) -> None:
         if not self.as_json:
             self.out.print(table)
+
+    def note_table(self, table: Table) -> None:
+        """A table about what is going on."""
+        self.err.print(table, style="dim")
 
     def result(self, record: dict[str, Any]) -> None:
         """The result, for programs."""
@@ -259,6 +263,17 @@ def check_record(each: FileCheck) -> dict[str, Any]:
             for problem in each.problems
         ],
     }
+
+
+def summary_table(rows: Sequence[Sequence[str]]) -> Table:
+    """A line for each figure, a column for each batch."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    for _ in rows[0][1:]:
+        table.add_column(justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def plan_rows(rows: list[dict[str, Any]]) -> Table:

@@ -2,6 +2,7 @@
 
 # pyright: reportUnknownMemberType=false
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 from ttc import api
 from ttc.errors import Problem, UsageError
 from ttc.runtime.backends import choose_backend
+from ttc.runtime.request import Serving
 from ttc.screen import Screen
 from ttc.spec.model import load_model
 
@@ -72,6 +74,7 @@ def load_model_of(
     mesh: str,
     emulator_device: str,
     verify_weights: bool = False,
+    serving: Serving | None = None,
 ) -> "Model":
     """The model of an artefact on a backend; says which one and why."""
     simulator = bool(given.get("TT_METAL_SIMULATOR"))
@@ -85,4 +88,5 @@ def load_model_of(
             mesh=mesh,
             emulator_device=emulator_device,
             verify_weights=verify_weights,
+            **asdict(serving or Serving()),
         )

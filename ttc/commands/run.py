@@ -1,15 +1,16 @@
-"""`ttc run` and `ttc demo`: generate text."""
+"""`ttc run`: generate text."""
 
 # pyright: reportUnknownMemberType=false
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ttc import api
-from ttc.api import DEFAULT_CACHE, DEFAULT_MESH, Target
+from ttc.api import DEFAULT_CACHE
 from ttc.commands.environment import environment, load_model_of, open_screen
 from ttc.errors import Problem, UsageError
 from ttc.options import (
@@ -17,47 +18,91 @@ from ttc.options import (
     Backend,
     Cache,
     EmulatorDevice,
+    FrequencyPenalty,
+    Instruct,
     Json,
-    MeshOption,
-    Precision,
+    MaxContext,
+    PrefixReuse,
+    PresencePenalty,
     Prompts,
-    Tokens,
+    RepetitionPenalty,
+    Seed,
+    StopAtEos,
+    Stops,
+    System,
+    Temperature,
+    TopK,
+    TopP,
     VerifyWeights,
-    Weights,
 )
-from ttc.runtime.request import Limits, Prompt, Settings, read_messages
-from ttc.screen import Screen, plan_lines, plan_table, verdict_lines
-from ttc.spec import library
-from ttc.spec.model import load_model
+from ttc.runtime.artefact import Manifest
+from ttc.runtime.modes import RunMode, run_mode
+from ttc.runtime.prompts import FilePrompt, fitted, read_prompts
+from ttc.runtime.request import NEW_TOKENS, Limits, Prompt, Serving, Settings, read_messages
+from ttc.screen import Screen, summary_table
 
 if TYPE_CHECKING:
+    from ttc.runtime.engine import Output
     from ttc.runtime.model import Model
-
-DEMO_PRECISION = "bf16"  # the emulator is fastest and closest to the reference with it
-DEMO_QUESTION = "What is the capital of France?"
+    from ttc.runtime.summary import Summary
 
 
 def run(
     context_: typer.Context,
     artefact: ArtefactFolder,
     prompt: Prompts = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="batch-1, batch-32, long-context or reasoning: what is left out below."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file of tt-transformers: [{'prompt': '...'}, ...]"),
+    ] = None,
     messages: Annotated[
         Path | None, typer.Option(help='A JSON file: [{"role": "user", "content": "..."}, ...]')
     ] = None,
-    system: Annotated[str, typer.Option(help="A system prompt.")] = "",
-    no_chat_template: Annotated[
-        bool, typer.Option("--no-chat-template", help="Send the prompt as it is.")
+    system: System = "",
+    instruct: Instruct = True,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help=f"Ends an answer that is longer. [default: {NEW_TOKENS}]")
+    ] = None,
+    stop_at_eos: StopAtEos = True,
+    stop: Stops = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    repetition_penalty: RepetitionPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
+    logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="Log-probabilities of the tokens, in --json.")
     ] = False,
-    max_new_tokens: Tokens = 128,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k best; 0 is all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the best that sum to it.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeats the same draw.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Prompts answered side by side. [default: all that can be]")
+    ] = None,
+    repeat_batches: Annotated[
+        int, typer.Option(min=1, help="Ask all of it so often, each time the next prompt first.")
+    ] = 1,
+    max_context: MaxContext = None,
+    page_block_size: Annotated[
+        int | None, typer.Option(help="Refuse a program whose cache blocks have another size.")
+    ] = None,
+    max_blocks: Annotated[
+        int | None, typer.Option(help="Use so many cache blocks. [default: all there are]")
+    ] = None,
+    prefix_reuse: PrefixReuse = True,
+    token_accuracy: Annotated[
+        bool,
+        typer.Option("--token-accuracy", help="And top-1 and top-5 of a text, as ttc accuracy."),
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="A file for the speeds of each batch.")] = None,
     backend: Backend = "auto",
     emulator_device: EmulatorDevice = "cpu",
     mesh: Annotated[str, typer.Option(envvar="MESH_DEVICE", help="Refuse any other.")] = "",
     verify_weights: VerifyWeights = False,
+    cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
     """Generate text, shown as it comes. Sampling defaults are the model's own, else greedy.
@@ -65,16 +110,40 @@ def run(
     ttc run build/smol --prompt "What is the capital of France?"
     """
     screen = open_screen(context_, as_json=as_json)
-    prompts = _prompts(prompt, messages, system=system, chat=not no_chat_template)
-    settings = Settings(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=stop or (),
+    chosen = run_mode(mode) if mode is not None else None
+    sources = _Sources(texts=prompt, messages=messages, file=prompts, mode=chosen)
+    asked = sources.read(system=system, instruct=instruct, cache=cache.expanduser())
+    if not asked and not token_accuracy:
+        raise UsageError(Problem(message="there is nothing to ask", help='add --prompt "..."'))
+    job = Job(
+        prompts=asked,
+        settings=Settings(
+            max_new_tokens=_first(max_new_tokens, chosen and chosen.max_new_tokens) or NEW_TOKENS,
+            temperature=_first(temperature, chosen and chosen.temperature),
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            stop=stop or (),
+            stop_at_eos=stop_at_eos,
+            logprobs=logprobs,
+        ),
+        users=_first(batch, chosen.batch) if chosen else None,
+        repeats=repeat_batches,
+        instruct=instruct,
+        fit_context=chosen is not None and chosen.fit_context,
     )
-    _check_request(prompts, settings)
+    job.check()
+    manifest = api.opened(artefact, mesh=mesh).manifest
+    _check_blocks(manifest, page_block_size)
+    serving = Serving(
+        batch=job.users if chosen else batch,
+        context=_context(manifest, max_context, chosen),
+        max_blocks=max_blocks,
+        prefix_reuse=prefix_reuse,
+    )
     model = load_model_of(
         screen,
         environment(context_),
@@ -83,118 +152,212 @@ def run(
         mesh=mesh,
         emulator_device=emulator_device,
         verify_weights=verify_weights,
+        serving=serving,
     )
     with model:
-        records, timing = _generate(screen, model, prompts, settings)
-    screen.result({"backend": model.backend, "outputs": records} | timing)
-
-
-def demo(
-    context_: typer.Context,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to ask.")] = DEMO_QUESTION,
-    mesh: MeshOption = DEFAULT_MESH,
-    precision: Precision = DEMO_PRECISION,
-    weights: Weights = None,
-    cache: Cache = DEFAULT_CACHE,
-) -> None:
-    """All of it on a small real model, without hardware: plan, compile, verify, answer.
-
-    ttc demo --prompt "Write a haiku about the sea."
-    """
-    screen = open_screen(context_, as_json=False)
-    spec = _demo_spec()
-    chosen = api.plan(spec, Target(mesh=mesh, precision=precision))
-    for line in plan_lines(chosen):
-        screen.say(line)
-    screen.table(plan_table(chosen))
-    with screen.progress() as progress:
-        artefact = api.compile(
-            spec,
-            mesh=mesh,
-            precision=precision,
-            out=cache.expanduser() / "demo" / f"{mesh.replace(':', '-')}-{precision}",
-            weights=weights,
-            cache=cache,
-            progress=progress,
+        records, summaries = answer_all(screen, model, job)
+    record: dict[str, Any] = {"backend": model.backend, "outputs": records}
+    record |= _speeds(screen, summaries, csv)
+    if token_accuracy:
+        record["token_accuracy"] = _token_accuracy(
+            screen, artefact, model.backend, emulator_device, cache
         )
-        model = api.load(artefact, backend="emulate")
-        report = api.verify_answer(model, prompt, weights=weights, cache=cache, progress=progress)
-    for line in verdict_lines(report):
-        screen.say(line)
-    screen.say(f"\n> {prompt}")
-    with model:
-        _generate(screen, model, [Prompt(text=prompt)], Settings())
-    raise typer.Exit(0 if report.ok else 1)
+    screen.result(record)
 
 
-def _prompts(
-    texts: Sequence[str] | None, messages: Path | None, *, system: str, chat: bool
-) -> list[Prompt]:
-    """What `ttc run` asks: each --prompt, or the messages of a file."""
-    if messages is not None:
-        return [Prompt(messages=read_messages(messages), system=system, chat=chat)]
-    if not texts:
-        raise UsageError(Problem(message="there is nothing to ask", help='add --prompt "..."'))
-    return [
-        Prompt(text=sys.stdin.read() if text == "-" else text, system=system, chat=chat)
-        for text in texts
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is asked, and how often.
 
-
-def _check_request(prompts: Sequence[Prompt], settings: Settings) -> None:
-    """Raise UsageError for what is wrong whatever the model, before anything slow is loaded."""
-    from ttc.runtime.sampling import Sampling
-
-    for prompt in prompts:
-        prompt.check()
-    Limits.of(settings).check()
-    Sampling().changed(settings).check()
-
-
-def _generate(
-    screen: Screen, model: "Model", prompts: Sequence[Prompt], settings: Settings
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Answer all prompts, as many at once as the program serves; (outputs, timing) for --json.
-
-    One answer is shown as it comes, several when they are complete. Times are those of the last
-    batch.
+    users        so many prompts at a time, the given ones again and again; None: each one once
+    fit_context  cut the contexts of a file to what fits
     """
-    records: list[dict[str, Any]] = []
-    timing: dict[str, Any] = {}
-    for first in range(0, len(prompts), model.batch):
-        batch = prompts[first : first + model.batch]
-        run = model.generation(batch, **settings)
-        for piece in run:
-            if len(batch) == 1:
-                screen.stream(piece.text)
-        for prompt, output in zip(batch, run.outputs, strict=True):
-            screen.say("" if len(batch) == 1 else f"> {prompt.text}\n{output.text}\n")
-            records.append(
-                {
-                    "prompt": prompt.text or list(prompt.messages),
-                    "prompt_tokens": output.prompt_tokens,
-                    "text": output.text,
-                    "token_ids": output.token_ids,
-                    "finish_reason": output.finish_reason,
-                }
+
+    prompts: Sequence[Prompt | FilePrompt]
+    settings: Settings
+    users: int | None = None
+    repeats: int = 1
+    instruct: bool = True
+    fit_context: bool = False
+
+    def check(self) -> None:
+        """Raise UsageError for what is wrong whatever the model, before anything slow is loaded."""
+        from ttc.runtime.sampling import Sampling
+
+        for each in self.prompts:
+            if isinstance(each, Prompt):
+                each.check()
+        Limits.of(self.settings).check()
+        Sampling().changed(self.settings).check()
+
+    def batches(self) -> list[list[Prompt | FilePrompt]]:
+        """The prompts of each repetition, as tt-transformers turns them."""
+        given = self.prompts
+        count = len(given) if self.users is None else self.users
+        return [
+            [given[(first + place) % len(given)] for place in range(count)]
+            for first in range(self.repeats)
+            if given
+        ]
+
+    def ask(self, screen: Screen, model: "Model", each: Prompt | FilePrompt) -> Prompt:
+        """What the model is asked for one entry."""
+        if isinstance(each, Prompt):
+            return each
+        if self.fit_context:
+            new = self.settings.get("max_new_tokens", NEW_TOKENS)
+            fitting = fitted(
+                each, max(1, model.engine.context - new), model.encode, instruct=self.instruct
             )
-        rate = run.timing.decode_tokens_per_s_per_user
-        timing = {"ttft_s": run.timing.ttft_s, "decode_tokens_per_s_per_user": rate}
-        lengths = ", ".join(str(output.prompt_tokens) for output in run.outputs)
-        screen.note(
-            f"prompt {lengths} tokens, first token after {run.timing.ttft_s:.2f} s"
-            + (f", then {rate:.1f} tokens/s" if rate else "")
+            if fitting != each:
+                screen.note(
+                    f"context cut from {len(each.context)} to {len(fitting.context)} characters, "
+                    f"which leave {new} of {model.engine.context} tokens for the answer"
+                )
+            each = fitting
+        return each.asked(instruct=self.instruct)
+
+
+def answer_all(
+    screen: Screen, model: "Model", job: Job
+) -> tuple[list[dict[str, Any]], list["Summary"]]:
+    """Answer all prompts, as many at once as the program serves; (outputs for --json, speeds).
+
+    One answer is shown as it comes, several when they are complete.
+    """
+    from ttc.runtime.summary import summarise
+
+    records: list[dict[str, Any]] = []
+    summaries: list[Summary] = []
+    for number, entries in enumerate(job.batches()):
+        model.engine.forget()  # of the batch before, which would be found again
+        asked = [job.ask(screen, model, each) for each in entries]
+        generation = model.generation(asked, **job.settings)
+        for piece in generation:
+            if len(asked) == 1:
+                screen.stream(piece.text)
+        outputs = generation.outputs
+        for prompt, output in zip(asked, outputs, strict=True):
+            screen.say("" if len(asked) == 1 else f"> {prompt.text}\n{output.text}\n")
+            records.append(output_record(prompt, output) | {"batch": number})
+        summaries.append(
+            summarise(
+                number,
+                generation.timing,
+                new_tokens=sum(len(output.token_ids) for output in outputs),
+                cached_tokens=sum(output.cached_tokens for output in outputs),
+            )
         )
-    return records, timing
+    return records, summaries
 
 
-def _demo_spec() -> str:
-    """The spec whose checkpoint comes with a Python package, so that no hub is needed."""
-    packaged = [
-        name
-        for name in library.names(library.SPECS, near=Path.cwd() / "_")
-        if (load_model(name).weights or "").startswith("package:")
-    ]
-    if not packaged:
-        raise UsageError(Problem(message="no spec has weights in a Python package"))
-    return packaged[0]
+def output_record(prompt: Prompt, output: "Output") -> dict[str, Any]:
+    """One answer for `--json`."""
+    record: dict[str, Any] = {
+        "prompt": prompt.text or list(prompt.messages),
+        "prompt_tokens": output.prompt_tokens,
+        "text": output.text,
+        "token_ids": output.token_ids,
+        "finish_reason": output.finish_reason,
+        "ttft_s": output.ttft_s,
+    }
+    return record | ({"logprobs": output.logprobs} if output.logprobs else {})
+
+
+def _speeds(screen: Screen, summaries: Sequence["Summary"], csv: Path | None) -> dict[str, Any]:
+    """Show the speeds of all batches; those of the last one for --json, and all of them."""
+    from ttc.runtime.summary import summary_rows, write_summaries
+
+    if not summaries:
+        return {}
+    last = summaries[-1]
+    screen.note_table(summary_table(summary_rows(summaries)))
+    if csv is not None:
+        write_summaries(csv, summaries)
+    return {
+        "ttft_s": last.ttft_s,
+        "decode_tokens_per_s_per_user": last.decode_tokens_per_s_per_user,
+        "batches": [each.to_json() for each in summaries],
+    }
+
+
+def _token_accuracy(
+    screen: Screen, artefact: Path, backend: str, emulator_device: str, cache: Path
+) -> dict[str, Any]:
+    """Top-1 and top-5 over the text that comes with ttc, each token after the true ones."""
+    from ttc.accuracy.run import AccuracySettings
+
+    settings = AccuracySettings(make_reference=True, emulator_device=emulator_device)
+    with screen.progress() as progress:
+        report = api.accuracy(
+            artefact, backend=backend, settings=settings, cache=cache, progress=progress
+        )
+    scores = report.scores.headline
+    screen.say(
+        f"token accuracy: top-1 {scores.top1:.1%}, top-5 {scores.top5:.1%}, {scores.tokens} tokens"
+    )
+    return {"top1": scores.top1, "top5": scores.top5, "tokens": scores.tokens}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sources:
+    """Where prompts come from: exactly one of the first three, or the file of a mode."""
+
+    texts: Sequence[str] | None
+    messages: Path | None
+    file: Path | None
+    mode: RunMode | None
+
+    def read(self, *, system: str, instruct: bool, cache: Path) -> Sequence[Prompt | FilePrompt]:
+        """All prompts; none where no source is named."""
+        given = [each for each in (self.texts, self.messages, self.file) if each]
+        if len(given) > 1:
+            raise UsageError(
+                Problem(
+                    message="prompts come from --prompt, --messages or --prompts, not from several",
+                    help="name one of them",
+                )
+            )
+        if self.messages is not None:
+            messages = read_messages(self.messages)
+            return [Prompt(messages=messages, system=system, chat=instruct)]
+        if self.texts:
+            return [
+                Prompt(text=sys.stdin.read() if text == "-" else text, system=system, chat=instruct)
+                for text in self.texts
+            ]
+        file = self.file or (self.mode.prompts if self.mode else None)
+        if file is None:
+            return ()
+        if system:
+            raise UsageError(
+                Problem(
+                    message="prompts of a file have no system prompt",
+                    help="leave out --system, or ask with --prompt or --messages",
+                )
+            )
+        return read_prompts(file, cache=cache)
+
+
+def _first[T](*values: T | None) -> T | None:
+    """The first of some values that is there: of an option, of a mode, the default."""
+    return next((value for value in values if value is not None), None)
+
+
+def _context(manifest: Manifest, wanted: int | None, mode: RunMode | None) -> int | None:
+    """Tokens of each user: as asked, else what the mode is for, as far as the program goes."""
+    if wanted is not None or mode is None or mode.max_context is None:
+        return wanted
+    return min(mode.max_context, manifest.context)
+
+
+def _check_blocks(manifest: Manifest, wanted: int | None) -> None:
+    """Refuse a program whose cache blocks have another size than was asked for."""
+    size = manifest.kv.block_tokens
+    if wanted is not None and wanted != size:
+        raise UsageError(
+            Problem(
+                message=f"the program has cache blocks of {size} tokens, not of {wanted}",
+                help=f"leave out --page-block-size, or compile with --page-block-size {wanted}",
+            )
+        )

@@ -115,6 +115,11 @@ class Engine:
         return self._batch
 
     @property
+    def context(self) -> int:
+        """Tokens of one request, prompt and answer."""
+        return self._context
+
+    @property
     def running(self) -> list[int]:
         """Requests that have got a token and are not over."""
         return [user.number for user in self._running.values()]
