@@ -16,6 +16,7 @@ import typer
 
 from ttc.commands.accuracy import accuracy
 from ttc.commands.cache import cache_app
+from ttc.commands.chat import chat
 from ttc.commands.check import check
 from ttc.commands.compare import compare
 from ttc.commands.compile import compile
@@ -27,7 +28,7 @@ from ttc.commands.search import search
 from ttc.commands.verify import verify
 from ttc.errors import Problem, TtcError
 
-VERBS = (new, check, plan, compile, verify, run, accuracy, compare, search, demo)
+VERBS = (new, check, plan, compile, verify, run, chat, accuracy, compare, search, demo)
 """In the order of `ttc --help`."""
 
 app = typer.Typer(

@@ -136,7 +136,7 @@ def run(
         fit_context=chosen is not None and chosen.fit_context,
     )
     job.check()
-    manifest = api.opened(artefact, mesh=mesh).manifest
+    manifest = api.opened(artefact, mesh=mesh, need_weights=False).manifest
     _check_blocks(manifest, page_block_size)
     serving = Serving(
         batch=job.users if chosen else batch,
