@@ -118,8 +118,8 @@ def run(
     job = Job(
         prompts=asked,
         settings=Settings(
-            max_new_tokens=_first(max_new_tokens, chosen and chosen.max_new_tokens) or NEW_TOKENS,
-            temperature=_first(temperature, chosen and chosen.temperature),
+            max_new_tokens=_first(max_new_tokens, chosen and chosen.max_new_tokens, NEW_TOKENS),
+            temperature=_first(temperature, chosen and chosen.temperature, None),
             top_k=top_k,
             top_p=top_p,
             seed=seed,
@@ -130,7 +130,7 @@ def run(
             stop_at_eos=stop_at_eos,
             logprobs=logprobs,
         ),
-        users=_first(batch, chosen.batch) if chosen else None,
+        users=_first(batch, chosen.batch, None) if chosen else None,
         repeats=repeat_batches,
         instruct=instruct,
         fit_context=chosen is not None and chosen.fit_context,
@@ -339,9 +339,9 @@ class _Sources:
         return read_prompts(file, cache=cache)
 
 
-def _first[T](*values: T | None) -> T | None:
-    """The first of some values that is there: of an option, of a mode, the default."""
-    return next((value for value in values if value is not None), None)
+def _first[T](wanted: T | None, of_mode: T | None, default: T) -> T:
+    """What an option says, else what the mode says, else the default."""
+    return next((value for value in (wanted, of_mode) if value is not None), default)
 
 
 def _context(manifest: Manifest, wanted: int | None, mode: RunMode | None) -> int | None:
