@@ -75,6 +75,7 @@ def test_the_verbs_in_order() -> None:
         "compile",
         "verify",
         "run",
+        "chat",
         "accuracy",
         "compare",
         "search",
