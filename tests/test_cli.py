@@ -163,6 +163,20 @@ def test_plan_explains_what_was_weighed(command: Command) -> None:
     assert all(record["estimate"]["sources"].values())
 
 
+def test_plan_compares_ways_to_use_a_mesh(command: Command) -> None:
+    arguments = ("plan", "llama-3.1-70b-instruct", "--mesh", "T3K", "--explain")
+    result = command(*arguments)
+    assert "* 1 x 8 ring fractured" in result.out
+    assert "8 x 1: needs 59.40 GB of DRAM, T3K has 12.87 GB" in result.out
+    rows = command(*arguments, "--json").json["alternatives"]
+    ways = {(row["tp"], row["topology"], row["prefill_residual"]): row for row in rows}
+    taken, whole = ways[8, "ring", "fractured"], ways[8, "ring", "replicated"]
+    assert [row["taken"] for row in rows] == [row is taken for row in rows]
+    assert taken["prefill_ms"] < whole["prefill_ms"]
+    assert taken["decode_ms"] < ways[8, "line", "fractured"]["decode_ms"]
+    assert 0 < taken["decode_sent_bytes"] < taken["prefill_sent_bytes"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -11,7 +11,7 @@ from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.operations import operations_of
 from ttc.plan.plan import Collective, Plan, PlannedLinear, PlannedNorm, PlannedOp, WeightPlan
-from ttc.spec.model import load_model
+from ttc.spec.model import ParallelWish, load_model
 from ttc.spec.precision import load_profile
 
 pytestmark = pytest.mark.fast
@@ -124,8 +124,31 @@ def test_more_heads_than_cores_on_a_chip(tiny_spec: Path) -> None:
     assert planned.parallel.heads.heads == 40
 
 
+def test_the_spec_says_what_is_whole_on_every_rank(tmp_path: Path, tiny_spec: Path) -> None:
+    shipped = load_model("llama-3.2-1b-instruct")
+    whole = {"T3K": ParallelWish(prefill_residual="replicated")}
+    plans = [
+        plan_spec(spec, load_mesh("T3K"), load_profile("performance"), context=128)[1]
+        for spec in (shipped, replace(shipped, parallel=whole))
+    ]
+    assert [each.parallel.prefill_residual for each in plans] == ["fractured", "replicated"]
+    for each in plans:
+        kinds = {collective.kind for collective in collectives(each.prefill[0].decoders[0].ops)}
+        fractured = each.parallel.prefill_residual == "fractured"
+        assert kinds == ({"reduce_scatter", "all_gather"} if fractured else {"all_reduce"})
+
+    text = f"{tiny_spec.read_text()}parallel: {{T3K: {{prefill_residual: fractured}}}}\n"
+    spec = tmp_path / "narrow.yaml"
+    spec.write_text(text)
+    with pytest.raises(PlanError, match="a prefill cannot be fractured") as refused:
+        plan(spec, "T3K")
+    assert f"narrow.yaml:{len(text.splitlines())}" in str(refused.value)
+
+
 def test_the_spec_says_how_many_chips_share_a_user(tiny_spec: Path) -> None:
-    given = replace(load_model(tiny_spec), tensor_parallel={"T3K": 2, "T3K:2x4": 1})
+    given = replace(
+        load_model(tiny_spec), parallel={"T3K": ParallelWish(tp=2), "T3K:2x4": ParallelWish(tp=1)}
+    )
     profile = load_profile("performance")
     degrees = [
         plan_spec(given, load_mesh(mesh), profile, context=128, tp=tp)[1].parallel.tp

@@ -10,6 +10,7 @@ import typer
 
 from ttc import api
 from ttc.api import DEFAULT_MESH, DEFAULT_PRECISION, Target
+from ttc.commands.alternatives import alternatives_table, plan_alternatives, refused_lines
 from ttc.commands.environment import chunk_tokens, environment, open_screen
 from ttc.commands.precision import chosen_profile
 from ttc.commands.survey import plan_everywhere
@@ -112,6 +113,12 @@ def plan(
         for line in explain_lines(chosen):
             screen.say(line)
         screen.table(estimate_table(times))
+        rows = plan_alternatives(chosen, load_model(spec), profile, target)
+        if len(rows) > 1:
+            screen.table(alternatives_table(rows))
+            for line in refused_lines(rows):
+                screen.say(line)
+        record["alternatives"] = [asdict(row) for row in rows]
     if table:
         rows = precision_table(profile, load_model(spec))
         for line in precision_lines(rows):

@@ -17,6 +17,7 @@ from ttc.plan.operations import collectives_of, operations_of, reads_of, results
 from ttc.plan.placement import TILE_BYTES, TensorPlan, tiles
 from ttc.plan.plan import (
     Collective,
+    PhasePlan,
     Plan,
     PlannedAttention,
     PlannedEmbedding,
@@ -153,16 +154,29 @@ def _exchange(step: _Step, op: Collective) -> Cost:
     laws, ranks = step.laws, step.plan.parallel.tp
     law = laws.exchanges[op.topology, op.kind]
     hops = ranks / 2 if op.topology == "ring" else ranks - 1
-    given = op.x.stored_bytes
-    sent = {
-        "all_gather": (ranks - 1) * given,
-        "reduce_scatter": (ranks - 1) / ranks * given,
-        "all_reduce": 2 * (ranks - 1) / ranks * given,
-    }[op.kind]
+    sent = _sent(op, ranks)
     rate = law.bytes_per_second * op.links / laws.exchange_links
     start = law.fixed_seconds + hops * law.hop_seconds
     bound: Bound = "links" if sent / rate > start else "overhead"
     return Cost(kind="collectives", seconds=start + sent / rate, bound=bound)
+
+
+def _sent(op: Collective, ranks: int) -> float:
+    """Bytes that each rank sends on."""
+    given = op.x.stored_bytes
+    return {
+        "all_gather": (ranks - 1) * given,
+        "reduce_scatter": (ranks - 1) / ranks * given,
+        "all_reduce": 2 * (ranks - 1) / ranks * given,
+    }[op.kind]
+
+
+def sent_bytes(plan: Plan, phase: PhasePlan) -> int:
+    """Bytes that each chip sends in the decoders of a step, by way of its links."""
+    exchanges = (
+        each for decoder in phase.decoders for op in decoder.ops for each in collectives_of(op)
+    )
+    return round(sum(_sent(each, plan.parallel.tp) for each in exchanges))
 
 
 def _main(step: _Step, op: PlannedOp, values: dict[str, TensorPlan]) -> tuple[str, _Times]:

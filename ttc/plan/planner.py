@@ -146,7 +146,7 @@ class _Chosen:
 
 
 def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
-    spec, batch, named = request.spec, request.batch, request.spec.tensor_parallel
+    spec, batch = request.spec, request.batch
     check_request(spec, mesh, batch=batch, context=context, paging=request.paging)
     check_sizes(spec, mesh)
     setting = make_setting(
@@ -157,7 +157,7 @@ def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
         batch=batch,
         context=context,
         paging=request.paging,
-        tp=request.tp or named.get(mesh.name) or named.get(mesh.name.split(":")[0]),
+        tp=request.tp,
     )
     setting = replace(setting, buffers=sum_buffers(setting))
     rope_form, choice = _choose_rope_form(setting)

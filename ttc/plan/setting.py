@@ -25,7 +25,7 @@ from ttc.plan.placement import (
     tiles,
 )
 from ttc.plan.plan import Choice
-from ttc.spec.model import Dims, ModelSpec
+from ttc.spec.model import Dims, ModelSpec, ParallelWish
 from ttc.spec.precision import EffectivePrecision, PrecisionProfile, effective
 
 Phase = Literal["decode", "prefill"]
@@ -164,7 +164,7 @@ def make_setting(
 ) -> Setting:
     """Put the inputs of planning together: sizes on each rank, and how many ranks there are.
 
-    `tp` is the number of ranks if it is not to be chosen.
+    `tp` is the number of ranks, None the spec's or the best.
     """
     architecture, dims = spec.architecture, spec.dims
     weights = (*architecture.weights, *architecture.decoder_weights)
@@ -172,7 +172,8 @@ def make_setting(
     each = (effective(profile, spec, i) for i in range(dims.layers))
     decoders = tuple(known.setdefault(precision, precision) for precision in each)
     slots = user_slots(batch, mesh.chip)
-    division, division_choice = choose_division(mesh, tp, _needs_all_heads(spec, graph))
+    wish = spec.wish_for(mesh.name)
+    division, division_choice = choose_division(mesh, tp or wish.tp, _needs_all_heads(spec, graph))
     heads, heads_choice = choose_heads(
         dims.heads,
         dims.kv_heads,
@@ -224,7 +225,7 @@ def make_setting(
         model_precision=effective(profile, spec, None),
         choices=() if mesh.devices == 1 else (division_choice, heads_choice),
     )
-    residual = prefill_residual(setting)
+    residual = _chosen_residual(prefill_residual(setting), wish)
     return replace(setting, parallel=replace(setting.parallel, prefill_residual=residual))
 
 
@@ -260,6 +261,20 @@ def prefill_residual(setting: Setting) -> Residual:
     graphs = setting.graph.decoders.values()
     summands = ((graph, add.b) for graph in graphs for add in graph.find(Add))
     return "fractured" if all(_is_sum(setting, *each) for each in summands) else "replicated"
+
+
+def _chosen_residual(best: Residual, wish: ParallelWish) -> Residual:
+    """What the spec wants, where it can be had."""
+    if wish.prefill_residual == "fractured" and best == "replicated":
+        raise PlanError(
+            Problem(
+                message="the residual stream of a prefill cannot be fractured",
+                at=wish.at,
+                note="its width is not divided into whole tiles, or adds what is no sum of ranks",
+                help="prefill_residual: replicated",
+            )
+        )
+    return wish.prefill_residual or best
 
 
 def _is_sum(setting: Setting, graph: Graph, value: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal, cast
 
 from ttc.errors import Problem, Source, UsageError, did_you_mean
 from ttc.hardware.hardware import mesh_names
@@ -44,6 +45,19 @@ class Dims:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelWish:
+    """What a spec says of the chips of a mesh. None is the planner's choice.
+
+    tp                chips that share one user
+    prefill_residual  whether each has a part of the width of a prefill's residual stream
+    """
+
+    tp: int | None = None
+    prefill_residual: Literal["fractured", "replicated"] | None = None
+    at: Source | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A spec, checked against itself and its architecture.
 
@@ -52,7 +66,7 @@ class ModelSpec:
     `layer_kinds` the kinds of the decoders, repeated over the layers; `local_rope` is a second RoPE
     table, for the steps that name it. `known_on` are meshes that tt-transformers lists for the
     model. `prefill_chunk_tokens` has an entry for each mesh that the spec names,
-    `tensor_parallel` one for each mesh or shape whose chips it assigns to users,
+    `parallel` one for each mesh or shape of which it says how chips are used,
     `precision_exceptions` one for each profile it changes. `file` is the path to write into
     emitted files: it does not depend on the working directory.
     """
@@ -70,7 +84,7 @@ class ModelSpec:
     max_context_tokens: int
     known_on: tuple[str, ...]
     prefill_chunk_tokens: Mapping[str, int]
-    tensor_parallel: Mapping[str, int]
+    parallel: Mapping[str, ParallelWish]
     weights: str | None
     precision_exceptions: Mapping[str, Settings]
     file: str
@@ -80,6 +94,11 @@ class ModelSpec:
     def kind_of(self, layer: int) -> str:
         """The kind of a decoder, counted from 0; "" when the spec tells no kinds apart."""
         return self.layer_kinds[layer % len(self.layer_kinds)] if self.layer_kinds else ""
+
+    def wish_for(self, mesh: str) -> ParallelWish:
+        """What the spec says of a mesh in this shape, else of the mesh in any."""
+        named = self.parallel.get(mesh) or self.parallel.get(mesh.partition(":")[0])
+        return named or ParallelWish()
 
     def source_of(self, path: str) -> Source:
         """The place of a field such as `dims.kv_heads`, or of the nearest field around it."""
@@ -130,10 +149,8 @@ def load_model(wanted: str | Path) -> ModelSpec:
         prefill_chunk_tokens=MappingProxyType(
             {mesh: each.integer for mesh, each in chunks.fields().items()} if chunks else {}
         ),
-        tensor_parallel=MappingProxyType(
-            {mesh: each["tp"].integer for mesh, each in parallel.fields().items()}
-            if parallel
-            else {}
+        parallel=MappingProxyType(
+            {mesh: _wish(each) for mesh, each in parallel.fields().items()} if parallel else {}
         ),
         weights=weights.text if weights else None,
         precision_exceptions=MappingProxyType(exceptions),
@@ -252,6 +269,17 @@ def _check_kinds(data: Located, dims: Dims) -> list[Problem]:
         return []
     message = f"{len(kinds.elements())} layer_kinds for {dims.layers} layers"
     return [Problem(message=message, at=kinds.at, help="list the kinds once, they repeat")]
+
+
+def _wish(entry: Located) -> ParallelWish:
+    tp, residual = entry.get("tp"), entry.get("prefill_residual")
+    return ParallelWish(
+        tp=tp.integer if tp else None,
+        prefill_residual=cast(Literal["fractured", "replicated"], residual.text)
+        if residual
+        else None,
+        at=residual.at if residual else entry.at,
+    )
 
 
 def _check_meshes(data: Located) -> list[Problem]:
