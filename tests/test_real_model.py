@@ -21,7 +21,7 @@ SPEC = "smollm2-135m-instruct"
 ANSWERS = json.loads((Path(__file__).parent / "data" / "greedy_answers.json").read_text())[
     "prompts"
 ]
-TOP1_FLOOR, PCC_FLOOR = 0.955, 0.9995
+TOP1_FLOOR, PCC_FLOOR = 0.97, 0.9995
 """Hugging Face's own bf16 reaches 0.973 and 0.99985 against float32 on the same text."""
 
 
