@@ -33,6 +33,7 @@ LAYERS = (
     "weights",
     "accuracy",
     "api",
+    "alternatives",
     "table",
     "search",
     "screen",

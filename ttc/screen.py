@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ttc.alternatives import Alternative
 from ttc.plan.estimate import Estimate, StepTime
 from ttc.plan.plan import Plan
 from ttc.progress import Progress as Reporter
@@ -182,6 +183,39 @@ def estimate_table(times: Estimate) -> Table:
     table.add_section()
     table.add_row("total", *(f"{step.ms:.2f}" for _, step in steps))
     return table
+
+
+def alternatives_table(rows: Sequence[Alternative]) -> Table:
+    """One row for each way that can be planned; the one that was taken has a star."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("replicas x chips", no_wrap=True)
+    for name in ("DRAM", "decode", "sent", "tokens/s", "prefill", "sent"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        if not row.reason:
+            table.add_row(
+                f"{'*' if row.taken else ' '} {_way(row)}",
+                amount(row.dram_bytes_per_chip),
+                f"{row.decode_ms:.2f}",
+                amount(row.decode_sent_bytes),
+                f"{row.tokens_per_second_all_users:.0f}",
+                f"{row.prefill_ms:.0f}",
+                amount(row.prefill_sent_bytes),
+            )
+    table.caption = "DRAM of a chip; ms, and what a chip sends in them; tokens/s of all users"
+    return table
+
+
+def refused_lines(rows: Sequence[Alternative]) -> list[str]:
+    """The ways that cannot be planned, and why."""
+    return [f"    {_way(row)}: {row.reason}" for row in rows if row.reason]
+
+
+def _way(row: Alternative) -> str:
+    words = [f"{row.replicas} x {row.tp}"]
+    if row.tp > 1:
+        words += filter(None, (row.topology, row.prefill_residual))
+    return " ".join(words)
 
 
 def estimate_record(times: Estimate) -> dict[str, Any]:

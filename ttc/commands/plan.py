@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from ttc import api
+from ttc.alternatives import plan_alternatives
 from ttc.api import DEFAULT_MESH, DEFAULT_PRECISION, Target
-from ttc.commands.alternatives import alternatives_table, plan_alternatives, refused_lines
 from ttc.commands.environment import chunk_tokens, environment, open_screen
 from ttc.commands.precision import chosen_profile
 from ttc.commands.survey import plan_everywhere
@@ -33,6 +33,7 @@ from ttc.options import (
 from ttc.plan.estimate import estimate
 from ttc.plan.paging import Paging
 from ttc.screen import (
+    alternatives_table,
     estimate_record,
     estimate_table,
     explain_lines,
@@ -41,6 +42,7 @@ from ttc.screen import (
     plan_rows,
     plan_table,
     precision_lines,
+    refused_lines,
 )
 from ttc.spec import library
 from ttc.spec.model import load_model

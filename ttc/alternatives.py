@@ -1,10 +1,7 @@
 """Other ways to use the chips of a mesh, each planned as a whole, beside the one that was taken."""
 
-# pyright: reportUnknownMemberType=false
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-from rich.table import Table
 
 from ttc.api import Target
 from ttc.compiler import plan_spec
@@ -14,7 +11,6 @@ from ttc.plan.degree import divisions
 from ttc.plan.estimate import estimate, sent_bytes
 from ttc.plan.parallel import Residual
 from ttc.plan.plan import Plan
-from ttc.screen import amount
 from ttc.spec.model import ModelSpec, ParallelWish
 from ttc.spec.precision import PrecisionProfile
 
@@ -116,36 +112,3 @@ def _planned(plan: Plan, *, taken: bool) -> Alternative:
         prefill_ms=prefill.ms,
         prefill_sent_bytes=sent_bytes(plan, longest),
     )
-
-
-def alternatives_table(rows: Sequence[Alternative]) -> Table:
-    """One row for each way that can be planned; the one that was taken has a star."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("replicas x chips", no_wrap=True)
-    for name in ("DRAM", "decode", "sent", "tokens/s", "prefill", "sent"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        if not row.reason:
-            table.add_row(
-                f"{'*' if row.taken else ' '} {_way(row)}",
-                amount(row.dram_bytes_per_chip),
-                f"{row.decode_ms:.2f}",
-                amount(row.decode_sent_bytes),
-                f"{row.tokens_per_second_all_users:.0f}",
-                f"{row.prefill_ms:.0f}",
-                amount(row.prefill_sent_bytes),
-            )
-    table.caption = "DRAM of a chip; ms, and what a chip sends in them; tokens/s of all users"
-    return table
-
-
-def refused_lines(rows: Sequence[Alternative]) -> list[str]:
-    """The ways that cannot be planned, and why."""
-    return [f"    {_way(row)}: {row.reason}" for row in rows if row.reason]
-
-
-def _way(row: Alternative) -> str:
-    words = [f"{row.replicas} x {row.tp}"]
-    if row.tp > 1:
-        words += filter(None, (row.topology, row.prefill_residual))
-    return " ".join(words)
