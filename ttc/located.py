@@ -116,14 +116,15 @@ def read_text(path: Path, *, shown: str = "") -> str:
         names = sorted(each.name for each in path.glob("*.y*ml"))
         raise UsageError(
             Problem(
-                message=f"'{shown}' is a folder, expected a YAML file",
+                message=f"'{shown}' is a folder, expected a file",
                 help=f"name a file in it: {', '.join(names)}" if names else "",
             )
         )
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        near = [each.name for each in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        beside = path.parent.glob(f"*{path.suffix}") if path.parent.is_dir() else ()
+        near = sorted(each.name for each in beside)
         hint = did_you_mean(path.name, near)
         raise UsageError(Problem(message=f"there is no file '{shown}'", help=hint)) from None
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from ttc import api
 from ttc.accuracy.layers import Row, first_bad
 from ttc.accuracy.reference import Reference, load_reference, reduce_logits, save_reference
-from ttc.accuracy.run import AccuracySettings
+from ttc.accuracy.run import AccuracyReport, AccuracySettings
 from ttc.accuracy.scores import COLUMNS, Scorer, running
 from ttc.accuracy.teacher import HELD_BACK, TEXT, Split, read_split
 from ttc.cli import main
@@ -115,6 +116,46 @@ def test_files_of_tt_transformers_are_read_and_written(
 
 
 @pytest.mark.parametrize(
+    ("tokens", "best", "message"),
+    [(0, 40, None), (299, 40, "names token"), (0, 99999, "names token 99999"), (-1, 40, "-1")],
+)
+def test_references_of_another_tokenizer(
+    artefact: Artefact, tmp_path: Path, tokens: int, best: int, message: str | None
+) -> None:
+    theirs = tmp_path / "theirs.refpt"
+    named = torch.full((1, 80), 5)
+    named[0, 70] = tokens if message != "names token" else 99999
+    data = {"reference_tokens": named, "top5_tokens": torch.full((79, 5), best)}
+    torch.save(data, theirs)
+    settings = AccuracySettings(split=SPLIT, reference=theirs)
+    if message is None:
+        assert api.accuracy(artefact, backend="emulate", settings=settings).scores.kl.size
+        return
+    with pytest.raises(UsageError, match=message) as raised:
+        api.accuracy(artefact, backend="emulate", settings=settings)
+    assert "another tokenizer" in str(raised.value)
+
+
+def test_a_text_that_is_less_likely_than_chance(artefact: Artefact, logits: np.ndarray) -> None:
+    tokens = (0, 3, 1, 4, 1, 5, 9)
+    scores = scored(logits, reduce_logits(tokens, logits)).scores()
+    report = AccuracyReport(scores=scores, vocab=40, reference=artefact.folder)
+    likely = scores.everything.perplexity < 40
+    assert report.foreign is not likely
+    assert replace(report, vocab=2).foreign
+    assert not replace(report, vocab=10**6).foreign
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_runs(
+    artefact: Artefact, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    settings = AccuracySettings(split=SPLIT, out=tmp_path / "file" / "out")
+    with pytest.raises(UsageError, match="nothing can be written into"):
+        api.accuracy(artefact, backend="emulate", settings=settings)
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "there is no file"),
@@ -198,8 +239,8 @@ def test_splits_that_are_none(written: str) -> None:
     [("64+100", "the program has a context of 128"), ("64+99000", "the text has")],
 )
 def test_too_many_tokens(artefact: Artefact, cache: Path, split: str, message: str) -> None:
-    settings = AccuracySettings(split=read_split(split), make_reference=split == "64+100")
-    with pytest.raises(UsageError, match=message if split == "64+100" else "no reference"):
+    settings = AccuracySettings(split=read_split(split))
+    with pytest.raises(UsageError, match=message):
         api.accuracy(artefact, backend="emulate", settings=settings, cache=cache)
 
 

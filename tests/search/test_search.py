@@ -88,11 +88,20 @@ def test_a_speed_floor_and_the_front(search: Search, capsys: pytest.CaptureFixtu
     [
         (["--top1-floor", "100"], "the best that can be reached is"),
         (["--speed-floor", "9e9"], "no profile reaches 9e+09 tokens/s"),
-        (["--top1-floor", "75", "--speed-floor", "9e6"], "no profile holds both floors"),
+        (
+            ["--top1-floor", "100", "--relative-to", "bf16", "--speed-floor", "2800"],
+            "no profile holds both floors",
+        ),
         (["--top1-floor", "0.95"], "95 stands for 95 %"),
         (["--relative-to", "bf16", "--pareto"], "--relative-to says what a floor is of"),
         ([], "there is nothing to search for"),
-        (["--speed-floor", "-1"], "is not above 0"),
+        (["--speed-floor", "nan"], "is no speed above 0"),
+        (["--top1-floor", "95", "--relative-to", "bf61"], "did you mean 'bf16'"),
+        (["--pareto", "--text", "none.txt"], "there is no file 'none.txt'"),
+        (["--pareto", "--calibration", "9999"], "9999+0 needs 10000"),
+        (["--pareto", "--calibration", "999"], "the program has a context of 128"),
+        (["--pareto", "--tokens", "64+9999"], "64+9999 needs 10064"),
+        (["--speed-floor", "-1"], "is no speed above 0"),
         (["--pareto", "--block", "0"], "is not at least 1"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ttc.errors import SpecError, TtcError
+from ttc.errors import SpecError, TtcError, UsageError
 from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.optimizations import differences, load_decoder_config, read_optimizations
 from ttc.spec.precision import PrecisionProfile, effective, load_profile
@@ -153,6 +153,12 @@ def test_a_partial_entry_falls_back_to_the_profile(tmp_path: Path) -> None:
     told = differences(loaded, spec)
     assert "wqkv of decoder 0, bf16 here and bfp8 there: its default under an entry" in told
     assert told[-1] == "decoders from 1 on: the profile here, an error there"
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_argument_without_settings(text: str) -> None:
+    with pytest.raises(UsageError, match="--optimizations says nothing"):
+        read_optimizations(text)
 
 
 def test_an_argument_over_a_named_profile_keeps_that_profile(tmp_path: Path) -> None:

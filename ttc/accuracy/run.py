@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from ttc.accuracy.layers import Row, compare_layers, first_bad, write_layers
@@ -15,7 +16,7 @@ from ttc.accuracy.reference import (
     save_reference,
 )
 from ttc.accuracy.scores import Scores, write_csv
-from ttc.accuracy.teacher import TEXT, Split, force
+from ttc.accuracy.teacher import TEXT, Room, Split, check_length, force
 from ttc.checkpoint.files import Checkpoint
 from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
@@ -60,6 +61,7 @@ class AccuracyReport:
     """The scores of one program on one text, and the files they were written to."""
 
     scores: Scores
+    vocab: int
     reference: Path
     files: tuple[Path, ...] = ()
     layers: tuple[Row, ...] = ()
@@ -77,6 +79,12 @@ class AccuracyReport:
             "files": [str(path) for path in self.files],
             "first_bad_value": asdict(bad) if (bad := self.first_bad) else None,
         }
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the text is less likely than tokens drawn at random: then it is no text at all
+        in the model's tokens, but one in those of another tokenizer."""
+        return self.scores.everything.perplexity > self.vocab
 
     @property
     def first_bad(self) -> Row | None:
@@ -97,7 +105,12 @@ def measure(
     cache: Path,
     progress: Progress,
 ) -> AccuracyReport:
-    """Score an artefact. The checkpoint is opened only where a reference or layers need it."""
+    """Score an artefact. The checkpoint is opened only where a reference or layers need it.
+
+    What can be refused is refused before anything is computed.
+    """
+    if settings.out is not None:
+        make_folder(settings.out)
     reference, path = _reference(artefact, settings, weights, cache, progress)
     with Model(artefact, backend, emulator_device=settings.emulator_device) as model:
         report = score(model, reference, path, settings.split, progress)
@@ -125,6 +138,13 @@ def _reference(
         return load_reference(settings.reference), settings.reference
     text = read_text(settings.text or TEXT).strip()
     token_ids = load_tokenizer(artefact.folder).encode(text)[: settings.split.tokens]
+    manifest = artefact.manifest
+    room = Room(
+        context=manifest.context,
+        prefill=max(manifest.buckets),
+        block=manifest.kv.block_tokens,
+    )
+    check_length(room, settings.split, len(token_ids))
     spec, checkpoint = checkpoint_of(artefact, cache, weights)
     reference, path = find_reference(
         spec,
@@ -138,6 +158,22 @@ def _reference(
         save_reference(settings.reference, reference)
         path = settings.reference
     return reference, path
+
+
+def make_folder(folder: Path) -> None:
+    """A folder to write into, made if it is not there. Raises UsageError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            Problem(
+                message=f"nothing can be written into '{folder}'",
+                note=error.strerror or str(error),
+                help="name another folder with -o",
+            )
+        ) from None
 
 
 def find_reference(
@@ -174,12 +210,15 @@ def score(
         progress("teacher forcing", done, split.tokens - 1)
 
     on_token(0)
-    return AccuracyReport(scores=force(model.session, reference, split, on_token), reference=path)
+    return AccuracyReport(
+        scores=force(model.session, reference, split, on_token),
+        vocab=model.session.program.VOCAB,
+        reference=path,
+    )
 
 
 def write_report(report: AccuracyReport, folder: Path, title: str) -> tuple[Path, ...]:
     """accuracy.csv with a line per position, its picture accuracy.png, and layers.csv."""
-    folder.mkdir(parents=True, exist_ok=True)
     table, picture = folder / "accuracy.csv", folder / "accuracy.png"
     write_csv(table, report.scores)
     draw_scores(picture, report.scores, title)

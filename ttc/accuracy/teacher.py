@@ -46,9 +46,17 @@ def read_split(written: str) -> Split:
     return Split(prefill=int(prefill), steps=int(steps))
 
 
-def check_length(session: Session, split: Split, available: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Tokens that a program has room for: in its caches, in one prefill, and in a cache block."""
+
+    context: int
+    prefill: int
+    block: int
+
+
+def check_length(room: Room, split: Split, available: int) -> None:
     """Raise UsageError where the text or the program is too short for the split."""
-    program = session.program
     if available < split.tokens:
         longest = max(0, available - split.prefill - 1)
         raise UsageError(
@@ -59,12 +67,12 @@ def check_length(session: Session, split: Split, available: int) -> None:
                 else "name a longer text",
             )
         )
-    wanted = -(-split.tokens // program.KV_BLOCK) * program.KV_BLOCK
-    if split.tokens - 1 > program.CONTEXT or split.prefill > max(program.PREFILL):
+    wanted = -(-split.tokens // room.block) * room.block
+    if split.tokens - 1 > room.context or split.prefill > room.prefill:
         raise UsageError(
             Problem(
-                message=f"the program has a context of {program.CONTEXT} tokens and prefills up to "
-                f"{max(program.PREFILL)}, {split} is more",
+                message=f"the program has a context of {room.context} tokens and prefills up to "
+                f"{room.prefill}, {split} is more",
                 help=f"compile with --context {wanted}, or ask for fewer --tokens",
             )
         )
@@ -76,8 +84,14 @@ def force(
     split: Split,
     on_token: Callable[[int], None] = lambda done: None,
 ) -> Scores:
-    """Read the reference's text as user 0; `on_token` is told how many tokens are done."""
-    check_length(session, split, len(reference.token_ids))
+    """Read the reference's text as user 0; `on_token` is told how many tokens are done.
+
+    Raises UsageError for a reference that is too short, or names tokens that the model lacks.
+    """
+    program = session.program
+    room = Room(context=program.CONTEXT, prefill=max(program.PREFILL), block=program.KV_BLOCK)
+    check_length(room, split, len(reference.token_ids))
+    _check_vocabulary(reference, program.VOCAB)
     scorer = Scorer(reference=reference, prefill=split.prefill)
     scorer.add(session.prefill_all(reference.token_ids[: split.prefill]))
     on_token(split.prefill)
@@ -85,3 +99,17 @@ def force(
         scorer.add(session.decode([token]))
         on_token(split.prefill + done)
     return scorer.scores()
+
+
+def _check_vocabulary(reference: Reference, vocab: int) -> None:
+    """Raise UsageError for token ids that the program has no logits of."""
+    named = (*reference.token_ids, int(reference.top_ids.min()), int(reference.top_ids.max()))
+    wrong = next((token for token in (max(named), min(named)) if not 0 <= token < vocab), None)
+    if wrong is not None:
+        raise UsageError(
+            Problem(
+                message=f"the reference names token {wrong}, the model has {vocab}",
+                note="it was made for a model with another tokenizer",
+                help="make one for this model with --make-reference",
+            )
+        )

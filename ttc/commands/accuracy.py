@@ -76,6 +76,11 @@ def accuracy(
             progress=progress,
             simulator=bool(environment(context_).get("TT_METAL_SIMULATOR")),
         )
+    if report.foreign:
+        screen.note(
+            f"random tokens would be likelier than this text: is {report.reference} of a model "
+            "with another tokenizer?"
+        )
     for line in _lines(report):
         screen.say(line)
     screen.result(report.to_json())

@@ -1,6 +1,7 @@
 """`ttc search`: a precision profile for an accuracy floor or a speed floor."""
 
 # pyright: reportUnknownMemberType=false
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from ttc.commands.environment import environment, open_screen, weights_folder
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.options import Cache, EmulatorDevice, Json, MeshOption, Spec, Weights
 from ttc.spec.model import load_model
+from ttc.spec.precision import load_profile
 
 
 def search(
@@ -132,11 +134,13 @@ def _check(
     if top1 is not None and not 1 < top1 <= 100:
         hint = "95 stands for 95 % of the tokens"
         problems.append(Problem(message=f"--top1-floor {top1:g} is no percentage", help=hint))
-    if speed is not None and speed <= 0:
-        problems.append(Problem(message=f"--speed-floor {speed:g} is not above 0"))
+    if speed is not None and not 0 < speed < inf:
+        problems.append(Problem(message=f"--speed-floor {speed:g} is no speed above 0"))
     if relative_to is not None and top1 is None:
         hint = "add --top1-floor"
         problems.append(Problem(message="--relative-to says what a floor is of", help=hint))
+    if relative_to is not None:
+        load_profile(relative_to)
     if block < 1:
         problems.append(Problem(message=f"--block {block} is not at least 1"))
     if tokens < 1:

@@ -19,8 +19,9 @@ from ttc.accuracy.reference import (
     reference_path,
     save_reference,
 )
+from ttc.accuracy.run import make_folder
 from ttc.accuracy.scores import Scores
-from ttc.accuracy.teacher import Split, check_length, force
+from ttc.accuracy.teacher import Room, Split, check_length, force
 from ttc.checkpoint.files import Checkpoint
 from ttc.hardware.hardware import load_mesh
 from ttc.located import read_text
@@ -121,10 +122,19 @@ class Bench:
                 file.write(line + "\n")
         return self._known[key]
 
-    def encode(self, text: Path) -> list[int]:
-        """Token ids of a text file, by the model's tokenizer."""
+    def encode(self, text: Path, split: Split) -> list[int]:
+        """The token ids of a text file that a split reads, by the model's tokenizer.
+
+        Raises UsageError where the text or the context of the search is too short for the split.
+        """
+        written, plan = read_text(text).strip(), self.plan("bf16")
+        room = Room(
+            context=plan.context, prefill=max(plan.buckets), block=plan.kv_cache.block_tokens
+        )
         with self._artefact(load_profile("bf16")) as folder:
-            return load_tokenizer(folder).encode(read_text(text).strip())
+            tokens = load_tokenizer(folder).encode(written)
+        check_length(room, split, len(tokens))
+        return tokens[: split.tokens]
 
     def reference(self, token_ids: Sequence[int]) -> Reference:
         """What Hugging Face transformers expects, computed once for a text."""
@@ -142,7 +152,6 @@ class Bench:
         path = self.settings.folder / f"base-{name}.refpt"
         if not path.exists():
             with self._session(self._profile(profile)) as session:
-                check_length(session, Split(prefill=len(token_ids) - 1, steps=0), len(token_ids))
                 logits = session.prefill_all(token_ids[:-1])
             save_reference(path, reduce_logits(token_ids, logits))
         return load_reference(path)
@@ -200,7 +209,7 @@ class Bench:
 @contextmanager
 def open_bench(settings: BenchSettings, model: ModelSpec, progress: Progress) -> Iterator[Bench]:
     """A bench that knows what was measured in its folder before."""
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.folder)
     settings.cache.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         scratch = stack.enter_context(TemporaryDirectory(dir=settings.cache))

@@ -72,9 +72,10 @@ def compare(
     """Measure every profile on a text; by name, the first is what others are compared with."""
     model, chip = load_model(settings.spec), load_mesh(settings.mesh).chip
     with open_bench(settings, model, progress) as bench:
+        tokens = bench.encode(text, split)
         plans = {name: bench.plan(profile) for name, profile in profiles.items()}
         progress("computing the reference")
-        reference = bench.reference(bench.encode(text)[: split.tokens])
+        reference = bench.reference(tokens)
         measured: dict[str, Measured] = {}
         for name, profile in profiles.items():
             progress("measuring profiles", len(measured), len(profiles))

@@ -8,6 +8,7 @@ measured accuracy, on text that no sensitivity was measured on, holds the floor;
 profiles that come with ttc stores less and, computed as rungs are, holds it as well.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -134,7 +135,7 @@ def search(
     """Measure, solve, measure again. Raises UsageError for floors that cannot be met."""
     model = load_model(settings.spec)
     with open_bench(settings, model, progress) as bench:
-        hunt = _prepare(bench, how)
+        hunt = _prepare(bench, how, floors)
         presets = tuple(hunt.preset(each) for each in PRESETS) if floors.pareto else ()
         if floors.pareto:
             last = len(hunt.rungs) - 1
@@ -204,17 +205,21 @@ class _Hunt:
         )
 
 
-def _prepare(bench: Bench, how: SearchSettings) -> _Hunt:
+def _prepare(bench: Bench, how: SearchSettings, floors: Floors) -> _Hunt:
+    bench.progress("reading the texts")
+    calibration = bench.encode(how.text, Split(prefill=how.calibration_tokens, steps=0))
+    held_back = bench.encode(how.held_back, how.split)
     bench.progress("planning")
     layers = bench.model.dims.layers
     items = make_items(bench.plan("bf16"), layers, how.block)
     chip = load_mesh(bench.settings.mesh).chip
+    if floors.speed is not None:
+        _check_speed(bench, items, floors.speed)
     cost = read_bytes if how.minimise == "bytes" else partial(step_seconds, chip=chip)
     prices, _ = price(items, bench.plan, cost)
-    calibration = bench.encode(how.text)[: how.calibration_tokens + 1]
     losses = measure_losses(bench, items, calibration)
     bench.progress("computing the reference")
-    reference = bench.reference(bench.encode(how.held_back)[: how.split.tokens])
+    reference = bench.reference(held_back)
     return _Hunt(
         bench=bench,
         how=how,
@@ -224,6 +229,20 @@ def _prepare(bench: Bench, how: SearchSettings) -> _Hunt:
         rungs=ladder(prices, losses, RUNGS),
         reference=reference,
     )
+
+
+def _check_speed(bench: Bench, items: Sequence[Item], floor: float) -> None:
+    """Raise UsageError where even the coarsest program is not fast enough."""
+    coarsest = profile_text("coarsest", items, [len(item.forms) - 1 for item in items])
+    speed = 1 / step_seconds(bench.plan(coarsest), load_mesh(bench.settings.mesh).chip)
+    if speed < floor:
+        raise UsageError(
+            Problem(
+                message=f"no profile reaches {floor:g} tokens/s",
+                details=(f"the fastest is estimated at {speed:.1f} with a full context",),
+                help="ask for that much or less, for a shorter --context, or for more chips",
+            )
+        )
 
 
 def _choose(hunt: _Hunt, floors: Floors) -> Point | None:
@@ -306,14 +325,7 @@ def _fast_enough(hunt: _Hunt, floor: float) -> Point:
     """The most accurate rung that is fast enough."""
     speeds = [hunt.speed(hunt.text(rung)) for rung in hunt.rungs]
     fast = [number for number, speed in enumerate(speeds) if speed >= floor]
-    if not fast:
-        raise UsageError(
-            Problem(
-                message=f"no profile reaches {floor:g} tokens/s",
-                details=(f"the fastest is estimated at {max(speeds):.1f} with a full context",),
-                help="ask for that much or less, for a shorter --context, or for more chips",
-            )
-        )
+    assert fast, "the last rung is the coarsest program, whose speed was checked"
     return hunt.rung(fast[0])
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ttc.errors import Problem, Source, SpecError, did_you_mean
+from ttc.errors import Problem, Source, SpecError, UsageError, did_you_mean
 from ttc.located import raise_problems
 from ttc.schema import load_yaml
 from ttc.spec import library
@@ -93,6 +93,8 @@ def read_optimizations(text: str, below: PrecisionProfile | None = None) -> Prec
     if re.fullmatch(r"\s*[\w.-]+\s*", text):
         return load_profile(text.strip())
     below = below or load_profile(BASE)
+    if not text.strip():
+        raise UsageError(Problem(message=f"{_ARGUMENT} says nothing", help=f"write {_EXAMPLE}"))
     problems: list[Problem] = []
     settings: dict[str, Setting] = {}
     for section, entries in _sections(text).items():
