@@ -1,5 +1,6 @@
 """Teacher forcing on a tiny model: its figures, its files, and the values layer by layer."""
 
+# pyright: reportUnknownMemberType=false
 import csv
 import json
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ttc.accuracy.teacher import HELD_BACK, TEXT, Split, read_split
 from ttc.cli import main
 from ttc.errors import UsageError
 from ttc.runtime.artefact import Artefact
+from ttc.runtime.replica import Logits
 
 pytestmark = pytest.mark.emulate
 
@@ -44,7 +46,7 @@ def artefact(
 
 
 @pytest.fixture
-def logits() -> np.ndarray:
+def logits() -> Logits:
     return np.random.default_rng(1).normal(size=(6, 40)).astype(np.float32) * 3
 
 
@@ -96,7 +98,7 @@ def test_references_are_made_once_and_told_from_another_text(
 
 
 def test_files_of_tt_transformers_are_read_and_written(
-    artefact: Artefact, tmp_path: Path, logits: np.ndarray
+    artefact: Artefact, tmp_path: Path, logits: Logits
 ) -> None:
     theirs = tmp_path / "theirs.refpt"
     tokens, best = torch.randint(1, 300, (1, 80)), torch.randint(0, 300, (79, 5))
@@ -136,7 +138,7 @@ def test_references_of_another_tokenizer(
     assert "another tokenizer" in str(raised.value)
 
 
-def test_a_text_that_is_less_likely_than_chance(artefact: Artefact, logits: np.ndarray) -> None:
+def test_a_text_that_is_less_likely_than_chance(artefact: Artefact, logits: Logits) -> None:
     tokens = (0, 3, 1, 4, 1, 5, 9)
     scores = scored(logits, reduce_logits(tokens, logits)).scores()
     report = AccuracyReport(scores=scores, vocab=40, reference=artefact.folder)
@@ -174,14 +176,14 @@ def test_what_is_no_reference(tmp_path: Path, content: object, message: str) -> 
         load_reference(path)
 
 
-def scored(ours: np.ndarray, reference: Reference) -> Scorer:
+def scored(ours: Logits, reference: Reference) -> Scorer:
     scorer = Scorer(reference=reference, prefill=2)
     scorer.add(ours[:2])
     scorer.add(ours[2:])
     return scorer
 
 
-def test_scores_are_those_of_the_definition(logits: np.ndarray) -> None:
+def test_scores_are_those_of_the_definition(logits: Logits) -> None:
     tokens = (0, 3, 1, 4, 1, 5, 9)
     ours = logits + np.random.default_rng(2).normal(size=logits.shape).astype(np.float32)
     scores = scored(ours, reduce_logits(tokens, logits)).scores()
