@@ -64,6 +64,15 @@ class Screen:
             print(json.dumps(record, indent=2))
 
     @contextmanager
+    def interruptible(self, remark: str) -> Iterator[None]:
+        """Says how to go on when the user stops what runs inside."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.note(f"stopped: {remark}")
+            raise
+
+    @contextmanager
     def progress(self) -> Iterator[Reporter]:
         """Draws a bar, with a rate for bytes; silent when stderr is a file."""
         if not self.err.is_terminal:

@@ -114,6 +114,17 @@ def test_what_cannot_be(
     assert message in captured.err
 
 
+def test_a_search_that_is_stopped_says_how_to_go_on(
+    search: Search, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ttc.search.search.search", stopped)
+    assert search("--top1-floor", "75") not in (0, 1, 2)
+    assert f"kept in {search.folder / 'out'}" in capsys.readouterr().err
+
+
 def a_point(name: str, cost: float, top1: float, choice: Choice | None = None) -> Point:
     measured = Measured(top1=top1, top5=1.0, kl=0.0, perplexity=1.0, tokens=1, hits="1", kls=(0.0,))
     return Point(

@@ -56,7 +56,8 @@ def compare(
     profiles = _profiles(precision or [], optimizations or [])
     model = load_model(spec)
     folder = out or Path(f"build/compare-{model.name}-{mesh.replace(':', '-')}")
-    with screen.progress() as progress:
+    kept = f"what was measured is kept in {folder}, the same command goes on from there"
+    with screen.interruptible(kept), screen.progress() as progress:
         found = measure(
             BenchSettings(
                 spec=spec,

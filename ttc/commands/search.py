@@ -74,7 +74,8 @@ def search(
     model = load_model(spec)
     folder = out or Path(f"build/search-{model.name}-{mesh.replace(':', '-')}")
     name = _name(model.name, top1_floor, relative_to, speed_floor)
-    with screen.progress() as progress:
+    kept = f"what was measured is kept in {folder}, the same command goes on from there"
+    with screen.interruptible(kept), screen.progress() as progress:
         found = find(
             BenchSettings(
                 spec=spec,
