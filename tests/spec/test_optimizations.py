@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from ttc import api
 from ttc.errors import SpecError, TtcError, UsageError
+from ttc.plan.plan import PhasePlan, Plan, PlannedAttention, PlannedLinear
 from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.optimizations import differences, load_decoder_config, read_optimizations
 from ttc.spec.precision import PrecisionProfile, effective, load_profile
@@ -45,6 +47,12 @@ def ablation(ff1_3: str, ff2: str, wo: str = "bfp8", activation: str = "mixed") 
 
 STRINGS = {
     "grammar": "precision_cfg = {ff1_3: bfp4}, fidelity_cfg = {li_ff1_3: hifi2}",
+    "every key": (
+        "precision_cfg = {ff1_3: bfp4, ff2: bfp4, wqkv: bfp8, wo: bfp8, kv_cache: bfp8, "
+        "activation: mixed}, fidelity_cfg = {li_ff1_3: hifi2, li_ff2: lofi, li_qkv_decode: hifi2, "
+        "li_o_decode: hifi2, sdpa_decode: hifi2na, li_qkv_prefill: hifi2, "
+        "li_o_prefill: hifi2fp16, sdpa_prefill: hifi4}"
+    ),
     "precision only": "precision_cfg = {ff1_3: bfp4, ff2: bfp4}",
     "fidelity only": "fidelity_cfg = {li_ff1_3: lofi, accuracy: hifi4fp32}",
     **{f"mlp {ff1_3} {ff2}": ablation(ff1_3, ff2) for ff1_3 in FIDELITY for ff2 in FIDELITY},
@@ -115,6 +123,54 @@ def json_file(folder: Path, entries: Mapping[int, Any]) -> Path:
     path = folder / "performance_decoder_config.json"
     path.write_text(json.dumps({"decoders": {str(key): value for key, value in entries.items()}}))
     return path
+
+
+def planned(plan: Plan, decoder: int) -> dict[str, str]:
+    """What a plan stores and computes in a decoder, in the same keys; activations are not named."""
+    groups = {each.name: each.group for each in plan.weights if each.decoder == decoder}
+    stored = {
+        each.group: each.tensor.dtype
+        for each in plan.weights
+        if each.decoder == decoder and each.group in DEFAULTS
+    }
+    found: dict[str, str] = stored | {"kv_cache": plan.kv_cache.dtypes[decoder]}
+
+    def compute(phase: PhasePlan, name: str) -> None:
+        keys = {"wqkv": f"li_qkv_{name}", "wo": f"li_o_{name}", "ff1_3": "li_ff1_3"}
+        ops = next(each.ops for each in phase.decoders if decoder in each.layers)
+        for op in ops:
+            if isinstance(op, PlannedAttention):
+                found[f"sdpa_{name}"] = op.compute.name
+            elif isinstance(op, PlannedLinear):
+                group = groups[op.weights[0]]
+                key = keys.get(group, f"li_{group}")
+                assert found.setdefault(key, op.compute.name) == op.compute.name
+
+    compute(plan.decode, "decode")
+    for phase in plan.prefill:
+        compute(phase, "prefill")
+    return found
+
+
+@pytest.mark.parametrize("name", STRINGS)
+def test_plans_carry_them_out(name: str, tmp_path: Path) -> None:
+    spec_of(tmp_path, 2)
+    target = api.Target(precision=read_optimizations(STRINGS[name]), context=256)
+    wanted = merged(STRINGS[name])
+    wanted.pop("activation")
+    assert planned(api.plan(tmp_path / "sized.yaml", target), 1) == wanted
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_plans_carry_files_out(name: str, tmp_path: Path) -> None:
+    profile, layers, exception, entries = FILES[name]
+    spec = spec_of(tmp_path, layers, profile, exception)
+    loaded = load_decoder_config(json_file(tmp_path, entries), load_profile(profile))
+    plan = api.plan(tmp_path / "sized.yaml", api.Target(precision=loaded, context=256))
+    for decoder in (0, layers - 1):
+        wanted = settings(loaded, spec, decoder)
+        wanted.pop("activation")
+        assert planned(plan, decoder) == wanted
 
 
 @pytest.mark.parametrize("name", STRINGS)
