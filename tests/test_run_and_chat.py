@@ -1,0 +1,277 @@
+"""`ttc run` in its modes and `ttc chat`, on a tiny random model with a chat template."""
+
+import csv
+import io
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttc import api
+from ttc.cli import main
+
+pytestmark = pytest.mark.emulate
+
+CHAT = (
+    "{% for message in messages %}{{ message['role'][0] + ':' + message['content'] + '\n' }}"
+    "{% endfor %}a:"
+)
+USERS = 4
+
+type Golden = Callable[[Path, str], None]
+
+
+@pytest.fixture(scope="module")
+def artefact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four users of 256 tokens."""
+    folder = tmp_path_factory.mktemp("chat")
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir()
+    for file in tiny_checkpoint.iterdir():
+        (checkpoint / file.name).hardlink_to(file)
+    config = checkpoint / "tokenizer_config.json"
+    config.unlink()
+    config.write_text(json.dumps({"eos_token": "<end>", "chat_template": CHAT}))
+    out = folder / "tiny"
+    api.compile(
+        Path(__file__).parent / "data" / "tiny.yaml",
+        weights=str(checkpoint),
+        precision="bf16",
+        batch=USERS,
+        context=256,
+        out=out,
+        cache=folder / "cache",
+    )
+    return out
+
+
+class Run:
+    """`ttc run ARTEFACT ... --json`, in this process."""
+
+    def __init__(self, artefact: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.artefact, self.cache, self.capsys = artefact, cache, capsys
+
+    def __call__(self, *arguments: str | Path) -> Any:
+        code, out, _ = self.ended("--json", *arguments)
+        assert code == 0
+        return json.loads(out)
+
+    def ended(self, *arguments: str | Path) -> tuple[int, str, str]:
+        fixed = ["run", str(self.artefact), "--backend", "emulate", "--cache", str(self.cache)]
+        with pytest.raises(SystemExit) as ended:
+            main([*fixed, *map(str, arguments)])
+        captured = self.capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def run(artefact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(artefact, tmp_path / "cache", capsys)
+
+
+def test_a_batch_of_each_mode(run: Run) -> None:
+    for mode, users in (("batch-1", 1), ("batch-32", 3), ("reasoning", 1), ("long-context", 1)):
+        options = ["--batch", "3"] if users > 1 else []
+        result = run("--mode", mode, *options, "--max-new-tokens", "3", "--no-stop-at-eos")
+        assert len(result["outputs"]) == users
+        assert {len(each["token_ids"]) for each in result["outputs"]} == {3}
+        (speeds,) = result["batches"]
+        assert speeds["users"] == users
+        assert speeds["at"]["1"]["tokens_per_s_per_user"] > 0
+        assert result["ttft_s"] == speeds["ttft_s"] > 0
+
+
+def test_long_context_fills_what_there_is(run: Run) -> None:
+    result = run("--mode", "long-context", "--max-new-tokens", "10", "--no-stop-at-eos")
+    (output,) = result["outputs"]
+    assert 200 < output["prompt_tokens"] <= 246
+
+
+def test_prompts_of_a_file_and_their_order(run: Run, tmp_path: Path) -> None:
+    """More prompts than users; a second batch starts with the second prompt and ends with it."""
+    prompts = tmp_path / "prompts.json"
+    words = [f"Question {number}" for number in range(5)]
+    prompts.write_text(json.dumps([{"prompt": word} for word in words]))
+    speeds = tmp_path / "speeds.csv"
+    options = ["--max-new-tokens", "4", "--repeat-batches", "2", "--csv", speeds]
+    result = run("--prompts", prompts, *options, "--batch", "2")
+    asked = [each["prompt"] for each in result["outputs"]]
+    assert asked == [*words, *words[1:], words[0]]
+    texts = {each["prompt"]: each["text"] for each in result["outputs"][:5]}
+    assert all(texts[each["prompt"]] == each["text"] for each in result["outputs"][5:])
+    first, second = csv.DictReader(io.StringIO(speeds.read_text()))
+    assert (first["batch"], second["batch"], first["users"]) == ("0", "1", "5")
+    assert second["cached_tokens"] == "0"
+
+
+def test_instruct_and_raw_prompts(run: Run) -> None:
+    options = ["-p", "Hello", "--max-new-tokens", "1"]
+    assert run(*options)["outputs"][0]["prompt_tokens"] == len("u:Hello\na:")
+    assert run(*options, "--no-instruct")["outputs"][0]["prompt_tokens"] == len("Hello")
+
+
+def test_sampling_options_reach_the_model(run: Run) -> None:
+    options = ["-p", "Hello", "--max-new-tokens", "12", "--no-stop-at-eos", "--logprobs"]
+    drawn = ["--temperature", "3", "--top-k", "50", "--top-p", "0.99"]
+
+    def tokens(*more: str) -> list[int]:
+        (output,) = run(*options, *more)["outputs"]
+        assert len(output["logprobs"]) == 12
+        return output["token_ids"]
+
+    assert tokens(*drawn, "--seed", "1") == tokens(*drawn, "--seed", "1")
+    assert tokens(*drawn, "--seed", "1") != tokens(*drawn, "--seed", "2")
+    greedy = tokens()
+    for name, value in (("repetition", "0.1"), ("presence", "-2"), ("frequency", "-2")):
+        again = tokens(f"--{name}-penalty", value)
+        assert len(set(again)) < len(set(greedy)), "what was there before comes again"
+
+
+def test_the_context_can_be_less(run: Run) -> None:
+    options = ["-p", "Hello", "--max-context", "20", "--max-new-tokens", "50", "--no-stop-at-eos"]
+    (output,) = run(*options)["outputs"]
+    assert output["finish_reason"] == "context"
+    assert output["prompt_tokens"] + len(output["token_ids"]) == 21  # the last one is not read
+
+
+REFUSED = {
+    "empty_prompt": ["-p", "", "--no-instruct"],
+    "prompt_longer_than_context": ["-p", "Hello " * 100],
+    "prompt_longer_than_max_context": ["-p", "Hello", "--max-context", "5"],
+    "batch_over_the_plan": ["--mode", "batch-32"],
+    "batch_option_over_the_plan": ["-p", "Hello", "--batch", "5"],
+    "context_over_the_plan": ["-p", "Hello", "--max-context", "512"],
+    "other_block_size": ["-p", "Hello", "--page-block-size", "64"],
+    "too_many_blocks": ["-p", "Hello", "--max-blocks", "33"],
+    "no_blocks": ["-p", "Hello", "--max-blocks", "0"],
+    "nan_temperature": ["-p", "Hello", "--temperature", "nan"],
+    "negative_top_p": ["-p", "Hello", "--top-p", "-0.5"],
+    "negative_top_k": ["-p", "Hello", "--top-k", "-1"],
+    "large_penalty": ["-p", "Hello", "--presence-penalty", "3"],
+    "no_repetition_penalty": ["-p", "Hello", "--repetition-penalty", "0"],
+    "negative_seed": ["-p", "Hello", "--seed", "-1"],
+    "empty_stop_string": ["-p", "Hello", "--stop", ""],
+    "no_new_tokens": ["-p", "Hello", "--max-new-tokens", "0"],
+    "two_sources": ["-p", "Hello", "--messages", "messages.json"],
+    "unknown_mode": ["--mode", "batch-2"],
+    "system_for_a_file": ["--mode", "batch-1", "--system", "Be brief."],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(run: Run, name: str, golden: Golden) -> None:
+    code, out, error = run.ended(*REFUSED[name])
+    assert (code, out) == (2, "")
+    error = "".join(line for line in error.splitlines(True) if not line.startswith("backend:"))
+    golden(Path(__file__).parent / "runtime" / "errors" / f"run_{name}.txt", error)
+
+
+def python(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "ttc", *map(str, arguments)]
+
+
+def test_chat_from_a_file(artefact: Path) -> None:
+    lines = "Hello\n\n/system Be brief.\nHello\n/rest\n/reset\n/help\n" + "Hello " * 100 + "\nHello"
+    done = subprocess.run(
+        python("chat", artefact, "--max-new-tokens", "8", "--backend", "emulate"),
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second, third = done.stdout.split("\n")[:3]
+    assert first != second
+    assert second == third, "the system prompt stays, what was said before does not"
+    for words in (
+        'the conversation starts anew with the system prompt "Be brief."',
+        "there is no command '/rest'",
+        "did you mean '/reset'?",
+        "Ctrl-C stops an answer",
+        "shorten it by",
+    ):
+        assert words in done.stderr
+
+
+class Terminal:
+    """A command in a terminal of its own."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def wait_for(self, words: str, seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while words not in self.seen:
+            assert time.monotonic() < end, f"no {words!r} in {self.seen!r}"
+            if select.select([self.ours], [], [], 1)[0]:
+                self.seen += os.read(self.ours, 4096).decode(errors="replace")
+        self.seen = self.seen.split(words, 1)[1]
+
+    def send(self, text: str) -> None:
+        os.write(self.ours, text.encode())
+
+
+@pytest.fixture
+def terminal(artefact: Path) -> Iterator[Terminal]:
+    options = ["--max-new-tokens", "200", "--backend", "emulate"]
+    each = Terminal(python("chat", artefact, *options))
+    yield each
+    each.process.kill()
+    each.process.wait()
+    os.close(each.ours)
+
+
+def test_chat_in_a_terminal(terminal: Terminal) -> None:
+    terminal.wait_for("> ")
+    terminal.send("Hello\r")
+    terminal.wait_for("Hello")
+    time.sleep(0.5)  # into the answer
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.wait_for("stopped")
+    terminal.wait_for("> ")
+    terminal.send("half a line")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.wait_for("> ")
+    terminal.send("/reset\r")
+    terminal.wait_for("starts anew")
+    terminal.wait_for("> ")
+    terminal.send("\x04")
+    assert terminal.process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_run_leaves_nothing_behind(
+    artefact: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in artefact.rglob("*")}
+    environment = os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        python("run", artefact, "-p", "Hello", "--max-new-tokens", "240", "--no-stop-at-eos"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(1), "it answers"
+    process.send_signal(number)
+    process.wait(timeout=60)
+    process.communicate()
+    assert process.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody of its group is left
+    assert list(tmp_path.rglob("*")) == []
+    assert {path: path.stat().st_mtime_ns for path in artefact.rglob("*")} == before
