@@ -1,7 +1,7 @@
 """Where a program runs: the torch emulator or a device. Only the opening differs."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -51,11 +51,12 @@ def choose_backend(choice: str, *, simulator: bool = False) -> tuple[BackendName
 class Backend:
     """An open mesh and the ttnn that drives it: the real one or the emulated one.
 
-    Host tensors are torch tensors.
+    Host tensors are torch tensors. `traces` says whether steps are recorded and replayed.
     """
 
     ttnn: ModuleType
     device: Any
+    traces: bool = False
 
     def replicas(self, shape: tuple[int, int]) -> "tuple[Backend, ...]":
         """This backend for each mesh of `shape` (rows, columns) that the device divides into."""
@@ -114,6 +115,20 @@ class Backend:
             shape, dtype=dtype, layout=layout, device=self.device, memory_config=memory_config
         )
 
+    def record[Value](self, work: Callable[[], Value]) -> tuple[Any, Value]:
+        """What the device is told to do in `work`, which is not done now, and its result."""
+        ttnn = cast(Any, self.ttnn)
+        trace = ttnn.begin_trace_capture(self.device, cq_id=0)
+        try:
+            result = work()
+        finally:
+            ttnn.end_trace_capture(self.device, trace, cq_id=0)
+        return trace, result
+
+    def replay(self, trace: Any) -> None:
+        """Queue what was recorded."""
+        cast(Any, self.ttnn).execute_trace(self.device, trace, cq_id=0, blocking=False)
+
     def mark_live(self, tokens: Tensor, count: int) -> None:
         """Only the first `count` entries matter. A device computes the others all the same."""
 
@@ -152,7 +167,8 @@ def open_backend(
         backend = EmulatorBackend(ttnn=ttnn, device=device)
     else:
         ttnn = import_module("ttnn")
-        backend = Backend(ttnn=ttnn, device=_open_device(ttnn, mesh, trace_region_bytes))
+        device = _open_device(ttnn, mesh, trace_region_bytes)
+        backend = Backend(ttnn=ttnn, device=device, traces=trace_region_bytes > 0)
     try:
         yield backend
     finally:

@@ -15,6 +15,7 @@ from ttc.errors import ArtefactError, Problem
 from ttc.runtime.backends import Backend
 from ttc.runtime.blocks import BlockPool, Holding
 from ttc.runtime.program import Program, Tensor
+from ttc.runtime.trace import Traced
 
 TILE_ROWS = 32
 """Rows of a tile: the head computes the logits of this many tokens at once."""
@@ -92,6 +93,9 @@ class Replica:
     _tokens: Tensor = field(init=False)
     _positions: Tensor = field(init=False)
     _rope_positions: Tensor = field(init=False)
+    _decode: Traced[Tensor] = field(init=False)
+    _feed_back: Traced[None] = field(init=False)
+    _logits: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         program, put, zeros = self.program, self.backend.put, self.backend.zeros
@@ -108,6 +112,8 @@ class Replica:
         self._tokens = put(torch.zeros(1, TILE_ROWS, dtype=torch.int32), "uint32")
         self._positions = put(self._host_positions(), "int32")
         self._rope_positions = put(self._host_rope_positions(), "uint32")
+        self._decode = Traced(backend=self.backend, work=self._decode_work)
+        self._feed_back = Traced(backend=self.backend, work=self._feedback_work)
 
     @property
     def busy(self) -> bool:
@@ -187,30 +193,21 @@ class Replica:
         assert not self._stale, "who is there has changed: `write` comes first"
         users = max(user for user, length in enumerate(self.lengths) if length) + 1
         self.backend.mark_live(self._tokens, users)
-        logits = self.program.decode(
-            self._tokens,
-            self._positions,
-            self._rope_positions,
-            self._page_table,
-            self._caches,
-            self.weights,
-        )
+        self._logits = self._decode()
         self.lengths = [length + 1 if length else 0 for length in self.lengths]
-        return logits
+        return self._logits
 
     def take(self, logits: Tensor, rows: int) -> Logits:
-        """The first rows of logits [1, 1, 32, vocab], which are freed."""
-        read = self.backend.read(logits, parts=self.program.VOCAB_SHARDS)
-        self.backend.free(logits)
-        values = read.reshape(TILE_ROWS, -1)[:rows, : self.program.VOCAB]
-        return cast(Logits, values.float().numpy())
+        """The first rows of logits [1, 1, 32, vocab] of `decode`, which nobody needs after it."""
+        values = self._rows_of(logits, rows)
+        self._give_up(logits)
+        return values
 
     def step(self) -> None:
         """Append the tokens that the device holds and leave the likeliest next ones there."""
         logits = self.decode()
-        self.program.greedy(logits, self._tokens)
-        self.backend.free(logits)
-        self.program.advance(self._positions, self._rope_positions)
+        self._feed_back()
+        self._give_up(logits)
 
     def tokens(self) -> list[int]:
         """[batch] tokens that the device holds for the next step."""
@@ -237,8 +234,35 @@ class Replica:
         """Whether a user has no room for another token."""
         return user in self._holdings and self.lengths[user] >= self.room(user)
 
+    def _decode_work(self) -> Tensor:
+        return self.program.decode(
+            self._tokens,
+            self._positions,
+            self._rope_positions,
+            self._page_table,
+            self._caches,
+            self.weights,
+        )
+
+    def _feedback_work(self) -> None:
+        self.program.greedy(self._logits, self._tokens)
+        self.program.advance(self._positions, self._rope_positions)
+
+    def _give_up(self, logits: Tensor) -> None:
+        """Free what a step returned, unless the next replay writes it again."""
+        if not self._decode.keeps_result:
+            self.backend.free(logits)
+
     def _head(self, x: Tensor, row: int, rows: int) -> Logits:
-        return self.take(self.program.head_prefill(x, row, self.weights), rows)
+        logits = self.program.head_prefill(x, row, self.weights)
+        values = self._rows_of(logits, rows)
+        self.backend.free(logits)
+        return values
+
+    def _rows_of(self, logits: Tensor, rows: int) -> Logits:
+        read = self.backend.read(logits, parts=self.program.VOCAB_SHARDS)
+        values = read.reshape(TILE_ROWS, -1)[:rows, : self.program.VOCAB]
+        return cast(Logits, values.float().numpy())
 
     def _host_positions(self) -> torch.Tensor:
         """int32 [batch]: where each user's next token goes."""
