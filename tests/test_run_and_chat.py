@@ -32,7 +32,7 @@ type Golden = Callable[[Path, str], None]
 
 @pytest.fixture(scope="module")
 def artefact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four users of 256 tokens."""
+    """Four users of 1024 tokens."""
     folder = tmp_path_factory.mktemp("chat")
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
@@ -47,7 +47,7 @@ def artefact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         weights=str(checkpoint),
         precision="bf16",
         batch=USERS,
-        context=256,
+        context=1024,
         out=out,
         cache=folder / "cache",
     )
@@ -93,7 +93,7 @@ def test_a_batch_of_each_mode(run: Run) -> None:
 def test_long_context_fills_what_there_is(run: Run) -> None:
     result = run("--mode", "long-context", "--max-new-tokens", "10", "--no-stop-at-eos")
     (output,) = result["outputs"]
-    assert 200 < output["prompt_tokens"] <= 246
+    assert 900 < output["prompt_tokens"] <= 1014
 
 
 def test_prompts_of_a_file_and_their_order(run: Run, tmp_path: Path) -> None:
@@ -145,13 +145,13 @@ def test_the_context_can_be_less(run: Run) -> None:
 
 REFUSED = {
     "empty_prompt": ["-p", "", "--no-instruct"],
-    "prompt_longer_than_context": ["-p", "Hello " * 100],
+    "prompt_longer_than_context": ["-p", "Hello " * 200],
     "prompt_longer_than_max_context": ["-p", "Hello", "--max-context", "5"],
     "batch_over_the_plan": ["--mode", "batch-32"],
     "batch_option_over_the_plan": ["-p", "Hello", "--batch", "5"],
-    "context_over_the_plan": ["-p", "Hello", "--max-context", "512"],
+    "context_over_the_plan": ["-p", "Hello", "--max-context", "2048"],
     "other_block_size": ["-p", "Hello", "--page-block-size", "64"],
-    "too_many_blocks": ["-p", "Hello", "--max-blocks", "33"],
+    "too_many_blocks": ["-p", "Hello", "--max-blocks", "129"],
     "no_blocks": ["-p", "Hello", "--max-blocks", "0"],
     "nan_temperature": ["-p", "Hello", "--temperature", "nan"],
     "negative_top_p": ["-p", "Hello", "--top-p", "-0.5"],
@@ -180,7 +180,7 @@ def python(*arguments: str | Path) -> list[str]:
 
 
 def test_chat_from_a_file(artefact: Path) -> None:
-    lines = "Hello\n\n/system Be brief.\nHello\n/rest\n/reset\n/help\n" + "Hello " * 100 + "\nHello"
+    lines = "Hello\n\n/system Be brief.\nHello\n/rest\n/reset\n/help\n" + "Hello " * 200 + "\nHello"
     done = subprocess.run(
         python("chat", artefact, "--max-new-tokens", "8", "--backend", "emulate"),
         input=lines,
@@ -216,9 +216,18 @@ class Terminal:
         end = time.monotonic() + seconds
         while words not in self.seen:
             assert time.monotonic() < end, f"no {words!r} in {self.seen!r}"
-            if select.select([self.ours], [], [], 1)[0]:
-                self.seen += os.read(self.ours, 4096).decode(errors="replace")
+            self._read(seconds)
         self.seen = self.seen.split(words, 1)[1]
+
+    def wait_for_anything(self) -> None:
+        if not self.seen:
+            self._read(120)
+
+    def _read(self, seconds: float) -> str:
+        assert select.select([self.ours], [], [], seconds)[0], "nothing came"
+        came = os.read(self.ours, 4096).decode(errors="replace")
+        self.seen += came
+        return came
 
     def send(self, text: str) -> None:
         os.write(self.ours, text.encode())
@@ -226,7 +235,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(artefact: Path) -> Iterator[Terminal]:
-    options = ["--max-new-tokens", "200", "--backend", "emulate"]
+    options = ["--max-new-tokens", "900", "--backend", "emulate"]
     each = Terminal(python("chat", artefact, *options))
     yield each
     each.process.kill()
@@ -237,12 +246,14 @@ def terminal(artefact: Path) -> Iterator[Terminal]:
 def test_chat_in_a_terminal(terminal: Terminal) -> None:
     terminal.wait_for("> ")
     terminal.send("Hello\r")
-    terminal.wait_for("Hello")
-    time.sleep(0.5)  # into the answer
+    terminal.wait_for("Hello\r\n")
+    terminal.wait_for_anything()  # of the answer
     terminal.process.send_signal(signal.SIGINT)
     terminal.wait_for("stopped")
     terminal.wait_for("> ")
     terminal.send("half a line")
+    terminal.wait_for("half a line")
+    time.sleep(0.5)  # until it waits for more: Python looks at signals only then
     terminal.process.send_signal(signal.SIGINT)
     terminal.wait_for("> ")
     terminal.send("/reset\r")
@@ -259,7 +270,7 @@ def test_a_killed_run_leaves_nothing_behind(
     before = {path: path.stat().st_mtime_ns for path in artefact.rglob("*")}
     environment = os.environ | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
     process = subprocess.Popen(
-        python("run", artefact, "-p", "Hello", "--max-new-tokens", "240", "--no-stop-at-eos"),
+        python("run", artefact, "-p", "Hello", "--max-new-tokens", "900", "--no-stop-at-eos"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -109,6 +109,8 @@ def _owner(error: ValidationError) -> str:
     if not path:
         title = str(cast(Mapping[str, str], error.schema).get("title", "file")).lower()
         return f"{'an' if title[0] in 'aeiou' else 'a'} {title}"
+    if isinstance(error.absolute_path[-1], int) and len(path) == 1:
+        return f"item {int(path[0]) + 1}"
     return path[-1] if path[-1].isidentifier() else " ".join(path[-2:])
 
 

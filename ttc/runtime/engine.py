@@ -143,16 +143,15 @@ class Engine:
         """Raise UsageError for a request that could never be served."""
         request.sampling.check()
         request.limits.check()
-        self._session.check_prompt(request.token_ids)
-        if len(request.token_ids) > self._context:
+        tokens = len(request.token_ids)
+        if tokens > self._context:
             raise UsageError(
                 Problem(
-                    message=f"the prompt has {len(request.token_ids)} tokens, a context has "
-                    f"{self._context}",
-                    help=f"shorten it by {len(request.token_ids) - self._context} tokens, or "
-                    "give the context more room",
+                    message=f"the prompt has {tokens} tokens, the context {self._context}",
+                    help=f"shorten it by {tokens - self._context} tokens, or take a larger context",
                 )
             )
+        self._session.check_prompt(request.token_ids)
 
     def add(self, request: Request) -> int:
         """Queue a request; its number, counted from 0. UsageError as from `check`."""
