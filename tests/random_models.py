@@ -88,7 +88,9 @@ def make_checkpoint(folder: Path, hf_class: str, changes: Mapping[str, Any] | No
     sizes = {name: value for name, value in SIZES.items() if name in known}
     changes = {name: value for name, value in (changes or {}).items() if name != "precision"}
     torch.manual_seed(SEED)
-    model = model_class(model_class.config_class(**(sizes | changes)))
+    config = model_class.config_class(**(sizes | changes))
+    config._attn_implementation = "eager"  # torch's own attention drops the soft cap of scores
+    model = model_class(config)
     model = model.float().eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -21,7 +21,8 @@ from ttc.errors import CheckpointError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.parallel import ZEROS, even_share, head_share
 from ttc.plan.placement import DRAM, Placement, TensorPlan
-from ttc.plan.plan import RopeTable, WeightPart, WeightPlan
+from ttc.plan.plan import WeightPart, WeightPlan
+from ttc.plan.tables import RopeTable
 from ttc.spec.model import ModelSpec
 from ttc.spec.rope import NoScaling
 from ttc.verify.mock_mesh import MockHost

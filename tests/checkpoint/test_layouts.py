@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ttc.checkpoint.layouts import rope_table, row_order, transformation_matrix
-from ttc.plan.plan import RopeTable
+from ttc.plan.tables import RopeTable
 from ttc.spec.rope import NoScaling, Yarn
 
 pytestmark = pytest.mark.fast

@@ -117,7 +117,11 @@ class _Reader:
         if key is not None and rule.below and not self._is_below(key, rule.below):
             self.ignored[key] = f"not less than {rule.below}"
             key = None
-        value: Any = self._absent(rule) if key is None else self.config[key]
+        nulls = [each for each in rule.keys if self.config.get(each, 0) is None]
+        if key is None and nulls and rule.none is not None:
+            value: Any = rule.none
+        else:
+            value = self._absent(rule) if key is None else self.config[key]
         for each in rule.keys:
             if each in self.config and each != key and each not in self.ignored:
                 self.ignored[each] = "not set" if self.config[each] is None else f"{key} says it"

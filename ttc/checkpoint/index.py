@@ -16,6 +16,7 @@ from ttc.checkpoint.names import Binding, BoundTensor
 from ttc.checkpoint.tensorbin import FILE_FORMAT, TensorFile
 from ttc.errors import CheckpointError, Problem
 from ttc.plan.plan import WeightPart, WeightPlan
+from ttc.plan.tables import RopeTable
 
 # Raise it whenever the conversion would write other bytes from the same inputs.
 CONVERSION_VERSION = 2
@@ -82,11 +83,13 @@ def weight_origin(weight: WeightPlan, source: WeightSource) -> dict[str, Any]:
             "shard": list(weight.memory.shard),
         },
     }
-    if weight.table is not None:
+    if isinstance(weight.table, RopeTable):
         rope = weight.table.rope
         return origin | {
             "table": asdict(weight.table) | {"rope": {"kind": type(rope).__name__, **asdict(rope)}}
         }
+    if weight.table is not None:
+        return origin | {"table": {"mask": asdict(weight.table)}}
     return origin | {
         "checkpoint": source.checkpoint.fingerprint,
         "parts": [_part_origin(part, source.tensor(weight, part)) for part in weight.parts],

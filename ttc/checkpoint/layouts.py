@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttc.checkpoint.files import RowOrder
-from ttc.plan.plan import RopeTable
+from ttc.plan.tables import MaskTable, RopeTable
 from ttc.spec.rope import attention_factor, inverse_frequencies
 
 TRANSFORMATION_ROWS = 32
@@ -41,6 +41,24 @@ def row_order(
     middle = still.shape[1] // 2
     parts = (first, still[:, :middle], second, still[:, middle:])
     return np.concatenate(parts, axis=1).reshape(rows)
+
+
+# What a mask adds to the scores of hidden keys: no score comes near, and exp of it is 0. Finite, so
+# that a row of hidden keys alone gives no NaN.
+HIDDEN = -1.0e9
+
+
+def table_values(table: RopeTable | MaskTable) -> NDArray[np.float32]:
+    """A table as float32 [rows, columns]."""
+    return rope_table(table) if isinstance(table, RopeTable) else mask_table(table)
+
+
+def mask_table(table: MaskTable) -> NDArray[np.float32]:
+    """[position, key]: 0 for the keys up to the position, at most `window` of them; else HIDDEN."""
+    seen = np.tri(table.rows, dtype=bool)
+    if table.window:
+        seen &= ~np.tri(table.rows, k=-table.window, dtype=bool)
+    return np.where(seen, np.float32(0.0), np.float32(HIDDEN))
 
 
 def rope_table(table: RopeTable) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttc.checkpoint.index import WeightSource
-from ttc.checkpoint.layouts import rope_table, row_order
+from ttc.checkpoint.layouts import row_order, table_values
 from ttc.checkpoint.packing import round_to_bf16, widen_bf16
 from ttc.plan.parallel import Share
 from ttc.plan.plan import WeightPart, WeightPlan
@@ -105,7 +105,7 @@ def stored_matrix(weight: WeightPlan, source: WeightSource, rank: int = 0) -> Ar
     """
     rows, columns = prod(weight.shape[:3]), weight.shape[3]
     if weight.table is not None:
-        table = rope_table(weight.table)
+        table = table_values(weight.table)
         return padded(table if weight.dtype == "fp32" else round_to_bf16(table), rows, columns)
     matrix = LocalMatrix(weight, source, rank)
     if matrix.is_vector:

@@ -1,8 +1,9 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
-"""Paged key and value caches: blocks of tokens [blocks, kv_heads, block, head_dim].
+"""Key and value caches: blocks of tokens [blocks, kv_heads, block, head_dim].
 
 A page table [batch, blocks per user] gives the block that holds each part of a user's sequence.
+Without one, block u is all of user u's.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,6 @@ def paged_update_cache(
     del compute_kernel_config
     _check_update(op, cache_tensor, input_tensor, update_idxs_tensor, page_table)
     assert update_idxs_tensor is not None, "just checked"
-    assert page_table is not None, "just checked"
     _update(op, [(cache_tensor, input_tensor)], update_idxs_tensor, page_table)
     return cache_tensor
 
@@ -53,7 +53,6 @@ def paged_fused_update_cache(
     for cache, tokens in ((cache_tensor1, input_tensor1), (cache_tensor2, input_tensor2)):
         _check_update(op, cache, tokens, update_idxs_tensor, page_table)
     assert update_idxs_tensor is not None, "just checked"
-    assert page_table is not None, "just checked"
     first, second = (tensor.memory_config().shard_spec for tensor in (input_tensor1, input_tensor2))
     assert first is not None, "sharded device tensors have a shard spec"
     assert second is not None, "sharded device tensors have a shard spec"
@@ -71,9 +70,9 @@ def paged_fused_update_cache(
 def _check_update(
     op: str, cache: Tensor, tokens: Tensor, positions: Tensor | None, page_table: Tensor | None
 ) -> None:
-    if positions is None or page_table is None:
-        raise EmulationError(op, "update_idxs_tensor and page_table are required")
-    device_of(op, cache, tokens, positions, page_table)
+    if positions is None:
+        raise EmulationError(op, "update_idxs_tensor is required")
+    device_of(op, cache, tokens, positions)
     require_tiles(op, cache, tokens)
     require(tokens.is_sharded(), op, "the input must be sharded")
     require(
@@ -81,10 +80,15 @@ def _check_update(
         op,
         "the input must be BFLOAT16 or FLOAT32; the update packs it for the cache",
     )
-    check_page_table(op, page_table)
     require(positions.dtype is DataType.INT32, op, "positions must be INT32")
     batch = tokens.shape[1]
-    require(page_table.shape[0] == batch, op, f"page table of {page_table.shape[0]} for {batch}")
+    if page_table is None:
+        require(cache.shape[0] == batch, op, f"a cache of {cache.shape[0]} for {batch} users")
+    else:
+        device_of(op, page_table)
+        check_page_table(op, page_table)
+        users = page_table.shape[0]
+        require(users == batch, op, f"page table of {users} for {batch}")
     require(positions.shape[-1] == batch, op, f"{positions.shape[-1]} positions for {batch} users")
     require(
         tokens.shape[2:] == (cache.shape[1], cache.shape[3]),
@@ -106,14 +110,21 @@ class _Places(NamedTuple):
     rows: torch.Tensor
 
 
-def _places(op: str, cache: Tensor, positions: Tensor, page_table: Tensor, index: int) -> _Places:
+def _places(
+    op: str, cache: Tensor, positions: Tensor, page_table: Tensor | None, index: int
+) -> _Places:
     """On one device. Users that are not stored are idle.
 
     All decoders of a step ask for the same places, so they are kept on the positions.
     """
-    table = page_table.values(op)[index]
     name = f"places of device {index} in {cache.shape[0]} blocks of {cache.shape[2]}"
     known = positions.operands.get(name)
+    if page_table is not None:
+        table = page_table.values(op)[index]
+    elif known is not None:
+        table = known[0]
+    else:
+        table = torch.arange(cache.shape[0], device=positions.values(op)[index].device)[:, None]
     if known is None or known[0] is not table:
         at = positions.values(op)[index].reshape(-1)
         users = torch.nonzero(at >= 0).flatten()
@@ -128,7 +139,10 @@ def _places(op: str, cache: Tensor, positions: Tensor, page_table: Tensor, index
 
 
 def _update(
-    op: str, updates: Sequence[tuple[Tensor, Tensor]], positions: Tensor, page_table: Tensor
+    op: str,
+    updates: Sequence[tuple[Tensor, Tensor]],
+    positions: Tensor,
+    page_table: Tensor | None,
 ) -> None:
     """Write the tokens of each (cache, tokens) pair; the caches have one element type."""
     device = device_of(op, updates[0][0])
@@ -147,12 +161,35 @@ def _update(
         for (cache, _), one in zip(updates, rows.unbind(0), strict=True):
             into = cache.stored[index]
             into[place.blocks, :, place.rows] = one.to(into.dtype)
+            cache.operands.clear()
 
 
 def check_blocks(op: str, blocks: torch.Tensor, cache: Tensor) -> None:
     low, high = int(blocks.min()), int(blocks.max())
     if low < 0 or high >= cache.shape[0]:
         raise EmulationError(op, f"page table entries {low}..{high} for {cache.shape[0]} blocks")
+
+
+def fill_cache(cache_tensor: Tensor, input_tensor: Tensor, batch_idx: int) -> Tensor:
+    """Write a prefilled sequence [1, kv_heads, seq, head_dim] into the block of one user."""
+    op = "fill_cache"
+    cache, tokens = cache_tensor, input_tensor
+    device_of(op, cache, tokens)
+    require_tiles(op, cache, tokens)
+    require(0 <= batch_idx < cache.shape[0], op, f"no user {batch_idx} in {cache.shape[0]}")
+    fits = tokens.shape[1] == cache.shape[1] and tokens.shape[3] == cache.shape[3]
+    require(
+        fits and tokens.shape[2] <= cache.shape[2],
+        op,
+        f"tokens {list(tokens.shape)} do not fit the cache {list(cache.shape)}",
+    )
+    require(tokens.dtype is cache.dtype, op, "the input must have the element type of the cache")
+    for index, values in enumerate(tokens.values(op)):
+        into = cache.stored[index]
+        whole = extend(values[0], tokens.shape[1:])
+        into[batch_idx, :, : whole.shape[1]] = whole.to(into.dtype)
+    cache.operands.clear()
+    return cache_tensor
 
 
 def paged_fill_cache(
@@ -196,4 +233,5 @@ def paged_fill_cache(
         pages = padded.unflatten(1, (count, block)).transpose(0, 1)
         into = cache.stored[index]
         into[blocks[wanted]] = pages[wanted].to(into.dtype)
+    cache.operands.clear()
     return cache_tensor

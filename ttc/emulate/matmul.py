@@ -31,7 +31,7 @@ from ttc.emulate.dtypes import (
 )
 from ttc.emulate.errors import EmulationError
 from ttc.emulate.matmul_programs import ProgramConfig, check_program
-from ttc.emulate.tensor import Tensor, device_of, is_float, output, require_tiles
+from ttc.emulate.tensor import Tensor, device_of, extend, is_float, output, require_tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +203,8 @@ def _run(
     results: list[torch.Tensor] = []
     biases = bias.values(op) if bias is not None else [None] * len(a.stored)
     for index, values in enumerate(a.values(op)):
+        if prod(b.shape[:-2]) != 1:  # every batch has a matrix of its own
+            values = extend(values, (*a.shape[:-2], *values.shape[-2:]))
         if values.shape[-1] != a.shape[-1]:
             values = torch.nn.functional.pad(values, (0, a.shape[-1] - values.shape[-1]))
         if not device.rounding:

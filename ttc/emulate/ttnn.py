@@ -11,11 +11,15 @@ from ttc.emulate import (
     experimental,
     host,
     indices,
+    kv_cache,
     norm,
     transformer,
     unary,
 )
 from ttc.emulate import matmul as matmuls
+from ttc.emulate import (
+    softmax as softmaxes,
+)
 from ttc.emulate.collectives import (
     GlobalSemaphore,
     all_gather,
@@ -88,6 +92,8 @@ layer_norm = per_device(norm.layer_norm)
 unary_chain = per_device(unary.unary_chain)
 gelu = per_device(unary.gelu)
 silu = per_device(unary.silu)
+softmax = per_device(softmaxes.softmax)
+fill_cache = per_device(kv_cache.fill_cache, writes=["cache_tensor"])
 relu = per_device(unary.relu)
 embedding = per_device(indices.embedding)
 argmax = per_device(indices.argmax, writes=["output_tensor"])
@@ -164,6 +170,7 @@ __all__ = [
     "embedding",
     "empty",
     "experimental",
+    "fill_cache",
     "float32",
     "from_host_shards",
     "from_torch",
@@ -188,6 +195,7 @@ __all__ = [
     "sharded_to_interleaved",
     "silu",
     "slice",
+    "softmax",
     "to_memory_config",
     "to_torch",
     "transformer",

@@ -48,7 +48,10 @@ def build_graph(spec: ModelSpec) -> ModelGraph:
 
 
 def _graph(name: str, entry: str, steps: Sequence[Step], spec: ModelSpec, kind: str) -> Graph:
-    """The steps that decoders of a kind have. What reads another step reads its first operand."""
+    """The steps that decoders of a kind have. What reads another step reads its first operand.
+
+    A soft cap of 0 is none.
+    """
     passed: dict[str, str] = {}
     nodes: list[Node] = []
     for step in steps:
@@ -61,6 +64,9 @@ def _graph(name: str, entry: str, steps: Sequence[Step], spec: ModelSpec, kind: 
         found = _Found(
             step=replace(step, operands=operands, at=at), spec=spec, kind=kind, passed=passed
         )
+        if step.op == "softcap" and not found.number("cap"):
+            passed[step.result] = operands[0]
+            continue
         nodes.append(_BUILDERS[step.op](found))
     result = passed.get(steps[-1].result, steps[-1].result)
     return Graph(name=name, inputs=(entry,), outputs=(result,), nodes=tuple(nodes))

@@ -2,6 +2,7 @@
 
 from ttc.lower.calls import Call, Expression, Name, Ref, Statement
 from ttc.lower.constants import Constants, dtype_name
+from ttc.lower.scores import gather_queries, join_prompt, lower_scores, scatter_results
 from ttc.plan.placement import TILE
 from ttc.plan.plan import (
     PlannedAttention,
@@ -9,6 +10,7 @@ from ttc.plan.plan import (
     PlannedRope,
     PlannedSplitQkv,
 )
+from ttc.plan.scores import score_names
 
 
 def lower_positions(op: PlannedPositions, constants: Constants) -> tuple[Statement, ...]:
@@ -164,6 +166,7 @@ def lower_attention(op: PlannedAttention, constants: Constants) -> tuple[Stateme
 
 
 def _program(op: PlannedAttention, constants: Constants) -> Ref:
+    assert op.program is not None, "attention made of products has no program"
     chunk = op.program.k_chunk_tokens
     name = "SDPA_DECODE" if op.decode else f"SDPA_PREFILL_{chunk}"
     return constants.program(op.program, name, op.node.out)
@@ -176,10 +179,9 @@ def _window(op: PlannedAttention) -> tuple[tuple[str, Expression], ...]:
 def _decode(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]:
     node = op.node
     k_cache, v_cache = Ref(name="k_cache"), Ref(name="v_cache")
-    where: tuple[tuple[str, Expression], ...] = (
-        ("update_idxs_tensor", Ref(name="positions")),
-        ("page_table", Ref(name="page_table")),
-    )
+    where: tuple[tuple[str, Expression], ...] = (("update_idxs_tensor", Ref(name="positions")),)
+    if op.scores is None:
+        where += (("page_table", Ref(name="page_table")),)
     calls: list[Statement] = []
     if op.fused_update:
         calls.append(
@@ -211,29 +213,39 @@ def _decode(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]
         results=(split,),
         why="With several kv heads the attention cannot write shards, and the join reads them.",
     )
-    calls += [
-        Call(
-            function="transformer.paged_scaled_dot_product_attention_decode",
-            args=(Ref(name=node.q), k_cache, v_cache),
-            kwargs=(
-                ("page_table_tensor", Ref(name="page_table")),
-                ("cur_pos_tensor", Ref(name="positions")),
-                ("scale", op.scale),
-                *_window(op),
-                ("program_config", _program(op, constants)),
-                ("compute_kernel_config", constants.fidelity(op.compute)),
-                ("memory_config", constants.placement(op.gathered.placement)),
+    if op.scores is not None:
+        queries = score_names(node.out).queries
+        calls += [
+            *gather_queries(op, op.scores, constants),
+            *lower_scores(op, op.scores, (queries, k_cache.name, v_cache.name), constants),
+            *scatter_results(op, op.scores, split, constants),
+        ]
+    else:
+        calls += [
+            Call(
+                function="transformer.paged_scaled_dot_product_attention_decode",
+                args=(Ref(name=node.q), k_cache, v_cache),
+                kwargs=(
+                    ("page_table_tensor", Ref(name="page_table")),
+                    ("cur_pos_tensor", Ref(name="positions")),
+                    ("scale", op.scale),
+                    *_window(op),
+                    ("program_config", _program(op, constants)),
+                    ("compute_kernel_config", constants.fidelity(op.compute)),
+                    ("memory_config", constants.placement(op.gathered.placement)),
+                ),
+                results=(gathered,),
             ),
-            results=(gathered,),
-        ),
-        *(() if split == gathered else (move,)),
+            *(() if split == gathered else (move,)),
+        ]
+    calls.append(
         Call(
             function="experimental.nlp_concat_heads_decode",
             args=(Ref(name=split),),
             kwargs=(("num_heads", op.heads),),
             results=(node.out,),
-        ),
-    ]
+        )
+    )
     return tuple(calls)
 
 
@@ -254,15 +266,24 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
             )
     for cache, value in (("k_cache", node.k), ("v_cache", node.v)):
         first = cache == "k_cache"
+        paged = op.scores is None
         calls.append(
             Call(
-                function="experimental.paged_fill_cache",
-                args=(Ref(name=cache), Ref(name=stored[value]), Ref(name="page_table")),
+                function="experimental.paged_fill_cache" if paged else "fill_cache",
+                args=(
+                    Ref(name=cache),
+                    Ref(name=stored[value]),
+                    *((Ref(name="page_table"),) if paged else ()),
+                ),
                 kwargs=(("batch_idx", Ref(name="user")),),
                 value=node.out if first else "",
                 at=node.at if first else None,
             )
         )
+    if op.scores is not None:
+        operands = (node.q, stored[node.k], stored[node.v])
+        calls += lower_scores(op, op.scores, operands, constants)
+        return (*calls, *join_prompt(op, constants))
     calls.append(
         Call(
             function="transformer.scaled_dot_product_attention",

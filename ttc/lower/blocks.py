@@ -133,24 +133,33 @@ def _tables(phase: PhasePlan) -> tuple[str, ...]:
 
 def decoder_arguments(phase: PhasePlan) -> tuple[str, ...]:
     """What a decoder takes between x and its weights."""
+    tables = (*_tables(phase), *mask_names(phase))
     if phase.decode:
-        return (*_tables(phase), "positions", "page_table", "cache", *sum_names(phase))
-    return (*_tables(phase), "page_table", "user", "cache")
+        return (*tables, "positions", "page_table", "cache", *sum_names(phase))
+    return (*tables, "page_table", "user", "cache")
+
+
+def mask_names(phase: PhasePlan) -> tuple[str, ...]:
+    """The masks that a phase gathers."""
+    return tuple(mask.name for mask in phase.masks)
 
 
 def _context(block: Block, phase: PhasePlan) -> tuple[tuple[str, str], ...]:
     """What a block takes between x and its weights, and what its decoder calls that.
 
     An attention needs what the decoder was given, and of the tables only the one it rotates by,
-    which it calls `rope`.
+    which it calls `rope`, and the mask it adds, which it calls `mask`.
     """
     sums = tuple((name, name) for name in _sums(block.ops))
     if not block.attends:
         return sums
     tables = dict.fromkeys(op.node.table for op in block.ops if isinstance(op, PlannedRope))
-    others = (*_tables(phase), *sum_names(phase))
+    attentions = (op for op in block.ops if isinstance(op, PlannedAttention))
+    masks = dict.fromkeys(op.scores.mask for op in attentions if op.scores)
+    others = (*_tables(phase), *mask_names(phase), *sum_names(phase))
     given = (name for name in decoder_arguments(phase) if name not in others)
-    return (*(("rope", table) for table in tables), *((name, name) for name in given), *sums)
+    named = (*(("rope", table) for table in tables), *(("mask", mask) for mask in masks))
+    return (*named, *((name, name) for name in given), *sums)
 
 
 def sum_names(phase: PhasePlan) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from ttc.lower.blocks import (
     decoder_arguments,
     describe,
     lower_decoder,
+    mask_names,
     sum_names,
     swap_name,
     table_names,
@@ -45,6 +46,7 @@ from ttc.lower.collectives import lower_collective, pack_sum
 from ttc.lower.constants import Constants, dtype_name
 from ttc.lower.liveness import free_after_last_use
 from ttc.lower.operations import lower_op
+from ttc.lower.scores import lower_mask
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import PhasePlan, Plan, WeightPlan
 
@@ -132,6 +134,8 @@ def _enter(phase: PhasePlan, constants: Constants) -> list[Statement]:
         names = (*table_names(positions), *swap_name(phase))
         parts = tuple(Ref(name=name) for name in names)
         body.append(Pack(name=positions.table, parts=parts))
+    for mask in phase.masks:
+        body += lower_mask(mask, constants)
     return body
 
 
@@ -306,7 +310,8 @@ def _advance() -> Function:
 
 def _tables(phase: PhasePlan) -> tuple[str, ...]:
     """Names of what was gathered from the tables: it lives until the last decoder has run."""
-    return tuple(name for positions in phase.positions for name in table_names(positions))
+    tables = (name for positions in phase.positions for name in table_names(positions))
+    return (*tables, *mask_names(phase))
 
 
 def _row(tensor: TensorPlan, constants: Constants) -> tuple[Expression, ...]:

@@ -12,6 +12,7 @@ from ttc.lower.attention import (
 from ttc.lower.calls import Call, Expression, Invoke, Items, Name, Ref, Statement, Sum
 from ttc.lower.collectives import lower_collective
 from ttc.lower.constants import Constants, dtype_name
+from ttc.lower.scores import softcap
 from ttc.plan.placement import TensorPlan
 from ttc.plan.plan import (
     PlannedAdd,
@@ -232,17 +233,6 @@ def _scaled(scale: float) -> tuple[tuple[str, Expression], ...]:
     return (("input_tensor_b_activations", Items((factor,))),)
 
 
-def _softcap(cap: float) -> Items:
-    """ttnn.softcap is for Blackhole only, so its three steps are spelled out; 0: tanh is exact."""
-    steps = (("MUL_UNARY_SFPU", 1.0 / cap), ("TANH", 0.0), ("MUL_UNARY_SFPU", cap))
-    return Items(
-        tuple(
-            Invoke("UnaryWithParam", (Name(name=f"UnaryOpType.{name}"), number))
-            for name, number in steps
-        )
-    )
-
-
 def _unary(op: PlannedUnary, constants: Constants) -> tuple[Statement, ...]:
     node = op.node
     args: tuple[Expression, ...] = (Ref(name=node.x),)
@@ -253,7 +243,7 @@ def _unary(op: PlannedUnary, constants: Constants) -> tuple[Statement, ...]:
         case Multiply():
             function, args = "multiply", (*args, node.factor)
         case Softcap():
-            function, args = "unary_chain", (*args, _softcap(node.cap))
+            function, args = "unary_chain", (*args, softcap(node.cap))
     return (
         Call(
             function=function,

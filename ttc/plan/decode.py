@@ -56,10 +56,11 @@ from ttc.plan.plan import (
     PlannedRope,
     PlannedSplitQkv,
     PlannedUnary,
-    RopeForm,
 )
 from ttc.plan.programs import DramShardedMatmul, SdpaProgram, ShardedNorm
+from ttc.plan.scores import decode_scores
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
+from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import bias_names, column_splits, stored_name
 from ttc.spec.precision import EffectivePrecision, Fidelity
@@ -416,21 +417,27 @@ def _attention(
     )
     width = dims.heads * dims.head_dim
     out = TensorPlan(shape=(1, 1, TILE, width), dtype=q.dtype, placement=joined)
+    window, scores = window_of(node, setting), None
+    if node.cap:
+        scores = decode_scores(node.cap, window, dims, users=slots, context=setting.context)
     op = PlannedAttention(
         node=node,
         decode=True,
         scale=node.scale,
-        window=window_of(node, setting),
+        window=window,
         heads=dims.heads,
         cast_kv=False,
         kv_dtype=step.precision.dtype("kv_cache", "decode"),
         fused_update=step.separate_heads,
-        program=SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=0, k_chunk_tokens=0),
+        program=None
+        if scores
+        else SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=0, k_chunk_tokens=0),
         compute=step.precision.fidelity("sdpa_decode"),
         # With more kv heads the attention cannot write shards (ttnn 0.81.1).
-        gathered=replace(q, placement=users if dims.kv_heads == 1 else L1),
+        gathered=replace(q, placement=users if dims.kv_heads == 1 and not scores else L1),
         split=replace(q, placement=users),
         out=out,
+        scores=scores,
     )
     return op, {node.out: out}
 

@@ -5,6 +5,7 @@ from ttc.hardware.hardware import Mesh
 from ttc.plan.paging import Paging
 from ttc.plan.placement import TILE
 from ttc.plan.plan import Largest, Plan
+from ttc.plan.setting import Setting
 from ttc.plan.solve import MAX_BATCH, Sizing
 from ttc.spec.model import ModelSpec
 
@@ -74,6 +75,20 @@ def check_request(spec: ModelSpec, mesh: Mesh, *, batch: int, context: int, pagi
         )
     if problems:
         raise PlanError(problems)
+
+
+def check_whole_caches(setting: Setting) -> None:
+    """Refuse blocks of a size or number for caches that are read whole. Raises PlanError."""
+    if setting.whole_caches and setting.paging != Paging():
+        raise PlanError(
+            Problem(
+                message="this model's KV caches are not shared in blocks",
+                at=setting.spec.source_of("architecture"),
+                note="its scores are capped, which is done by products that read a user's whole "
+                "cache",
+                help="leave out --page-block-size and --max-blocks",
+            )
+        )
 
 
 def check_sizes(spec: ModelSpec, mesh: Mesh) -> None:

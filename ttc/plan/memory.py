@@ -8,11 +8,11 @@ whole programs.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from ttc.hardware.hardware import Chip
-from ttc.plan.arena import Arena, run, run_decoders
+from ttc.plan.arena import Arena, Size, run, run_decoders
 from ttc.plan.l1 import l1_peak_bytes
 from ttc.plan.operations import decode_operations
 from ttc.plan.placement import (
@@ -24,8 +24,16 @@ from ttc.plan.placement import (
     TensorPlan,
     tiles,
 )
-from ttc.plan.plan import HeadPlan, KvCachePlan, MemoryPlan, PhasePlan, WeightPlan
+from ttc.plan.plan import (
+    HeadPlan,
+    KvCachePlan,
+    MemoryPlan,
+    PhasePlan,
+    PlannedPositions,
+    WeightPlan,
+)
 from ttc.plan.setting import Setting
+from ttc.plan.tables import PlannedMask
 
 # ttnn rounds the part of a trace region that lies in one bank up to this many bytes.
 TRACE_ALIGNMENT = 8192
@@ -154,8 +162,10 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
         arena.free("rows")
         if phase.decode:
             arena.free(name)
+    for mask in phase.masks:
+        _hold_mask(arena, mask, size)
     value = run_decoders(arena, phase.decoders, size, phase.value, phase.residual)
-    for name in tables:
+    for name in (*tables, *(mask.name for mask in phase.masks)):
         arena.free(name)
     if not phase.decode:
         arena.hold("head", size(head.from_prefill.sliced))
@@ -168,6 +178,22 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
     return arena.highest
 
 
+def _hold_mask(arena: Arena, mask: PlannedMask, size: Size) -> None:
+    """A mask, made of the rows that are gathered for it."""
+    gathered, rows = mask.gathered, mask.gathered.shape[2]
+    name = mask.name if gathered == mask.out else "gathered"
+    if rows < mask.positions:
+        arena.hold("positions", size(_row_major((1, 1, 1, rows), "uint32")))
+    if rows % TILE:  # rows that do not fill tiles are gathered first, padded then
+        arena.hold("rows", size(replace(gathered, layout="row_major")))
+    arena.hold(name, size(gathered))
+    arena.free("rows")
+    arena.free("positions")
+    if name == "gathered":
+        arena.hold(mask.name, size(mask.out))
+        arena.free(name)
+
+
 def trace_region_bytes(decode: PhasePlan, head: HeadPlan, chip: Chip) -> int:
     """Bytes to set aside when the device is opened, for the capture of a decode step."""
     per_operation = TRACE_BYTES_PER_OPERATION + chip.grid.cores * TRACE_BYTES_PER_CORE
@@ -178,19 +204,19 @@ def trace_region_bytes(decode: PhasePlan, head: HeadPlan, chip: Chip) -> int:
 
 def input_bytes(setting: Setting, decode: PhasePlan) -> int:
     """What stays on the device between steps: tokens, positions, rows of tables, page table."""
-    blocks = setting.paging.per_user(setting.context)
+    blocks = 1 if setting.whole_caches else setting.paging.per_user(setting.context)
     tensors = (
         _row_major((1, 1, 1, TILE), "uint32"),
         _row_major((1, 1, 1, setting.slots), "int32"),
-        _row_major((1, 1, 1, rope_positions(setting, decode)), "uint32"),
+        _row_major((1, 1, 1, rope_positions(setting, decode.positions)), "uint32"),
         _row_major((1, 1, setting.slots, blocks), "int32"),
     )
     return sum(dram_bytes(tensor, setting.chip) for tensor in tensors)
 
 
-def rope_positions(setting: Setting, decode: PhasePlan) -> int:
+def rope_positions(setting: Setting, positions: Sequence[PlannedPositions]) -> int:
     """Positions that a decode step rotates by: the users', once or twice."""
-    return max((each.rows for each in decode.positions), default=setting.slots)
+    return max((each.rows for each in positions), default=setting.slots)
 
 
 def _row_major(shape: tuple[int, int, int, int], dtype: DType) -> TensorPlan:

@@ -22,6 +22,12 @@ from ttc.plan.plan import (
     PlannedSplitQkv,
     PlannedUnary,
 )
+from ttc.plan.scores import Scores, score_names
+from ttc.plan.tables import PlannedMask
+
+# Attention made of products: scores, cap, mask, softmax, results, and heads side by side; a decode
+# step takes its queries from their shards, groups them, and brings the results back.
+SCORE_OPERATIONS = 6
 
 # What feeds a decode step's result into the next: logits as rows, the largest of each, and the
 # next positions in the sequence and in the tables.
@@ -39,11 +45,13 @@ def _operations(op: PlannedOp) -> int:
             return len(op.programs) + _joining(op) + _launched(op.collective)
         case PlannedRope():
             return 1 if op.fused else 2
+        case PlannedAttention(scores=Scores()):
+            return _updates(op) + SCORE_OPERATIONS + (3 if op.decode else 0)
         case PlannedAttention(decode=True):
             # update, attention, joined heads, and shards for them
-            return (1 if op.fused_update else 2) + 2 + (op.gathered.placement != op.split.placement)
+            return _updates(op) + 2 + (op.gathered.placement != op.split.placement)
         case PlannedAttention():
-            return (2 if op.cast_kv else 0) + 2 + 1  # casts, fills, attention
+            return _updates(op) + 1
         case PlannedRows():
             return 2
         case PlannedNorm():
@@ -54,6 +62,13 @@ def _operations(op: PlannedOp) -> int:
             return op.moved + 1
         case PlannedSplitQkv() | PlannedGated() | PlannedAdd() | PlannedUnary():
             return 1
+
+
+def _updates(op: PlannedAttention) -> int:
+    """What writes k and v to the cache: casts and two fills, or an update or two."""
+    if op.decode:
+        return 1 if op.fused_update else 2
+    return (2 if op.cast_kv else 0) + 2
 
 
 def _joining(op: PlannedLinear) -> int:
@@ -67,6 +82,7 @@ def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
     """Device operations of one decode step, sampling and the next positions included."""
     decoders = sum(len(each.layers) * operations_of(each.ops) for each in decode.decoders)
     enter = operations_of(decode.enter) + sum(map(_position_operations, decode.positions))
+    enter += sum(map(_mask_operations, decode.masks))
     feedback = FEEDBACK_OPERATIONS + _launched(head.gather)
     return enter + decoders + operations_of(head.ops) + feedback
 
@@ -74,6 +90,12 @@ def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
 def _position_operations(positions: PlannedPositions) -> int:
     """cos and sin each: gathered, made tiles of if the rows do not fill them, and spread."""
     return 2 * (1 + (positions.rows % TILE > 0) + positions.decode * len(positions.placements))
+
+
+def _mask_operations(mask: PlannedMask) -> int:
+    """The users' positions are cut out, their rows gathered, made tiles of, and spread."""
+    rows = mask.gathered.shape[2]
+    return (rows < mask.positions) + 1 + (rows % TILE > 0) + (mask.gathered != mask.out)
 
 
 def _launched(collective: Collective | None) -> int:
@@ -119,13 +141,8 @@ def steps_of(op: PlannedOp, values: Mapping[str, TensorPlan]) -> tuple[Step, ...
                 Step(reads=(op.node.q,), writes=(q,)),
                 Step(reads=(op.node.k,), writes=(k,)),
             )
-        case PlannedAttention(cast_kv=True):
-            stored = {name: f"{name}_{op.kv_dtype}" for name in (op.node.k, op.node.v)}
-            casts = (
-                Step(reads=(name,), writes=((cast, replace(values[name], dtype=op.kv_dtype)),))
-                for name, cast in stored.items()
-            )
-            return (*casts, Step(reads=(op.node.q, *stored.values()), writes=results_of(op)))
+        case PlannedAttention():
+            return _attention_steps(op, values)
         case PlannedNorm(gather=Collective() as gather):
             whole = f"{op.node.x}_whole"
             return (
@@ -143,6 +160,41 @@ def steps_of(op: PlannedOp, values: Mapping[str, TensorPlan]) -> tuple[Step, ...
             )
         case _:
             return (Step(reads=reads_of(op), writes=results_of(op)),)
+
+
+def _attention_steps(op: PlannedAttention, values: Mapping[str, TensorPlan]) -> tuple[Step, ...]:
+    """k and v as the cache has them, then the attention, at once or product by product."""
+    node, steps = op.node, list[Step]()
+    k, v = (f"{name}_{op.kv_dtype}" if op.cast_kv else name for name in (node.k, node.v))
+    for name, stored in ((node.k, k), (node.v, v)):
+        if op.cast_kv:
+            cast = replace(values[name], dtype=op.kv_dtype)
+            steps.append(Step(reads=(name,), writes=((stored, cast),)))
+    if op.scores is None:
+        return (*steps, Step(reads=(node.q, k, v), writes=results_of(op)))
+    queries, scores = op.scores.queries, op.scores.scores
+    names = score_names(node.out)
+    if op.decode:
+        gathered = replace(op.gathered, placement=queries.placement)
+        steps += [
+            Step(reads=(node.q, k, v), writes=((names.gathered, gathered),)),
+            Step(reads=(names.gathered,), writes=((names.queries, queries),)),
+        ]
+    keys, values_read = ((), ()) if op.decode else ((k,), (v,))  # a step reads the cache
+    asked = names.queries if op.decode else node.q
+    steps += [
+        Step(reads=(asked, *keys), writes=((names.scores, scores),)),
+        Step(reads=(names.scores,), writes=((names.capped, scores),)),
+        Step(reads=(names.capped,), writes=((names.masked, scores),)),
+        Step(reads=(names.masked,), writes=((names.weights, scores),)),
+        Step(reads=(names.weights, *values_read), writes=((names.results, queries),)),
+    ]
+    joined = names.results
+    if op.decode:
+        users = ((names.by_user, replace(op.split, placement=queries.placement)),)
+        steps.append(Step(reads=(names.results,), writes=users))
+        joined = names.by_user
+    return (*steps, Step(reads=(joined,), writes=results_of(op)))
 
 
 def collectives_of(op: PlannedOp) -> tuple[Collective, ...]:

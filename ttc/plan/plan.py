@@ -29,11 +29,9 @@ from ttc.plan.programs import (
     SdpaProgram,
     ShardedNorm,
 )
+from ttc.plan.scores import Scores
+from ttc.plan.tables import MaskTable, PlannedMask, RopeForm, RopeTable
 from ttc.spec.precision import Fidelity
-from ttc.spec.rope import Rope
-
-RopeForm = Literal["pairs", "halves"]
-
 
 # Weights ------------------------------------------------------------------------------------
 
@@ -65,21 +63,6 @@ class WeightPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RopeTable:
-    """A table computed from the spec: cos or sin [rows, head_dim], or transformation tiles.
-
-    Elements of a head from `rotary_dim` on do not turn: their cos is 1, their sin 0.
-    """
-
-    kind: Literal["cos", "sin", "transformation"]
-    rope: Rope
-    head_dim: int
-    rotary_dim: int
-    rows: int
-    order: RopeForm
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightPlan:
     """One stored tensor: what it is made of and how it lies on the device.
 
@@ -91,7 +74,7 @@ class WeightPlan:
     decoder: int | None
     group: str
     parts: tuple[WeightPart, ...]
-    table: RopeTable | None
+    table: RopeTable | MaskTable | None
     transpose: bool
     tensor: TensorPlan
 
@@ -250,6 +233,7 @@ class PlannedAttention:
     `window`: positions that a query sees, 0 for all. `cast_kv`: k and v are retyped for the cache
     first. `fused_update`: one operation writes k and v. The attention of a decode step writes
     `gathered`, which becomes `split` where it is not, as the operation that joins heads reads it.
+    With `scores` there is no `program`: the attention is made of products of its own.
     """
 
     node: Attention
@@ -260,11 +244,12 @@ class PlannedAttention:
     cast_kv: bool
     kv_dtype: DType
     fused_update: bool
-    program: SdpaProgram
+    program: SdpaProgram | None
     compute: Fidelity
     gathered: TensorPlan
     split: TensorPlan
     out: TensorPlan
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,7 +332,7 @@ class PhasePlan:
     """Decode (`tokens` is 1) or prefill of one bucket of `tokens`.
 
     `enter` makes the residual stream, called `value`, that the decoders work on; `positions` has an
-    entry for each table that any of them rotates by.
+    entry for each table that any of them rotates by, `masks` for each that any adds to its scores.
     """
 
     decode: bool
@@ -357,6 +342,7 @@ class PhasePlan:
     residual: TensorPlan
     positions: tuple[PlannedPositions, ...]
     decoders: tuple[DecoderPlan, ...]
+    masks: tuple[PlannedMask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,6 +416,8 @@ class KvCachePlan:
     """The one KV layout that prefill writes and decode reads: paged, one pair per layer.
 
     Users share all `blocks` but the last, which belongs to nobody (see `Paging.blocks`).
+    Where scores are capped a block is all of a user's context, block u is user u's, and the one that
+    belongs to nobody is not stored.
     """
 
     block_tokens: int

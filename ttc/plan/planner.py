@@ -11,7 +11,15 @@ from ttc.hardware.hardware import Mesh, load_mesh, mesh_names
 from ttc.plan.check import check_plan
 from ttc.plan.collectives import gather, semaphores, sum_buffers
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
-from ttc.plan.limits import check_paging, check_request, check_sizes, refuse, ways_out
+from ttc.plan.limits import (
+    check_paging,
+    check_request,
+    check_sizes,
+    check_whole_caches,
+    refuse,
+    ways_out,
+)
+from ttc.plan.masks import plan_decode_masks, plan_prefill_masks
 from ttc.plan.memory import add_up, plan_memory, rope_positions
 from ttc.plan.operations import operations_of, results_of
 from ttc.plan.paging import Paging
@@ -27,7 +35,6 @@ from ttc.plan.plan import (
     PlannedOp,
     PlannedPositions,
     PlannedRows,
-    RopeForm,
     WeightPlan,
 )
 from ttc.plan.prefill import PrefillStep, plan_prefill_ops, plan_prefill_positions
@@ -39,8 +46,9 @@ from ttc.plan.solve import (
     Sizing,
     choose_buckets,
 )
+from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Values
-from ttc.plan.weights import plan_rope_tables, plan_weights
+from ttc.plan.weights import plan_tables, plan_weights
 from ttc.spec.model import ModelSpec
 from ttc.spec.precision import EffectivePrecision, PrecisionProfile
 
@@ -159,6 +167,7 @@ def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
         paging=request.paging,
         tp=request.tp,
     )
+    check_whole_caches(setting)
     setting = replace(setting, buffers=sum_buffers(setting))
     rope_form, choice = _choose_rope_form(setting)
     positions = _positions(setting, rope_form)
@@ -203,7 +212,7 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
         slots=setting.slots,
         context=context,
         vocab=spec.dims.vocab,
-        rope_positions=rope_positions(setting, decode),
+        rope_positions=rope_positions(setting, decode.positions),
         prefill_chunk_tokens=max(phase.tokens for phase in prefill),
         kv_cache=chosen.kv_cache,
         decode=decode,
@@ -235,7 +244,7 @@ def _plan_batch(setting: Setting) -> BatchPlan:
         head=_plan_head(setting, rope_form),
         prefill=cache(partial(_plan_prefill, setting, rope_form)),
         kv_cache=lambda at: _plan_kv_cache(at, rope_form),
-        tables=lambda at: plan_rope_tables(at, rope_form, positions),
+        tables=lambda at: plan_tables(at, rope_form, positions),
     )
 
 
@@ -368,6 +377,7 @@ def _decoders_prefill(
 
 def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:
     before, _ = _entering(setting.graph.model)
+    positions = _positions(setting, rope_form)
     step = DecodeStep(
         setting=setting, graph=before, precision=setting.model_precision, rope_form=rope_form
     )
@@ -377,8 +387,9 @@ def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:
         enter=plan_decode_ops(step, {}),
         value=before.outputs[0],
         residual=_residual(setting, TILE, decode=True),
-        positions=_positions(setting, rope_form),
+        positions=positions,
         decoders=_decoders_decode(setting, rope_form),
+        masks=plan_decode_masks(setting, rope_positions(setting, positions)),
     )
 
 
@@ -401,6 +412,7 @@ def _plan_prefill(setting: Setting, rope_form: RopeForm, tokens: int) -> PhasePl
             plan_prefill_positions(setting, tokens, table) for table in setting.rope_tables
         ),
         decoders=_decoders_prefill(setting, rope_form, tokens),
+        masks=plan_prefill_masks(setting, tokens),
     )
 
 
@@ -432,11 +444,15 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
 
 def _plan_kv_cache(setting: Setting, rope_form: RopeForm) -> KvCachePlan:
     dims, paging = setting.dims, setting.paging
-    blocks = paging.blocks(setting.slots, setting.context)
-    shape = (blocks, dims.kv_heads, paging.block_tokens, dims.head_dim)
+    shared, block = setting.slots, setting.context
+    blocks = shared + 1
+    if not setting.whole_caches:
+        shared = blocks = paging.blocks(setting.slots, setting.context)
+        block = paging.block_tokens
+    shape = (shared, dims.kv_heads, block, dims.head_dim)
     dtypes: list[DType] = [p.dtype("kv_cache", "decode") for p in setting.decoders]
     return KvCachePlan(
-        block_tokens=paging.block_tokens,
+        block_tokens=block,
         blocks=blocks,
         dtypes=tuple(dtypes),
         tensor=tuple(TensorPlan(shape=shape, dtype=dtype, placement=DRAM) for dtype in dtypes),

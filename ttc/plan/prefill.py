@@ -1,7 +1,8 @@
 """Planning of a prefill: all tokens of one prompt, activations interleaved in DRAM."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import gcd
 
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import (
@@ -35,10 +36,11 @@ from ttc.plan.plan import (
     PlannedRope,
     PlannedSplitQkv,
     PlannedUnary,
-    RopeForm,
 )
 from ttc.plan.programs import SdpaProgram
+from ttc.plan.scores import prefill_scores
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
+from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import ROWS, stored_name
 from ttc.spec.precision import EffectivePrecision
@@ -194,22 +196,30 @@ def _attention(
     dims, grid = setting.dims, setting.chip.grid
     kv_dtype = step.precision.dtype("kv_cache", "prefill")
     chunk = LONG_CHUNK_TOKENS if step.tokens >= LONG_PROMPT_TOKENS else SHORT_CHUNK_TOKENS
+    chunk = gcd(chunk, step.tokens)
     width = dims.heads * dims.head_dim
     out = TensorPlan(shape=(1, 1, step.tokens, width), dtype=q.dtype, placement=DRAM)
+    window, scores = window_of(node, setting), None
+    if node.cap:
+        out = replace(out, dtype="bf16")
+        scores = prefill_scores(node.cap, window, dims, tokens=step.tokens)
     op = PlannedAttention(
         node=node,
         decode=False,
         scale=node.scale,
-        window=window_of(node, setting),
+        window=window,
         heads=dims.heads,
         cast_kv=k.dtype != kv_dtype,
         kv_dtype=kv_dtype,
         fused_update=False,
-        program=SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=chunk, k_chunk_tokens=chunk),
+        program=None
+        if scores
+        else SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=chunk, k_chunk_tokens=chunk),
         compute=step.precision.fidelity("sdpa_prefill", "prefill"),
         gathered=out,
         split=out,
         out=out,
+        scores=scores,
     )
     return op, {node.out: out}
 

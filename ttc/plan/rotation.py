@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from ttc.errors import PlanError, Problem
 from ttc.plan.placement import TILE
-from ttc.plan.plan import RopeForm
 from ttc.plan.setting import Setting
+from ttc.plan.tables import RopeForm
 
 # ttnn 0.81.1: "If head_dim is > 128, fp32_dest_acc_en must be False" (rotary_embedding_llama).
 PAIRS_IN_FP32 = 128

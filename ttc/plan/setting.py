@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
-from ttc.errors import PlanError, Problem
 from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import Add, Attention, Linear, Multiply, Node, RmsNorm, RopeQk
 from ttc.graph.shapes import Shape
@@ -129,6 +128,21 @@ class Setting:
         decoders = self.graph.decoders.values()
         used = {node.table for graph in decoders for node in graph.find(RopeQk)}
         return tuple(sorted(used, reverse=True))
+
+    @property
+    def masks(self) -> tuple[int, ...]:
+        """The windows of the attentions whose scores are capped: each takes a mask of its own."""
+        return tuple(sorted({window_of(each, self) for each in self._capped}))
+
+    @property
+    def whole_caches(self) -> bool:
+        """Whether products read the cache, for which each user's context is one block of its own."""
+        return bool(self._capped)
+
+    @property
+    def _capped(self) -> tuple[Attention, ...]:
+        decoders = self.graph.decoders.values()
+        return tuple(node for graph in decoders for node in graph.find(Attention) if node.cap)
 
     def graph_of(self, layer: int) -> Graph:
         """The graph of one decoder."""
@@ -292,18 +306,7 @@ def _needs_all_heads(spec: ModelSpec, graph: ModelGraph) -> Node | None:
 
 
 def window_of(node: Attention, setting: Setting) -> int:
-    """Positions that a query of an attention sees, or 0 where the context has no more anyway.
-
-    Raises PlanError where scores are capped: no attention of ttnn 0.81.1 has a soft cap.
-    """
-    if node.cap:
-        raise PlanError(
-            Problem(
-                message=f"the scores of '{node.out}' cannot be capped at {node.cap:g}",
-                at=node.at,
-                note="no attention of ttnn caps its scores",
-            )
-        )
+    """Positions that a query of an attention sees, or 0 where the context has no more anyway."""
     return node.window if node.window < setting.context else 0
 
 

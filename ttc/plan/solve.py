@@ -97,6 +97,8 @@ class Sizing:
     def largest_blocks(self) -> int:
         """Blocks of a cache that the planned users share."""
         setting, paging = self.setting, self.setting.paging
+        if setting.whole_caches:
+            return setting.slots * self.largest_context(setting.batch) // paging.block_tokens
         planned = self.of_batch(setting.batch)
         free = self.limit - self._beside_kv(
             setting.batch, setting.context, needed_bucket(setting.context)
@@ -150,8 +152,11 @@ def _margin(free: int) -> str:
 
 
 def buckets(context: int, limit: int) -> tuple[int, ...]:
-    """Prompt lengths a prefill is emitted for: powers of two, the largest holding the context."""
-    found = [SMALLEST_BUCKET_TOKENS]
+    """Prompt lengths a prefill is emitted for: powers of two, the largest holding the context.
+
+    A context shorter than the smallest is one itself: more tokens would not fit its cache.
+    """
+    found = [min(SMALLEST_BUCKET_TOKENS, context)]
     while found[-1] < min(context, limit):
         found.append(2 * found[-1])
     fitting = [tokens for tokens in found if tokens <= min(context, limit)]

@@ -10,6 +10,7 @@ from ttc.located import yaml_text
 from ttc.plan.parallel import ZEROS, HeadLayout
 from ttc.plan.placement import Placement, TensorPlan
 from ttc.plan.plan import Plan, PlannedOp, WeightPart, WeightPlan
+from ttc.plan.tables import MaskTable, RopeTable
 from ttc.spec.precision import Fidelity
 
 
@@ -89,8 +90,13 @@ def _tensor(tensor: TensorPlan) -> str:
 
 def _weight(weight: WeightPlan) -> str:
     parts = " | ".join(_part(part) for part in weight.parts)
-    if weight.table is not None:
-        parts = f"{weight.table.kind}[{weight.table.rows}] {weight.table.order}"
+    match weight.table:
+        case RopeTable() as table:
+            parts = f"{table.kind}[{table.rows}] {table.order}"
+        case MaskTable() as table:
+            parts = f"mask[{table.rows}]" + (f" of {table.window} keys" if table.window else "")
+        case None:
+            pass
     turned = " transposed" if weight.transpose else ""
     return f"{weight.full_name} = {parts}{turned} -> {_tensor(weight.tensor)}"
 

@@ -10,8 +10,9 @@ from ttc.graph.nodes import Embedding, LayerNorm, Linear, RmsNorm
 from ttc.plan.matmul import L1_RESERVE_BYTES, dram_sharded_bytes, dram_sharded_weight
 from ttc.plan.parallel import ZEROS, Share, even_share, head_share
 from ttc.plan.placement import DRAM, TILE, TILE_BYTES, Placement, TensorPlan, core_run, tiles
-from ttc.plan.plan import PlannedPositions, RopeForm, RopeTable, WeightPart, WeightPlan
+from ttc.plan.plan import PlannedPositions, WeightPart, WeightPlan
 from ttc.plan.setting import MATMUL_GROUPS, Setting
+from ttc.plan.tables import MaskTable, RopeForm, RopeTable, mask_name
 from ttc.spec.architecture import WeightSpec
 from ttc.spec.precision import EffectivePrecision
 
@@ -74,7 +75,7 @@ def plan_weights(
     """Every stored tensor, model-wide ones first, then decoder by decoder."""
     plans = [
         *_graph_weights(setting, setting.graph.model, None, setting.model_precision, rope_form),
-        *plan_rope_tables(setting, rope_form, positions),
+        *plan_tables(setting, rope_form, positions),
     ]
     for layer, precision in enumerate(setting.decoders):
         plans += _graph_weights(setting, setting.graph_of(layer), layer, precision, rope_form)
@@ -298,7 +299,30 @@ def _weight_spec(setting: Setting, weight: str) -> WeightSpec:
     return next(spec for spec in every if spec.name == weight)
 
 
-def plan_rope_tables(
+def plan_tables(
+    setting: Setting, rope_form: RopeForm, positions: tuple[PlannedPositions, ...]
+) -> list[WeightPlan]:
+    """What is gathered by positions: a row for each of the context."""
+    masks = [_mask(setting, window) for window in setting.masks]
+    return [*_rope_tables(setting, rope_form, positions), *masks]
+
+
+def _mask(setting: Setting, window: int) -> WeightPlan:
+    context = setting.context
+    return WeightPlan(
+        name=mask_name(window),
+        decoder=None,
+        group="rope",
+        parts=(),
+        table=MaskTable(window=window, rows=context),
+        transpose=False,
+        tensor=TensorPlan(
+            shape=(1, 1, context, context), dtype="bf16", placement=DRAM, layout="row_major"
+        ),
+    )
+
+
+def _rope_tables(
     setting: Setting, rope_form: RopeForm, positions: tuple[PlannedPositions, ...]
 ) -> list[WeightPlan]:
     """cos and sin for every position of the context; for pairs also the tiles that swap them.

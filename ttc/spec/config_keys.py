@@ -25,12 +25,14 @@ class Rule:
     """value = (the first key that is given, else `absent`) ** power * times
 
     absent  a number, a flag, or text: the name of a size, or "SIZE / SIZE"; None: a key is needed
+    none    the value of a key that is given as null; None: as if it were absent
     times   a number or the name of a size
     below   a key with a number: a value that is not less is as good as missing, "" to take any
     """
 
     keys: tuple[str, ...]
     absent: float | bool | str | None = None
+    none: float | None = None
     power: float = 1.0
     times: float | str = 1.0
     below: str = ""
@@ -230,6 +232,7 @@ def _rule(data: Located) -> Rule:
     return Rule(
         keys=(key,) if isinstance(key, str) else tuple(key),
         absent=plain.get("absent"),
+        none=plain.get("none"),
         power=plain.get("power", 1.0),
         times=plain.get("times", 1.0),
         below=plain.get("below", ""),

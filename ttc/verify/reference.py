@@ -59,7 +59,8 @@ def build_reference(spec: ModelSpec, checkpoint: Checkpoint) -> Any:
     # GGUF files store the factors of scaled RoPE as a tensor, and do not say its kind.
     config = model_class.config_class(**{"rope_scaling": rope_scaling(spec.rope), **fields})
     with no_init_weights():
-        model = model_class._from_config(config, dtype=torch.float32)
+        # Not torch's own attention, which drops the soft cap of scores (transformers 4.57).
+        model = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager")
     state = dict(_tensors_by_hugging_face_name(spec, checkpoint, bind(spec, checkpoint)))
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
@@ -95,5 +96,10 @@ def _tensors_by_hugging_face_name(
 
 def _key(checkpoint: Checkpoint, token_ids: Sequence[int]) -> str:
     """What the logits depend on."""
-    parts = (checkpoint.fingerprint, version("transformers"), "float32", *map(str, token_ids))
+    parts = (
+        checkpoint.fingerprint,
+        version("transformers"),
+        "float32, eager",
+        *map(str, token_ids),
+    )
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]

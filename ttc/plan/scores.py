@@ -1,0 +1,79 @@
+"""Attention made of products, for scores that no attention of ttnn computes: capped ones.
+
+The queries of a kv head are rows of one matrix, so that grouped queries need no copies of k and v.
+Scores of all tokens are written to DRAM; a decode step computes them for the whole context.
+"""
+
+from dataclasses import dataclass, fields
+
+from ttc.plan.placement import DRAM, TensorPlan
+from ttc.plan.tables import mask_name
+from ttc.spec.model import Dims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """softmax(cap * tanh(q k^T * scale / cap) + mask) v, one operation after the other.
+
+    queries  [.., kv_heads, rows, head_dim]: `rows` are all queries of a kv head; and their results
+    scores   [.., kv_heads, rows, keys]
+    by_head  the same scores as [.., heads, tokens, keys], to which `mask` is added
+    """
+
+    cap: float
+    mask: str
+    queries: TensorPlan
+    scores: TensorPlan
+    by_head: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreNames:
+    """What the values within one attention are called: queries of all users, then by kv head;
+    scores, capped, masked, as weights; results by kv head, and by user again."""
+
+    gathered: str
+    queries: str
+    scores: str
+    capped: str
+    masked: str
+    weights: str
+    results: str
+    by_user: str
+
+
+def score_names(attention: str) -> ScoreNames:
+    """The names in the attention whose result is called `attention`."""
+    each = (field.name for field in fields(ScoreNames))
+    return ScoreNames(**{name: f"{attention}_{name}" for name in each})
+
+
+def decode_scores(cap: float, window: int, dims: Dims, *, users: int, context: int) -> Scores:
+    """One query of each user against all keys of its cache."""
+    group = dims.heads // dims.kv_heads
+    queries = _in_dram((users, dims.kv_heads, group, dims.head_dim))
+    scores = _in_dram((users, dims.kv_heads, group, context))
+    return Scores(
+        cap=cap,
+        mask=mask_name(window),
+        queries=queries,
+        scores=scores,
+        by_head=scores.shape,
+    )
+
+
+def prefill_scores(cap: float, window: int, dims: Dims, *, tokens: int) -> Scores:
+    """All queries of a prompt against all its keys."""
+    rows = dims.heads // dims.kv_heads * tokens
+    queries = _in_dram((1, dims.kv_heads, rows, dims.head_dim))
+    return Scores(
+        cap=cap,
+        mask=mask_name(window),
+        queries=queries,
+        scores=_in_dram((1, dims.kv_heads, rows, tokens)),
+        by_head=(1, dims.heads, tokens, tokens),
+    )
+
+
+def _in_dram(shape: tuple[int, int, int, int]) -> TensorPlan:
+    return TensorPlan(shape=shape, dtype="bf16", placement=DRAM)
