@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ttc.checkpoint.layouts import rope_table, row_order, transformation_matrix
-from ttc.plan.tables import RopeTable
+from ttc.checkpoint.layouts import mask_table, rope_table, row_order, transformation_matrix
+from ttc.plan.tables import MaskTable, RopeTable
 from ttc.spec.rope import NoScaling, Yarn
 
 pytestmark = pytest.mark.fast
@@ -115,3 +115,13 @@ def test_yarn_multiplies_cos_and_sin() -> None:
     unscaled = replace(scaled, rope=replace(rope, attention_factor=1.0))
     assert np.allclose(rope_table(scaled), 1.25 * rope_table(unscaled))
     assert rope_table(scaled)[0, 0] == 1.25
+
+
+@pytest.mark.parametrize("window", [0, 1, 3])
+def test_masks_show_keys_up_to_the_position(window: int) -> None:
+    mask = mask_table(MaskTable(window=window, rows=6))
+    for position in range(6):
+        first = max(0, position - window + 1) if window else 0
+        seen = [key for key in range(6) if mask[position, key] == 0]
+        assert seen == list(range(first, position + 1))
+    assert mask.min() == np.float32(-1.0e9)

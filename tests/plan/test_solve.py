@@ -86,7 +86,7 @@ def test_a_model_that_is_too_large_names_the_smallest_mesh() -> None:
 
 def test_buckets_are_powers_of_two_up_to_the_context() -> None:
     assert buckets(1024, 1024) == (128, 256, 512, 1024)
-    assert buckets(96, 96) == (128,)
+    assert buckets(96, 96) == (96,), "no prompt is longer than its cache"
     assert buckets(3000, 3000) == (128, 256, 512, 1024, 2048)
     assert needed_bucket(131072) == 2048
     assert needed_bucket(512) == 512

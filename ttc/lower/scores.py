@@ -117,19 +117,13 @@ def gather_queries(
     """A decode step's queries, out of the users' shards and by kv head."""
     names = score_names(op.node.out)
     placement = constants.placement(scores.queries.placement)
-    return (
-        Call(
-            function="sharded_to_interleaved",
-            args=(Ref(name=op.node.q), placement),
-            results=(names.gathered,),
-        ),
-        Call(
-            function="reshape",
-            args=(Ref(name=names.gathered), scores.queries.shape),
-            kwargs=(("memory_config", placement),),
-            results=(names.queries,),
-        ),
+    gathered = names.gathered if scores.regroup else names.queries
+    taken = Call(
+        function="sharded_to_interleaved",
+        args=(Ref(name=op.node.q), placement),
+        results=(gathered,),
     )
+    return taken, _regrouped(gathered, names.queries, scores.queries.shape, placement)
 
 
 def scatter_results(
@@ -137,18 +131,25 @@ def scatter_results(
 ) -> tuple[Statement, ...]:
     """A decode step's results by user, then in the users' shards, called `split`."""
     names = score_names(op.node.out)
-    return (
-        Call(
-            function="reshape",
-            args=(Ref(name=names.results), op.split.shape),
-            kwargs=(("memory_config", constants.placement(scores.queries.placement)),),
-            results=(names.by_user,),
-        ),
-        Call(
-            function="interleaved_to_sharded",
-            args=(Ref(name=names.by_user), constants.placement(op.split.placement)),
-            results=(split,),
-        ),
+    placement = constants.placement(scores.queries.placement)
+    by_user = names.by_user if scores.regroup else names.results
+    spread = Call(
+        function="interleaved_to_sharded",
+        args=(Ref(name=by_user), constants.placement(op.split.placement)),
+        results=(split,),
+    )
+    return _regrouped(names.results, by_user, op.split.shape, placement), spread
+
+
+def _regrouped(name: str, result: str, shape: tuple[int, ...], placement: Ref | Name) -> Call:
+    """Another shape: under a name of its own it is moved, under the same it is the same memory."""
+    if name == result:
+        return _reshape(name, shape)
+    return Call(
+        function="reshape",
+        args=(Ref(name=name), shape),
+        kwargs=(("memory_config", placement),),
+        results=(result,),
     )
 
 

@@ -40,7 +40,7 @@ def l1_peak_bytes(
     steps += [list(decoder.ops) for phase in prefill for decoder in phase.decoders]
     cores = chip.grid.cores
     return max(
-        greedy_bytes(head.logits, cores),
+        greedy_bytes(head.logits, head.gather.out if head.gather else head.logits, cores),
         *(
             peak_bytes(
                 ops,
@@ -84,8 +84,11 @@ def _interleaved_norm_bytes(op: PlannedNorm, free: int) -> int:
     return 36 * x_tile + 182 * BF16_TILE if wide else 72 * x_tile + 199 * BF16_TILE
 
 
-def greedy_bytes(logits: TensorPlan, cores: int) -> int:
-    """The choice of a token: logits, four times their tiles, and one user's logits as a row."""
-    tile_bytes = logits.bytes_per_core(cores)
-    row = logits.shape[3] * ELEMENT_BYTES.get(logits.dtype, ELEMENT_BYTES["bf16"])
-    return 5 * tile_bytes + row
+def greedy_bytes(logits: TensorPlan, whole: TensorPlan, cores: int) -> int:
+    """The choice of a token: logits of a rank, and those of all, four times a core's tiles of them
+    while they become rows. Rows of logits in L1 are there as well: one user's on a core.
+    """
+    strips = ceil(tiles(whole.shape[3]) / cores) * TILE_BYTES[whole.dtype]
+    row = whole.shape[3] * ELEMENT_BYTES.get(whole.dtype, ELEMENT_BYTES["bf16"])
+    in_l1 = whole.placement.buffer == "l1"
+    return logits.bytes_per_core(cores) + 4 * strips + (row if in_l1 else 0)

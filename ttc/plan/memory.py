@@ -170,9 +170,10 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
     if not phase.decode:
         arena.hold("head", size(head.from_prefill.sliced))
     run(arena, head.ops, size, {head.value: head.from_prefill.out})
-    if phase.decode and head.gather:  # the choice of a token: all columns, then as rows
-        whole = head.gather.out
-        arena.hold("whole", size(whole))
+    whole = head.gather.out if head.gather else head.logits
+    if phase.decode and size(whole):  # the choice of a token: all columns, then as rows
+        if head.gather:
+            arena.hold("whole", size(whole))
         arena.hold("rows", size(_row_major(whole.shape, whole.dtype)))
     assert phase.decode or value in arena.blocks, "the caller frees what a prefill returns"
     return arena.highest

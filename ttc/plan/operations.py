@@ -26,7 +26,7 @@ from ttc.plan.scores import Scores, score_names
 from ttc.plan.tables import PlannedMask
 
 # Attention made of products: scores, cap, mask, softmax, results, and heads side by side; a decode
-# step takes its queries from their shards, groups them, and brings the results back.
+# step takes its queries from their shards, regroups them, and brings the results back.
 SCORE_OPERATIONS = 6
 
 # What feeds a decode step's result into the next: logits as rows, the largest of each, and the
@@ -45,8 +45,9 @@ def _operations(op: PlannedOp) -> int:
             return len(op.programs) + _joining(op) + _launched(op.collective)
         case PlannedRope():
             return 1 if op.fused else 2
-        case PlannedAttention(scores=Scores()):
-            return _updates(op) + SCORE_OPERATIONS + (3 if op.decode else 0)
+        case PlannedAttention(scores=Scores() as scores):
+            moved = 2 * (1 + scores.regroup) if op.decode else 0
+            return _updates(op) + SCORE_OPERATIONS + moved
         case PlannedAttention(decode=True):
             # update, attention, joined heads, and shards for them
             return _updates(op) + 2 + (op.gathered.placement != op.split.placement)
@@ -149,6 +150,16 @@ def steps_of(op: PlannedOp, values: Mapping[str, TensorPlan]) -> tuple[Step, ...
                 Step(reads=(op.node.x,), writes=((whole, gather.out),)),
                 Step(reads=(whole,), writes=results_of(op)),
             )
+        case PlannedLinear(collective=None) if len(op.programs) > 1:
+            # The parts leave their shards for where they are put together.
+            parts = tuple(
+                (f"{op.node.out}_{i}", replace(part, placement=op.out.placement))
+                for i, part in enumerate(op.split_outs)
+            )
+            return (
+                Step(reads=reads_of(op), writes=parts),
+                Step(reads=tuple(name for name, _ in parts), writes=results_of(op)),
+            )
         case (
             PlannedLinear(collective=Collective() as exchange)
             | PlannedEmbedding(gather=Collective() as exchange)
@@ -175,11 +186,11 @@ def _attention_steps(op: PlannedAttention, values: Mapping[str, TensorPlan]) -> 
     queries, scores = op.scores.queries, op.scores.scores
     names = score_names(node.out)
     if op.decode:
-        gathered = replace(op.gathered, placement=queries.placement)
-        steps += [
-            Step(reads=(node.q, k, v), writes=((names.gathered, gathered),)),
-            Step(reads=(names.gathered,), writes=((names.queries, queries),)),
-        ]
+        by_user = replace(op.gathered, placement=queries.placement)
+        first = names.gathered if op.scores.regroup else names.queries
+        steps.append(Step(reads=(node.q, k, v), writes=((first, by_user),)))
+        if op.scores.regroup:
+            steps.append(Step(reads=(first,), writes=((names.queries, queries),)))
     keys, values_read = ((), ()) if op.decode else ((k,), (v,))  # a step reads the cache
     asked = names.queries if op.decode else node.q
     steps += [
@@ -190,7 +201,7 @@ def _attention_steps(op: PlannedAttention, values: Mapping[str, TensorPlan]) -> 
         Step(reads=(names.weights, *values_read), writes=((names.results, queries),)),
     ]
     joined = names.results
-    if op.decode:
+    if op.scores.regroup:
         users = ((names.by_user, replace(op.split, placement=queries.placement)),)
         steps.append(Step(reads=(names.results,), writes=users))
         joined = names.by_user

@@ -416,8 +416,8 @@ class KvCachePlan:
     """The one KV layout that prefill writes and decode reads: paged, one pair per layer.
 
     Users share all `blocks` but the last, which belongs to nobody (see `Paging.blocks`).
-    Where scores are capped a block is all of a user's context, block u is user u's, and the one that
-    belongs to nobody is not stored.
+    Where scores are capped a block is all of a user's context, block u is user u's, and the last
+    one is not stored.
     """
 
     block_tokens: int

@@ -17,6 +17,8 @@ class Scores:
 
     queries  [.., kv_heads, rows, head_dim]: `rows` are all queries of a kv head; and their results
     scores   [.., kv_heads, rows, keys]
+    regroup  a decode step moves queries and results from user to kv head and back: with one kv
+             head they lie alike
     by_head  the same scores as [.., heads, tokens, keys], to which `mask` is added
     """
 
@@ -24,6 +26,7 @@ class Scores:
     mask: str
     queries: TensorPlan
     scores: TensorPlan
+    regroup: bool
     by_head: tuple[int, int, int, int]
 
 
@@ -58,6 +61,7 @@ def decode_scores(cap: float, window: int, dims: Dims, *, users: int, context: i
         mask=mask_name(window),
         queries=queries,
         scores=scores,
+        regroup=dims.kv_heads > 1,
         by_head=scores.shape,
     )
 
@@ -71,6 +75,7 @@ def prefill_scores(cap: float, window: int, dims: Dims, *, tokens: int) -> Score
         mask=mask_name(window),
         queries=queries,
         scores=_in_dram((1, dims.kv_heads, rows, tokens)),
+        regroup=False,
         by_head=(1, dims.heads, tokens, tokens),
     )
 

@@ -136,7 +136,7 @@ class Setting:
 
     @property
     def whole_caches(self) -> bool:
-        """Whether products read the cache, for which each user's context is one block of its own."""
+        """Whether products read the cache: each user's context is then one block."""
         return bool(self._capped)
 
     @property
