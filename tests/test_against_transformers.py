@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from random_models import PROMPT_TOKENS, Case, make_case, open_session, pcc, run, variants_of
 
+from ttc.plan import planner
 from ttc.plan.plan import WeightPlan
 from ttc.spec import library
 from ttc.spec.architecture import load_architecture
@@ -120,7 +121,14 @@ def test_users_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
             np.testing.assert_allclose(logits[user], step, rtol=1e-3, atol=1e-3)
 
 
-def test_greedy_feedback_on_the_device_equals_feedback_through_the_host(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranges", [1, 3])
+def test_greedy_feedback_on_the_device_equals_feedback_through_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges: int
+) -> None:
+    """Also where logits become rows in several ranges of columns, as those of many tokens do."""
+    monkeypatch.setattr(
+        planner, "greedy_bytes", lambda logits, whole, parts, cores: (parts < ranges) * 10**9
+    )
     case = make_case(tmp_path, "LlamaForCausalLM")
     prompt = case.token_ids[:PROMPT_TOKENS]
     with open_session(case, tmp_path) as session:

@@ -51,3 +51,11 @@ def test_logits_too_large_to_choose_from_in_l1_go_to_dram() -> None:
     assert planned(LLAMA, "N150").head.logits.placement == L1
     wide = planned(LLAMA, "N150", "bf16").head.logits
     assert (wide.dtype, wide.placement.buffer) == ("fp32", "dram")
+
+
+def test_logits_become_rows_in_ranges_that_fit_in_l1() -> None:
+    many = "gemma-3-1b-it"
+    assert planned(many, "N150").head.choice_columns == (262144,)
+    plan = planned(many, "N150", "bf16")
+    assert plan.head.choice_columns == (131072, 131072)
+    assert plan.memory.fits

@@ -32,6 +32,7 @@ from ttc.lower.calls import (
     Expression,
     Free,
     Function,
+    Items,
     Layers,
     LayerTable,
     Local,
@@ -257,17 +258,7 @@ def _greedy(plan: Plan, constants: Constants) -> Function:
     if gathering is not None:
         logits = "whole"
         body += lower_collective(gathering, "logits", logits, constants)
-    if plan.head.logits.shape[3] * plan.head.vocab_shards == plan.vocab:
-        body.append(Call(function="untilize", args=(Ref(name=logits),), results=("rows",)))
-    else:
-        body.append(
-            Call(
-                function="untilize_with_unpadding",
-                args=(Ref(name=logits), (0, 0, TILE - 1, plan.vocab - 1)),
-                results=("rows",),
-                why="The columns beyond the vocabulary are padding.",
-            )
-        )
+    body += _rows(plan, logits, constants)
     body += [
         Call(
             function="argmax",
@@ -289,6 +280,42 @@ def _greedy(plan: Plan, constants: Constants) -> Function:
             "tokens  the input of the next decode step",
         ),
         body=free_after_last_use(body, owned=(), keep=()),
+    )
+
+
+def _rows(plan: Plan, logits: str, constants: Constants) -> list[Statement]:
+    """Logits as rows, without the columns of padding; range by range where the plan says so."""
+    head, calls, first = plan.head, list[Statement](), 0
+    ranges = head.choice_columns
+    if len(ranges) == 1:
+        return [_rows_of(logits, "rows", head.chosen_from.shape[3], plan.vocab)]
+    for i, columns in enumerate(ranges):
+        stop = min(-(-(first + columns) // TILE) * TILE, head.chosen_from.shape[3])
+        calls += [
+            Call(
+                function="slice",
+                args=(Ref(name=logits), (0, 0, 0, first), (1, 1, TILE, stop)),
+                results=(f"columns_{i}",),
+                why="" if i else "All columns at once would not fit in L1 as they become rows.",
+            ),
+            _rows_of(f"columns_{i}", f"rows_{i}", stop - first, columns),
+        ]
+        first += columns
+    parts = Items(tuple(Ref(name=f"rows_{i}") for i in range(len(ranges))))
+    placement = constants.placement(head.chosen_from.placement)
+    joined = (("dim", 3), ("memory_config", placement))
+    return [*calls, Call(function="concat", args=(parts,), kwargs=joined, results=("rows",))]
+
+
+def _rows_of(tiles: str, rows: str, columns: int, wanted: int) -> Call:
+    """The first `wanted` of so many columns as rows."""
+    if columns == wanted:
+        return Call(function="untilize", args=(Ref(name=tiles),), results=(rows,))
+    return Call(
+        function="untilize_with_unpadding",
+        args=(Ref(name=tiles), (0, 0, TILE - 1, wanted - 1)),
+        results=(rows,),
+        why="The columns beyond the vocabulary are padding.",
     )
 
 

@@ -275,7 +275,7 @@ def _joined(setting: Setting, columns: int, dtype: DType) -> TensorPlan:
     chip = setting.chip
     out = TensorPlan(shape=(1, 1, TILE, columns), dtype=dtype, placement=L1)
     limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes
-    fits = greedy_bytes(out, out, chip.grid.cores) <= limit
+    fits = greedy_bytes(out, out, 1, chip.grid.cores) <= limit
     return out if fits else replace(out, placement=DRAM)
 
 

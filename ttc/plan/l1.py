@@ -40,7 +40,7 @@ def l1_peak_bytes(
     steps += [list(decoder.ops) for phase in prefill for decoder in phase.decoders]
     cores = chip.grid.cores
     return max(
-        greedy_bytes(head.logits, head.gather.out if head.gather else head.logits, cores),
+        greedy_bytes(head.logits, head.chosen_from, len(head.choice_columns), cores),
         *(
             peak_bytes(
                 ops,
@@ -84,11 +84,14 @@ def _interleaved_norm_bytes(op: PlannedNorm, free: int) -> int:
     return 36 * x_tile + 182 * BF16_TILE if wide else 72 * x_tile + 199 * BF16_TILE
 
 
-def greedy_bytes(logits: TensorPlan, whole: TensorPlan, cores: int) -> int:
-    """The choice of a token: logits of a rank, and those of all, four times a core's tiles of them
-    while they become rows. Rows of logits in L1 are there as well: one user's on a core.
+def greedy_bytes(logits: TensorPlan, whole: TensorPlan, parts: int, cores: int) -> int:
+    """The choice of a token: logits of a rank, and those of all while they become rows.
+
+    That takes four times a core's tiles of one of `parts` equal ranges of columns. Rows of logits
+    in L1 are there as well, one user's on a core.
     """
-    strips = ceil(tiles(whole.shape[3]) / cores) * TILE_BYTES[whole.dtype]
+    columns = ceil(tiles(whole.shape[3]) / parts)
+    strips = 4 * ceil(columns / cores) * max(TILE_BYTES[whole.dtype], BF16_TILE)
     row = whole.shape[3] * ELEMENT_BYTES.get(whole.dtype, ELEMENT_BYTES["bf16"])
     in_l1 = whole.placement.buffer == "l1"
-    return logits.bytes_per_core(cores) + 4 * strips + (row if in_l1 else 0)
+    return logits.bytes_per_core(cores) + strips + (row if in_l1 else 0)

@@ -170,13 +170,27 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
     if not phase.decode:
         arena.hold("head", size(head.from_prefill.sliced))
     run(arena, head.ops, size, {head.value: head.from_prefill.out})
-    whole = head.gather.out if head.gather else head.logits
-    if phase.decode and size(whole):  # the choice of a token: all columns, then as rows
-        if head.gather:
-            arena.hold("whole", size(whole))
-        arena.hold("rows", size(_row_major(whole.shape, whole.dtype)))
+    if phase.decode and size(head.chosen_from):
+        _hold_choice(arena, head, size)
     assert phase.decode or value in arena.blocks, "the caller frees what a prefill returns"
     return arena.highest
+
+
+def _hold_choice(arena: Arena, head: HeadPlan, size: Size) -> None:
+    """The choice of a token: all columns, then as rows, put together where they come in ranges."""
+    whole, parts = head.chosen_from, head.choice_columns
+
+    def rows(columns: int) -> int:
+        return size(_row_major((1, 1, TILE, columns), whole.dtype))
+
+    if head.gather:
+        arena.hold("whole", size(whole))
+    if len(parts) > 1:
+        for i, columns in enumerate(parts):
+            arena.hold("range", size(replace(whole, shape=(1, 1, TILE, columns))))
+            arena.hold(f"rows_{i}", rows(columns))
+            arena.free("range")
+    arena.hold("rows", rows(sum(parts)))
 
 
 def _hold_mask(arena: Arena, mask: PlannedMask, size: Size) -> None:

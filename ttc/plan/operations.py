@@ -84,7 +84,9 @@ def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
     decoders = sum(len(each.layers) * operations_of(each.ops) for each in decode.decoders)
     enter = operations_of(decode.enter) + sum(map(_position_operations, decode.positions))
     enter += sum(map(_mask_operations, decode.masks))
-    feedback = FEEDBACK_OPERATIONS + _launched(head.gather)
+    parts = len(head.choice_columns)
+    ranges = 2 * parts if parts > 1 else 0  # each is cut out and made rows, then all are joined
+    feedback = FEEDBACK_OPERATIONS + ranges + _launched(head.gather)
     return enter + decoders + operations_of(head.ops) + feedback
 
 

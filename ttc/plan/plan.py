@@ -350,7 +350,8 @@ class HeadPlan:
     """From the residual stream of 32 rows, `value`, to the logits, `result`.
 
     `from_prefill` cuts the rows out of a prefill first. The logits are in `vocab_shards` parts, one
-    on each rank, or whole on every rank where it is 1; `gather` is for the greedy choice.
+    on each rank, or whole on every rank where it is 1; `gather` is for the greedy choice. That
+    reads logits as rows, which are made of the columns of `choice_columns`, one range at a time.
     """
 
     value: str
@@ -360,6 +361,12 @@ class HeadPlan:
     logits: TensorPlan
     vocab_shards: int
     gather: Collective | None
+    choice_columns: tuple[int, ...]
+
+    @property
+    def chosen_from(self) -> TensorPlan:
+        """All logits, on every rank."""
+        return self.gather.out if self.gather else self.logits
 
 
 # Memory ---------------------------------------------------------------------------------------

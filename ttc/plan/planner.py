@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from math import ceil
 
 from ttc.errors import PlanError
 from ttc.graph.graph import Graph, ModelGraph
@@ -11,6 +12,7 @@ from ttc.hardware.hardware import Mesh, load_mesh, mesh_names
 from ttc.plan.check import check_plan
 from ttc.plan.collectives import gather, semaphores, sum_buffers
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
+from ttc.plan.l1 import greedy_bytes
 from ttc.plan.limits import (
     check_paging,
     check_request,
@@ -20,10 +22,11 @@ from ttc.plan.limits import (
     ways_out,
 )
 from ttc.plan.masks import plan_decode_masks, plan_prefill_masks
+from ttc.plan.matmul import L1_RESERVE_BYTES
 from ttc.plan.memory import add_up, plan_memory, rope_positions
 from ttc.plan.operations import operations_of, results_of
 from ttc.plan.paging import Paging
-from ttc.plan.placement import DRAM, TILE, DType, TensorPlan
+from ttc.plan.placement import DRAM, TILE, DType, TensorPlan, tiles
 from ttc.plan.plan import (
     Choice,
     DecoderPlan,
@@ -431,6 +434,7 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
     rows = PlannedRows(value=value, rows=TILE, sliced=sliced, out=residual, gather=gathered)
     ops = plan_decode_ops(step, {value: residual})
     ((result, logits),) = results_of(ops[-1])
+    whole = gather(setting, logits, DRAM) if setting.parallel.tp > 1 else None
     return HeadPlan(
         value=value,
         from_prefill=rows,
@@ -438,8 +442,20 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
         result=result,
         logits=logits,
         vocab_shards=setting.parallel.tp,
-        gather=gather(setting, logits, DRAM) if setting.parallel.tp > 1 else None,
+        gather=whole,
+        choice_columns=_choice_columns(setting, logits, whole.out if whole else logits),
     )
+
+
+def _choice_columns(setting: Setting, logits: TensorPlan, whole: TensorPlan) -> tuple[int, ...]:
+    """Ranges of columns that become rows at once: as few as fit in L1, all but the last equal."""
+    chip = setting.chip
+    free = chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes
+    count, width = 1, tiles(whole.shape[3])
+    while count < width and greedy_bytes(logits, whole, count, chip.grid.cores) > free:
+        count += 1
+    vocab, columns = setting.spec.dims.vocab, ceil(width / count) * TILE
+    return tuple(min(columns, vocab - first) for first in range(0, vocab, columns))
 
 
 def _plan_kv_cache(setting: Setting, rope_form: RopeForm) -> KvCachePlan:
