@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
+from ttc.errors import PlanError, Problem
 from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import Add, Attention, Linear, Multiply, Node, RmsNorm, RopeQk
 from ttc.graph.shapes import Shape
