@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ttc.checkpoint.config_reading import TEXT_PARTS, text_part
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.layouts import row_order
 from ttc.checkpoint.names import Binding, bind
@@ -54,10 +55,12 @@ def build_reference(spec: ModelSpec, checkpoint: Checkpoint) -> Any:
                 help="put the config.json of the model beside the weights",
             )
         )
-    name = (fields.get("architectures") or spec.architecture.hf_classes)[0]
+    classes = spec.architecture.hf_classes
+    # A model with vision keeps its text model in a part, which is what the first class is.
+    whole = not any(isinstance(fields.get(part), dict) for part in TEXT_PARTS)
+    name = ((fields.get("architectures") if whole else None) or classes)[0]
     model_class = getattr(cast(Any, transformers), name)
-    # GGUF files store the factors of scaled RoPE as a tensor, and do not say its kind.
-    config = model_class.config_class(**{"rope_scaling": rope_scaling(spec.rope), **fields})
+    config = model_class.config_class(**(_rotation(spec) | text_part(fields)))
     with no_init_weights():
         # Not torch's own attention, which drops the soft cap of scores (transformers 4.57).
         model = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager")
@@ -68,6 +71,15 @@ def build_reference(spec: ModelSpec, checkpoint: Checkpoint) -> Any:
     assert not unexpected, f"transformers has no place for {unexpected}"
     assert set(missing) <= tied, f"transformers also needs {missing}"
     return model.eval()
+
+
+def _rotation(spec: ModelSpec) -> dict[str, Any]:
+    """The keys of RoPE, for files that do not have them: transformers 4 does not know the spelling
+    of transformers 5, and GGUF files store the factors of scaled RoPE as a tensor.
+    """
+    local = spec.local_rope
+    tables = {"rope_local_base_freq": local.theta} if local is not None else {}
+    return {"rope_scaling": rope_scaling(spec.rope), "rope_theta": spec.rope.theta} | tables
 
 
 def _tensors_by_hugging_face_name(
