@@ -98,7 +98,7 @@ def test_references_are_made_once_and_told_from_another_text(
 
 
 def test_files_of_tt_transformers_are_read_and_written(
-    artefact: Artefact, tmp_path: Path, logits: Logits
+    artefact: Artefact, tmp_path: Path, logits: Logits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = tmp_path / "theirs.refpt"
     tokens, best = torch.randint(1, 300, (1, 80)), torch.randint(0, 300, (79, 5))
@@ -107,6 +107,11 @@ def test_files_of_tt_transformers_are_read_and_written(
     found = api.accuracy(artefact, backend="emulate", settings=settings).to_json()
     assert found["kl"] is None
     assert found["perplexity"] > 1
+    with pytest.raises(SystemExit):
+        main(["accuracy", str(artefact.folder), "--tokens", "64+7", "--reference", str(theirs)])
+    told = capsys.readouterr().out
+    assert "perplexity" in told
+    assert "nan" not in told
     reference = reduce_logits((1, 2, 3, 4, 5, 6, 7), logits)
     save_reference(tmp_path / "ours.refpt", reference)
     data = torch.load(tmp_path / "ours.refpt", weights_only=True)

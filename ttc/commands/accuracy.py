@@ -2,6 +2,7 @@
 
 # pyright: reportUnknownMemberType=false
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,11 +103,12 @@ def _lines(report: "AccuracyReport") -> list[str]:
 
 
 def _summary(name: str, each: "Summary") -> str:
-    return (
-        f"{name:18}  top-1 {each.top1:.1%}  top-5 {each.top5:.1%}  KL {each.kl:.5f}  "
-        f"perplexity {each.perplexity:.3f} (reference {each.reference_perplexity:.3f})  "
-        f"{each.tokens} tokens"
-    )
+    line = f"{name:18}  top-1 {each.top1:.1%}  top-5 {each.top5:.1%}"
+    line += "" if isnan(each.kl) else f"  KL {each.kl:.5f}"
+    line += f"  perplexity {each.perplexity:.3f}"
+    known = each.reference_perplexity
+    line += "" if isnan(known) else f" (reference {known:.3f})"
+    return f"{line}  {each.tokens} tokens"
 
 
 def _place(row: "Row") -> str:
