@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ttc import api
 from ttc.compiler import plan_spec
 from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
@@ -14,6 +15,7 @@ from ttc.plan.plan import (
     Plan,
     PlannedLinear,
     PlannedRope,
+    PlannedSplitQkv,
 )
 from ttc.plan.programs import DramShardedMatmul
 from ttc.plan.text import fingerprint, plan_text
@@ -179,3 +181,20 @@ def test_check_refuses_two_rotations_in_one_cache(tiny_spec: Path) -> None:
     cache = replace(planned.kv_cache, rope_form="pairs")
     with pytest.raises(AssertionError, match="one cache holds one rotation"):
         check_plan(replace(planned, kv_cache=cache))
+
+
+def test_heads_are_split_in_bf16_in_decode(tmp_path: Path) -> None:
+    """nlp_create_qkv_heads_decode refuses block formats, which a prefill takes."""
+    path = tmp_path / "small.yaml"
+    path.write_text("profile: small\nextends: base\nactivations: {qkv: bfp8}\n")
+    plan = api.plan(
+        Path(__file__).parents[1] / "data" / "tiny.yaml",
+        api.Target(precision=load_profile(path), context=128),
+    )
+    for phase, dtype in ((plan.decode, "bf16"), (plan.prefill[0], "bfp8")):
+        ops = phase.decoders[0].ops
+        split = next(op for op in ops if isinstance(op, PlannedSplitQkv))
+        written = next(
+            op.out for op in ops if isinstance(op, PlannedLinear) and op.node.out == split.node.qkv
+        )
+        assert written.dtype == dtype

@@ -214,6 +214,8 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
     dtype = result = step.precision.dtype(groups.activation, "decode")
     if setting.sums_ranks(node):
         dtype = step.precision.dtype("collectives", "decode")
+    elif group == "wqkv":  # heads are split in bf16 only
+        dtype = result = "bf16"
     weight_dtype = step.precision.dtype(group, "decode")
     rows = x.shape[3]
     splits = column_splits(node, setting, step.precision)
