@@ -143,6 +143,20 @@ def test_the_context_can_be_less(run: Run) -> None:
     assert output["prompt_tokens"] + len(output["token_ids"]) == 21  # the last one is not read
 
 
+def test_token_accuracy(
+    run: Run, tiny_spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = run.artefact.parent / "checkpoint"
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / tiny_spec.name).write_text(tiny_spec.read_text())
+    monkeypatch.chdir(tmp_path)  # where specs are looked for
+    result = run("--token-accuracy", "--weights", checkpoint)
+    assert result["outputs"] == []
+    scores = result["token_accuracy"]
+    assert scores["tokens"] == 512
+    assert 0.9 < scores["top1"] <= scores["top5"] <= 1
+
+
 REFUSED = {
     "empty_prompt": ["-p", "", "--no-instruct"],
     "prompt_longer_than_context": ["-p", "Hello " * 200],
@@ -161,6 +175,7 @@ REFUSED = {
     "negative_seed": ["-p", "Hello", "--seed", "-1"],
     "empty_stop_string": ["-p", "Hello", "--stop", ""],
     "no_new_tokens": ["-p", "Hello", "--max-new-tokens", "0"],
+    "weights_for_nothing": ["-p", "Hello", "--weights", "elsewhere"],
     "two_sources": ["-p", "Hello", "--messages", "messages.json"],
     "unknown_mode": ["--mode", "batch-2"],
     "system_for_a_file": ["--mode", "batch-1", "--system", "Be brief."],

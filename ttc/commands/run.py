@@ -42,6 +42,7 @@ from ttc.runtime.request import NEW_TOKENS, Limits, Prompt, Serving, Settings, r
 from ttc.screen import Screen, summary_table
 
 if TYPE_CHECKING:
+    from ttc.accuracy.run import AccuracySettings
     from ttc.runtime.engine import Output
     from ttc.runtime.model import Model
     from ttc.runtime.summary import Summary
@@ -97,6 +98,12 @@ def run(
         bool,
         typer.Option("--token-accuracy", help="And top-1 and top-5 of a text, as ttc accuracy."),
     ] = False,
+    reference: Annotated[
+        Path | None, typer.Option(help="A .refpt file for --token-accuracy, with its own text.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Where the checkpoint is, for --token-accuracy.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="A file for the speeds of each batch.")] = None,
     backend: Backend = "auto",
     emulator_device: EmulatorDevice = "cpu",
@@ -136,6 +143,13 @@ def run(
         fit_context=chosen is not None and chosen.fit_context,
     )
     job.check()
+    if (reference or weights) and not token_accuracy:
+        raise UsageError(
+            Problem(
+                message="--reference and --weights are for --token-accuracy",
+                help="add --token-accuracy, or leave them out",
+            )
+        )
     manifest = api.opened(artefact, mesh=mesh, need_weights=False).manifest
     _check_blocks(manifest, page_block_size)
     serving = Serving(
@@ -144,6 +158,16 @@ def run(
         max_blocks=max_blocks,
         prefix_reuse=prefix_reuse,
     )
+    record: dict[str, Any] = {}
+    if token_accuracy:
+        from ttc.accuracy.run import AccuracySettings
+
+        settings = AccuracySettings(
+            reference=reference, make_reference=not reference, emulator_device=emulator_device
+        )
+        record["token_accuracy"] = _token_accuracy(
+            screen, artefact, backend, settings, weights, cache
+        )
     model = load_model_of(
         screen,
         environment(context_),
@@ -156,12 +180,8 @@ def run(
     )
     with model:
         records, summaries = answer_all(screen, model, job)
-    record: dict[str, Any] = {"backend": model.backend, "outputs": records}
+    record |= {"backend": model.backend, "outputs": records}
     record |= _speeds(screen, summaries, csv)
-    if token_accuracy:
-        record["token_accuracy"] = _token_accuracy(
-            screen, artefact, model.backend, emulator_device, cache
-        )
     screen.result(record)
 
 
@@ -282,15 +302,22 @@ def _speeds(screen: Screen, summaries: Sequence["Summary"], csv: Path | None) ->
 
 
 def _token_accuracy(
-    screen: Screen, artefact: Path, backend: str, emulator_device: str, cache: Path
+    screen: Screen,
+    artefact: Path,
+    backend: str,
+    settings: "AccuracySettings",
+    weights: str | None,
+    cache: Path,
 ) -> dict[str, Any]:
-    """Top-1 and top-5 over the text that comes with ttc, each token after the true ones."""
-    from ttc.accuracy.run import AccuracySettings
-
-    settings = AccuracySettings(make_reference=True, emulator_device=emulator_device)
+    """Top-1 and top-5 over a text, each token after the true ones."""
     with screen.progress() as progress:
         report = api.accuracy(
-            artefact, backend=backend, settings=settings, cache=cache, progress=progress
+            artefact,
+            backend=backend,
+            settings=settings,
+            weights=weights,
+            cache=cache,
+            progress=progress,
         )
     scores = report.scores.headline
     screen.say(
