@@ -18,6 +18,7 @@ import pytest
 
 from ttc import api
 from ttc.cli import main
+from ttc.errors import UsageError
 
 pytestmark = pytest.mark.emulate
 
@@ -188,6 +189,36 @@ def test_what_is_refused(run: Run, name: str, golden: Golden) -> None:
     assert (code, out) == (2, "")
     error = "".join(line for line in error.splitlines(True) if not line.startswith("backend:"))
     golden(Path(__file__).parent / "runtime" / "errors" / f"run_{name}.txt", error)
+
+
+def test_users_from_python(artefact: Path) -> None:
+    with api.load(artefact, backend="emulate", batch=2) as model:
+        assert model.batch == 2
+        first = model.add("Hello", max_new_tokens=4, stop_at_eos=False)
+        second = model.add([1, 50, 60], max_new_tokens=2, stop_at_eos=False, logprobs=True)
+        third = model.add("Bye", max_new_tokens=2, stop_at_eos=False)
+        for bad, words in (
+            ([], "the prompt has no tokens"),
+            ([1, 320], "token 320 is not in the vocabulary of 320"),
+            ([1, "a"], "a prompt is a text, a Prompt or token ids"),
+            (7, "a prompt is a text, a Prompt or token ids"),
+        ):
+            with pytest.raises(UsageError, match=words):
+                model.add(bad)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(UsageError, match="there is no setting 'max_tokens'"):
+            model.add("Hello", max_tokens=4)  # pyright: ignore[reportCallIssue]
+        with pytest.raises(UsageError, match="the model still serves 3 requests"):
+            model.generate("Hello")
+        with pytest.raises(UsageError, match="the model still serves 3 requests"):
+            model.prefill([1])
+        assert [piece.request for piece in model.step()] == [first, second]
+        pieces = [piece for _ in range(4) for piece in model.step()]
+        assert [piece.request for piece in pieces].count(third) == 2
+        assert all((piece.logprob is not None) == (piece.request == second) for piece in pieces)
+        assert model.step() == []
+        alone = model.generation(["Hello"], max_new_tokens=4, stop_at_eos=False)
+        list(alone)
+        assert alone.outputs[0].token_ids[1:] == [p.token for p in pieces if p.request == first]
 
 
 def python(*arguments: str | Path) -> list[str]:

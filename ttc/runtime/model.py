@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
@@ -131,7 +132,7 @@ class Model:
         check_settings(settings)
         text = isinstance(prompt, str | Prompt)
         return Request(
-            token_ids=self.encode(prompt) if text else tuple(prompt),
+            token_ids=self.encode(prompt) if text else _token_ids(prompt),
             sampling=self.sampling(settings),
             limits=Limits.of(settings),
             logprobs=settings.get("logprobs", False),
@@ -174,6 +175,19 @@ class Model:
     def sampling(self, settings: Settings) -> Sampling:
         """The settings given, over those of the model's generation_config.json."""
         return default_sampling(self.artefact.folder).changed(settings)
+
+
+def _token_ids(prompt: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(index(token) for token in prompt)
+    except TypeError as error:
+        raise UsageError(
+            Problem(
+                message="a prompt is a text, a Prompt or token ids",
+                note=str(error),
+                help="token ids are whole numbers",
+            )
+        ) from error
 
 
 class _Texts:
