@@ -184,6 +184,7 @@ def test_plan_compares_ways_to_use_a_mesh(command: Command) -> None:
         (["nowhere/spec.yaml"], "nowhere/spec.yaml"),
         ([SPEC, "--mesh", "N15O"], "did you mean 'N150'"),
         ([SPEC, "--mesh", "N150:3x3"], "cannot be opened as '3x3'"),
+        ([SPEC, "--tp", "0"], "0 is not in the range x>=1"),
         ([SPEC, "--precision", "performence"], "did you mean 'performance'"),
         ([SPEC, "--topology", "ring"], "leave --topology out"),
         ([SPEC, "--links", "1"], "leave --links out"),

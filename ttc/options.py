@@ -46,7 +46,9 @@ Context = Annotated[
 TensorParallel = Annotated[
     int | None,
     typer.Option(
-        "--tp", help="Chips that share one user. [default: what the spec says, or the longer axis]"
+        "--tp",
+        min=1,
+        help="Chips that share one user. [default: what the spec says, or the longer axis]",
     ),
 ]
 Wires = Annotated[

@@ -108,6 +108,21 @@ def test_half_downloaded_with_a_foreign_tail(tiny_folder: Path) -> None:
         ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "needs 8 bytes"),
         ({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "lacks"),
         ({"w": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, "lacks"),
+        (
+            {
+                "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+                "v": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]},
+            },
+            "'v' overlaps with 'w'",
+        ),
+        (
+            {
+                "w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+                "v": {"dtype": "F32", "shape": [0], "data_offsets": [3, 3]},
+                "u": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]},
+            },
+            "'u' leaves a hole after 'w'",
+        ),
         ({"w": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, "truncated"),
     ],
 )

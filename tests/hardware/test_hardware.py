@@ -98,6 +98,7 @@ def test_a_shape_selects_a_part_of_a_mesh() -> None:
         ("H100", "there is no mesh 'H100'", "did you mean 'P100'?"),
         ("xyz", "there is no mesh 'xyz'", "valid choices are BHGLX, N150,"),
         ("N300:3x1", "mesh N300 cannot be opened as '3x1'", "valid shapes are N300:1x2, N300:2x1"),
+        ("N150:", "mesh N150 cannot be opened as ''", "valid shapes are N150:1x1"),
         ("N150:one", "mesh N150 cannot be opened as 'one'", "valid shapes are N150:1x1"),
     ],
 )

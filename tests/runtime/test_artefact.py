@@ -171,6 +171,22 @@ def test_a_manifest_that_names_other_folders(folder: Path, file: object) -> None
         read_artefact(folder)
 
 
+def test_a_weight_that_the_manifest_does_not_list(folder: Path) -> None:
+    """It would be loaded by its name, and nothing was said of what it holds."""
+    stray = folder / "weights" / "decoders.0.wo.tensorbin"
+    stray.write_bytes(b"\2" * 40)
+    with pytest.raises(ArtefactError, match=r"decoders\.0\.wo\.tensorbin is not in manifest"):
+        read_artefact(folder)
+
+
+def test_a_weight_that_is_said_to_be_another_file(folder: Path) -> None:
+    record = json.loads((folder / "manifest.json").read_text())
+    record["weights"]["norm"] = record["weights"]["embed"]
+    edit(folder, weights=record["weights"])
+    with pytest.raises(ArtefactError, match=r"norm is said to be 'weights/embed\.tensorbin'"):
+        read_artefact(folder)
+
+
 def test_without_weights(folder: Path) -> None:
     edit(folder, weights=None, checkpoint=None)
     assert read_artefact(folder, need_weights=False).manifest.weights is None
@@ -233,6 +249,29 @@ def test_success_replaces_the_old_artefact(folder: Path) -> None:
         (building / "manifest.json").write_text('{"format": 2}')
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+
+
+NO_PROCESS = 2**22 + 1  # beyond the largest number of a process
+
+
+def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+    left = folder.parent / f".{folder.name}.building-{NO_PROCESS}"
+    running = folder.parent / f".{folder.name}.building-{os.getppid()}"
+    other = folder.parent / f".{folder.name}.building-by-hand"
+    for each in (left, running, other):
+        each.mkdir()
+    with new_artefact(folder) as building:
+        write_artefact(building)
+    assert not left.exists()
+    assert running.exists()
+    assert other.exists()
+
+
+def test_an_artefact_that_a_killed_process_had_moved_away_comes_back(folder: Path) -> None:
+    folder.rename(folder.parent / f".{folder.name}.replaced-{NO_PROCESS}")
+    with pytest.raises(KeyError), new_artefact(folder):
+        raise KeyError
+    assert read_artefact(folder).manifest.name == "tiny"
 
 
 def test_a_folder_that_is_not_an_artefact_is_refused(tmp_path: Path) -> None:

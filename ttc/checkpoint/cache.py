@@ -101,7 +101,7 @@ class WeightCache:
                 header_sha256=str(recorded["header_sha256"]),
                 modified_ns=int(recorded["modified_ns"]),
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return LookUp()
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return LookUp(damage=f"{key}.json is not readable")

@@ -53,7 +53,20 @@ def read_header(path: Path) -> tuple[int, dict[str, StoredTensor]]:
         raise _truncated(path, end, size_bytes, "its header describes")
     if end < size_bytes:
         raise _bad_header(path, f"its header describes {end:,} bytes, the file has {size_bytes:,}")
+    _check_order(path, tensors, 8 + length)
     return 8 + length, tensors
+
+
+def _check_order(path: Path, tensors: dict[str, StoredTensor], start: int) -> None:
+    """The format has neither holes nor bytes that two tensors share."""
+    before = "the header"
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].span.offset):
+        span = tensor.span
+        if span.size_bytes and span.offset != start:
+            what = "overlaps with" if span.offset < start else "leaves a hole after"
+            raise _bad_header(path, f"tensor '{name}' {what} {before}")
+        if span.size_bytes:
+            before, start = f"'{name}'", span.offset + span.size_bytes
 
 
 def _stored_tensor(path: Path, name: str, entry: object, data_offset: int) -> StoredTensor:

@@ -10,6 +10,7 @@ from ttc import api
 from ttc.api import DEFAULT_CACHE, DEFAULT_MESH, DEFAULT_PRECISION
 from ttc.commands.environment import chunk_tokens, environment, open_screen, weights_folder
 from ttc.commands.precision import chosen_profile
+from ttc.errors import Problem, UsageError
 from ttc.options import (
     Batch,
     Cache,
@@ -69,7 +70,15 @@ def compile(
     profile = chosen_profile(
         context_, screen, spec, optimizations=optimizations, decoder_config=decoder_config
     )
-    with screen.progress() as progress:
+    if weights == "":
+        raise UsageError(
+            Problem(
+                message="--weights names nothing",
+                help="name a folder, a file or a hub id, or leave it out to take the spec's",
+            )
+        )
+    kept = "weights that were converted are kept; the same command goes on from there"
+    with screen.interruptible(kept), screen.progress() as progress:
         artefact = api.compile(
             spec,
             mesh=mesh,

@@ -170,13 +170,13 @@ def load_mesh(name: str) -> Mesh:
 
     It is one of ttc's `meshes.yaml`, or of a file in `meshes/` of the working directory.
     """
-    base, _, shape = name.partition(":")
+    base, colon, shape = name.partition(":")
     known = _meshes(Path.cwd())
     if base not in known:
         hint = did_you_mean(base, known)
         raise UsageError(Problem(message=f"there is no mesh '{base}'", help=hint))
     mesh, shapes = known[base]
-    if not shape:
+    if not colon:
         return mesh
     if shape not in shapes:
         raise UsageError(

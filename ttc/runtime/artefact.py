@@ -1,5 +1,6 @@
 """The artefact folder: its manifest, what makes it valid, and how it is written in one piece."""
 
+import glob
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ FORMAT = 2
 """Version of the folder's layout and of the manifest's fields."""
 
 MANIFEST = "manifest.json"
+WEIGHTS = "weights"
 WRITTEN = (
     MANIFEST,
     "model.py",
@@ -206,16 +208,47 @@ def new_artefact(out: Path) -> Generator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     building = out.parent / f".{out.name}.building-{os.getpid()}"
     replaced = out.parent / f".{out.name}.replaced-{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
+    _sweep(out)
     building.mkdir()
     try:
         yield building
         if out.exists():
             out.rename(replaced)
-        building.rename(out)
+        try:
+            building.rename(out)
+        except OSError:  # another compile has put its own there meanwhile
+            if replaced.exists() and not out.exists():
+                replaced.rename(out)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what processes that were killed left beside `out`; an artefact that one of them had
+    moved away, to put its own there, comes back.
+    """
+    for left in sorted(out.parent.glob(f".{glob.escape(out.name)}.*-*")):
+        kind, _, process = left.name.removeprefix(f".{out.name}.").rpartition("-")
+        if kind not in ("building", "replaced") or not process.isdigit():
+            continue
+        if int(process) != os.getpid() and _is_running(int(process)):
+            continue
+        if kind == "replaced" and not out.exists():
+            left.rename(out)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _foreign_files(folder: Path) -> tuple[str, ...]:
@@ -297,6 +330,9 @@ def _parse(folder: Path, record: dict[str, Any]) -> Manifest:
     files = [*manifest.files, *(weight.file for weight in (manifest.weights or {}).values())]
     if outside := [file for file in files if not _is_inside(file)]:
         raise _damaged(folder / MANIFEST, f"{outside[0]!r} is not a file of the folder")
+    for name, weight in (manifest.weights or {}).items():
+        if weight.file != f"{WEIGHTS}/{name}.tensorbin":  # the name by which it will be loaded
+            raise _damaged(folder / MANIFEST, f"the weight {name} is said to be {weight.file!r}")
     return manifest
 
 
@@ -325,7 +361,16 @@ def _check_weights(
 
     Reading every byte of a large model on each start would be too slow.
     """
-    problems: list[Problem] = []
+    listed = {weight.file for weight in weights.values()}
+    found = (f"{WEIGHTS}/{path.name}" for path in (folder / WEIGHTS).glob("*.tensorbin"))
+    problems = [
+        Problem(
+            message=f"{folder / file} is not in {MANIFEST}",
+            note="nothing says what it should hold",
+            help="remove it if it is yours, or run ttc compile again",
+        )
+        for file in sorted(set(found) - listed)
+    ]
     built_ns = (folder / MANIFEST).stat().st_mtime_ns
     for name, weight in sorted(weights.items()):
         path = folder / weight.file
@@ -347,7 +392,13 @@ def _check_weights(
             why = f"was changed: the checksum of {path} differs from the manifest"
         else:
             continue
-        problems.append(Problem(message=f"the weight {name} {why}", help="run ttc compile again"))
+        problems.append(
+            Problem(
+                message=f"the weight {name} {why}",
+                help="run ttc compile again with --verify-weights, which converts damaged weights "
+                "anew",
+            )
+        )
     return problems
 
 

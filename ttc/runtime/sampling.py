@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ttc.errors import Problem, UsageError
+from ttc.errors import ArtefactError, Problem, UsageError
 from ttc.runtime.request import Settings
 
 type Row = NDArray[np.float32]
@@ -171,7 +171,14 @@ def sample(logits: Row, how: Sampling, generator: np.random.Generator) -> int:
     The order is that of Hugging Face: temperature, then top_k, then top_p on what is left.
     """
     assert logits.ndim == 1, f"sample takes the logits of one user, got shape {logits.shape}"
-    assert not np.isnan(logits).any(), "the program produced NaN logits"
+    if np.isnan(logits).any():
+        raise ArtefactError(
+            Problem(
+                message="the program's logits are not numbers",
+                note="a weight holds NaN or infinities, or a value overflowed",
+                help="ttc accuracy ARTEFACT --layers shows the first operation that is off",
+            )
+        )
     if how.greedy:
         return int(logits.argmax())
     order = np.argsort(-logits, kind="stable")

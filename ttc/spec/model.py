@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from ttc.errors import Problem, Source, UsageError, did_you_mean
-from ttc.hardware.hardware import mesh_names
+from ttc.hardware.hardware import load_mesh
 from ttc.located import Located, parse_yaml, raise_problems, read_text
 from ttc.schema import load_yaml
 from ttc.spec import library
@@ -286,13 +286,15 @@ def _check_meshes(data: Located) -> list[Problem]:
     parts = [data.get("prefill_chunk_tokens"), data.get("parallel")]
     fields = [item for part in parts if part for item in part.fields().items()]
     known_on = data.get("known_on")
-    named = [(mesh.partition(":")[0], each.key_at) for mesh, each in fields]
+    named = [(mesh, each.key_at) for mesh, each in fields]
     named += [(each.text, each.at) for each in (known_on.elements() if known_on else ())]
-    return [
-        Problem(message=f"unknown mesh '{mesh}'", at=at, help=did_you_mean(mesh, mesh_names()))
-        for mesh, at in named
-        if mesh not in mesh_names()
-    ]
+    problems: list[Problem] = []
+    for mesh, at in named:
+        try:
+            load_mesh(mesh)
+        except UsageError as error:
+            problems += [replace(each, at=at) for each in error.problems]
+    return problems
 
 
 def _exceptions(data: Located, dims: Dims, path: Path) -> tuple[dict[str, Settings], list[Problem]]:
