@@ -104,10 +104,16 @@ def make_checkpoint(folder: Path, hf_class: str, changes: Mapping[str, Any] | No
     return model
 
 
-def make_case(folder: Path, hf_class: str, changes: Mapping[str, Any] | None = None) -> Case:
+def make_case(
+    folder: Path,
+    hf_class: str,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    tokens: int = PROMPT_TOKENS + STEPS,
+) -> Case:
     """A checkpoint, the spec that `ttc new` writes of it, and what transformers computes."""
     model = make_checkpoint(folder / "checkpoint", hf_class, changes)
-    token_ids = torch.randint(3, model.config.vocab_size, (PROMPT_TOKENS + STEPS,)).tolist()
+    token_ids = torch.randint(3, model.config.vocab_size, (tokens,)).tolist()
     with torch.no_grad():
         logits = model(torch.tensor([token_ids])).logits[0].numpy()
     spec = new_spec(str(folder / "checkpoint"), out=folder / "specs" / "random.yaml").spec
@@ -122,6 +128,8 @@ def open_session(
     mesh: str = "N150",
     precision: str = "bf16",
     batch: int = 1,
+    context: int = CONTEXT_TOKENS,
+    chunk: int | None = None,
     rounding: bool = True,
     change: Callable[[WeightPlan], WeightPlan] = lambda weight: weight,
 ) -> Iterator[Session]:
@@ -130,8 +138,9 @@ def open_session(
     Without rounding the weights are stored as float32, whatever the plan says.
     """
     spec = load_model(case.spec)
+    profile = load_profile(precision)
     compiled = compile_model(
-        spec, load_mesh(mesh), load_profile(precision), batch=batch, context=CONTEXT_TOKENS
+        spec, load_mesh(mesh), profile, batch=batch, context=context, chunk=chunk
     )
     plan = compiled.plan
     path = folder / f"{mesh}.py"

@@ -30,6 +30,7 @@ def test_findings_stand_under_their_verdict() -> None:
         ok=False,
         decode=("a",) * 17,
         prefill=("a",) * 16,
+        prefill_chunk=("a",) * 17,
         dram_peak_bytes_per_chip=1_000_000,
         l1_peak_bytes_per_core=1_000,
         findings=("linear: out of memory",),

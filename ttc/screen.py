@@ -154,13 +154,15 @@ def _share(size: int, limit: int) -> str:
 
 def plan_lines(plan: Plan) -> list[str]:
     """What a plan is for, and what else would fit."""
-    buckets = ", ".join(map(str, plan.buckets))
+    buckets = ", ".join(map(str, plan.buckets[:-1]))
+    rest = f", the rest in {buckets} or one of those" if buckets else ""
     largest = plan.largest
     return [
         f"model      {plan.model}",
         f"mesh       {plan.mesh} ({plan.arch})",
         f"precision  {plan.profile}",
-        f"users      {plan.batch} of up to {plan.context} tokens; prefill in {buckets}",
+        f"users      {plan.batch} of up to {plan.context} tokens",
+        f"prefill    in chunks of {plan.prefill_chunk_tokens} tokens{rest}",
         f"would fit  {largest.context} tokens for {plan.batch}, or {largest.batch} users of "
         f"{plan.context}",
     ]
@@ -181,6 +183,7 @@ def estimate_table(times: Estimate) -> Table:
     """Milliseconds of each step by kind of operation, with the first letter of what bounds it."""
     steps = [(f"decode at {step.tokens}", step) for step in times.decode]
     steps += [(f"prefill {step.tokens}", step) for step in times.prefill]
+    steps += [(f"{step.tokens} at {step.start}", step) for step in times.chunks]
     kinds = dict.fromkeys(kind.kind for _, step in steps for kind in step.kinds)
     table = Table("ms", box=None, pad_edge=False)
     table.caption = "bound by: D DRAM, c compute, l links between chips, o overhead of starting"
@@ -234,6 +237,7 @@ def estimate_record(times: Estimate) -> dict[str, Any]:
         return [
             {
                 "tokens": step.tokens,
+                "start": step.start,
                 "ms": step.ms,
                 "kinds": {kind.kind: {"ms": kind.ms, "bound": kind.bound} for kind in step.kinds},
             }
@@ -243,6 +247,7 @@ def estimate_record(times: Estimate) -> dict[str, Any]:
     return {
         "decode": steps(times.decode),
         "prefill": steps(times.prefill),
+        "chunks": steps(times.chunks),
         "sources": dict(times.sources),
     }
 
@@ -258,6 +263,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "precision": plan.profile,
         "batch": plan.batch,
         "context": plan.context,
+        "prefill_chunk_tokens": plan.prefill_chunk_tokens,
         "prefill_buckets": list(plan.buckets),
         "dram_bytes_per_chip": memory.dram_bytes_per_chip,
         "dram_limit_bytes": memory.dram_limit_bytes,
@@ -343,7 +349,8 @@ def verdict_lines(report: "Report") -> list[str]:
         mock = report.mock
         lines.append(
             f"mock mesh  {_verdict(mock.ok)}: {len(mock.decode)} device operations per decoder in "
-            f"decode, {len(mock.prefill)} in prefill; DRAM {amount(mock.dram_peak_bytes_per_chip)}"
+            f"decode, {len(mock.prefill)} in prefill ({len(mock.prefill_chunk)} in later chunks); "
+            f"DRAM {amount(mock.dram_peak_bytes_per_chip)}"
             f" of a chip, L1 {amount(mock.l1_peak_bytes_per_core)} of a core"
         )
         lines += [f"           {finding}" for finding in mock.findings]

@@ -29,12 +29,12 @@ def estimated(
 
 def test_a_step_is_the_sum_of_its_kinds() -> None:
     times = estimated("llama-3.1-8b-instruct", "N150")
-    for step in (*times.decode, *times.prefill):
+    for step in (*times.decode, *times.prefill, *times.chunks):
         assert abs(step.ms - sum(kind.ms for kind in step.kinds)) < 1e-9 * step.ms
         assert [kind.ms for kind in step.kinds] == sorted(
             (kind.ms for kind in step.kinds), reverse=True
         )
-    assert [step.tokens for step in times.prefill] == [128, 256, 512, 1024]
+    assert [step.tokens for step in times.prefill] == [128, 256, 384, 512, 768, 1024]
     assert [step.tokens for step in times.decode] == [128, 1024]
 
 

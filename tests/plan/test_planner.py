@@ -122,9 +122,14 @@ def test_slots_round_a_batch_up_to_a_rectangle() -> None:
     assert plan("smollm2-135m-instruct", batch=9, context=512).slots == 9
 
 
-def test_buckets_hold_every_prompt_up_to_the_context() -> None:
-    assert plan("smollm2-135m-instruct", context=1024).buckets == (128, 256, 512, 1024)
-    assert plan("smollm2-135m-instruct", context=128).buckets == (128,)
+def test_buckets_are_those_up_to_the_chunk() -> None:
+    planned = plan("smollm2-135m-instruct", context=1024)
+    assert planned.buckets == (128, 256, 384, 512, 768, 1024)
+    assert [phase.tokens for phase in planned.chunks] == [128, 256, 384, 512, 768]
+    assert planned.prefill_chunk_tokens == 1024
+    alone = plan("smollm2-135m-instruct", context=128)
+    assert alone.buckets == (128,)
+    assert alone.chunks == ()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.placement import TILE
 from ttc.plan.plan import Plan
-from ttc.plan.solve import MAX_BATCH, buckets, needed_bucket
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
 
@@ -65,12 +64,12 @@ def test_tokens_of_all_users_are_those_of_the_cache_that_fits() -> None:
     assert abs(tokens - 8 * planned.largest.context) < 8 * planned.largest.context // 8
 
 
-def test_a_long_prefill_gives_way_to_the_users_that_were_asked_for() -> None:
+def test_a_long_chunk_gives_way_to_the_users_that_were_asked_for() -> None:
     planned = plan(batch=1, context=plan().largest.context)
-    assert planned.largest.prefill_bucket == planned.buckets[-1] < planned.context
-    (choice,) = [choice for choice in planned.choices if choice.name == "largest_prefill"]
-    assert choice.taken == str(planned.buckets[-1])
-    assert "too many" in dict(choice.alternatives)[str(2 * planned.buckets[-1])]
+    assert planned.largest.prefill_bucket == planned.buckets[-1] == 256
+    (choice,) = [choice for choice in planned.choices if choice.name == "prefill_chunk"]
+    assert choice.taken == "256"
+    assert "too many" in dict(choice.alternatives)["512"]
 
 
 def test_one_user_is_offered_where_no_other_change_will_do() -> None:
@@ -82,12 +81,3 @@ def test_a_model_that_is_too_large_names_the_smallest_mesh() -> None:
     text = refusal(1, 128, "bf16")
     assert "the smallest mesh that holds it is --mesh N300" in text
     assert plan(BIG, "N300", "bf16", context=128).memory.fits
-
-
-def test_buckets_are_powers_of_two_up_to_the_context() -> None:
-    assert buckets(1024, 1024) == (128, 256, 512, 1024)
-    assert buckets(96, 96) == (96,), "no prompt is longer than its cache"
-    assert buckets(3000, 3000) == (128, 256, 512, 1024, 2048)
-    assert needed_bucket(131072) == 2048
-    assert needed_bucket(512) == 512
-    assert MAX_BATCH == 32

@@ -25,6 +25,8 @@ BATCH = 3
 CONTEXT = 96
 KV_BLOCK = 32
 KV_BLOCKS = 10
+CHUNK_START = 32
+PAGES = 8
 VOCAB = 23
 ROPE_POSITIONS = 6
 MESH_SHAPE = (1, 1)
@@ -57,22 +59,39 @@ def advance(positions, rope_positions):
     positions.values += (positions.values >= 0).int()
 
 
-def _prefill(tokens, rope_positions, page_table, user, caches, w):
-    assert rope_positions.values[0].tolist() == list(range(tokens.values.shape[1]))
-    ttnn.prefilled.append(tokens.values.shape[1])
+def _prefill(tokens, rope_positions, blocks, user, caches, w):
+    _write(tokens, rope_positions, blocks, 0, caches)
+    return ttnn.Tensor(ttnn.torch.cumsum(tokens.values[0], 0).tolist())
+
+
+def _prefill_chunk(tokens, rope_positions, blocks, start, page_table, caches, w):
+    first = int(start.values)
+    assert first % CHUNK_START == 0
+    assert page_table.values.shape == (1, PAGES)
+    _write(tokens, rope_positions, blocks, first, caches)
+    ends = range(first + 1, first + tokens.values.shape[1] + 1)
+    return ttnn.Tensor([ttnn.total(caches, page_table, 0, min(end, CONTEXT)) for end in ends])
+
+
+def _write(tokens, rope_positions, blocks, first, caches):
+    count = tokens.values.shape[1]
+    assert rope_positions.values[0].tolist() == [
+        min(first + i, CONTEXT - 1) for i in range(count)
+    ]
+    assert blocks.values.shape == (1, count // KV_BLOCK)
+    ttnn.prefilled.append((first, count))
     for position, token in enumerate(tokens.values[0]):
-        ttnn.append(caches, page_table, user, position, token)
-    return ttnn.Tensor((caches, page_table, user))
+        if blocks.values[0, position // KV_BLOCK] >= 0:
+            ttnn.append(caches, blocks, 0, position, token)
 
 
 def head_prefill(x, row, w):
-    logits = ttnn.torch.stack(
-        [ttnn.sum_logits(*x.values, row + i + 1, VOCAB) for i in range(32)]
-    )
-    return ttnn.Tensor(logits[None, None])
+    logits = [ttnn.likeliest(total % VOCAB, VOCAB) for total in x.values[row : row + 32]]
+    return ttnn.Tensor(ttnn.torch.stack(logits)[None, None])
 
 
-PREFILL = {32: _prefill, 96: _prefill}
+PREFILL = {32: _prefill, 64: _prefill}
+PREFILL_CHUNK = {32: _prefill_chunk, 64: _prefill_chunk}
 '''
 
 
@@ -114,10 +133,14 @@ def small_ttnn() -> ModuleType:
     def append(caches: Any, page_table: Tensor, user: int, position: int, token: Any) -> None:
         caches[0][0].values[slot(page_table, user, position)] = int(token)
 
+    def total(caches: Any, page_table: Tensor, user: int, tokens: int) -> int:
+        return sum(int(caches[0][0].values[slot(page_table, user, p)]) for p in range(tokens))
+
+    def likeliest(token: int, vocab: int) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(token), vocab).float()
+
     def sum_logits(caches: Any, page_table: Tensor, user: int, tokens: int, vocab: int) -> Any:
-        blocks = page_table.values[user, : -(-tokens // 32)].long()
-        total = int(caches[0][0].values[blocks].flatten()[:tokens].sum())
-        return torch.nn.functional.one_hot(torch.tensor(total % vocab), vocab).float()
+        return likeliest(total(caches, page_table, user, tokens) % vocab, vocab)
 
     ttnn.from_torch, ttnn.deallocate = from_torch, deallocate
     ttnn.copy_host_to_device_tensor = copy_host_to_device_tensor
@@ -127,6 +150,7 @@ def small_ttnn() -> ModuleType:
     ttnn.zeros = lambda shape, **_: Tensor(torch.zeros(shape))
     ttnn.CoreCoord = ttnn.CoreRange = ttnn.CoreRangeSet = lambda *_: None
     ttnn.append, ttnn.sum_logits = append, sum_logits
+    ttnn.total, ttnn.likeliest = total, likeliest
     return ttnn
 
 
@@ -157,7 +181,7 @@ def make_session(tmp_path: Path) -> MakeSession:
 
 @pytest.fixture
 def session(make_session: MakeSession) -> Session:
-    """A session of the summing program: batch 3, context 96, buckets of 32 and 96 tokens."""
+    """A session of the summing program: batch 3, context 96, chunks of 64 and 32 tokens."""
     return make_session()
 
 

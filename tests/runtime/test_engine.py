@@ -86,15 +86,15 @@ def test_requests_wait_for_a_slot_in_their_order(session: Session) -> None:
 def test_requests_wait_for_blocks(session: Session) -> None:
     """Nine blocks of 32: two whole contexts, and then one block less than a third one needs."""
     each = engine(session)
-    for _ in range(2):
-        each.add(request([1] * 90, max_new_tokens=50))
+    for token in (1, 2):
+        each.add(request([token] * 90, max_new_tokens=50))
     each.add(request([1], max_new_tokens=32))
-    last = each.add(request([1] * 33, max_new_tokens=40))
+    last = each.add(request([3] * 33, max_new_tokens=40))
     each.step()
     assert each.block_use == BlockUse(total=9, held=7, cached=0, free=2)
     assert each.waiting == [last]
     assert finished(each)[last]
-    assert each.block_use == BlockUse(total=9, held=0, cached=0, free=9)
+    assert each.block_use == BlockUse(total=9, held=0, cached=5, free=4)
 
 
 def test_a_long_request_is_not_overtaken(make_session: MakeSession) -> None:
@@ -276,7 +276,7 @@ def test_a_stream_does_not_depend_on_who_else_is_there(
         assert use.total == 88 == use.held + use.cached + use.free
     for number, pieces in finished(each).items():
         got.setdefault(number, []).extend(pieces)
-    assert each.block_use == BlockUse(total=88, held=0, cached=0, free=88)
+    assert each.block_use.held == 0
     assert len(asked) > 60
     for number, one in asked.items():
         alone = engine(make_session())

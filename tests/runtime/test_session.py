@@ -25,8 +25,8 @@ def test_prefill_gives_the_logits_of_the_last_token(session: Session) -> None:
 
 
 def test_the_smallest_bucket_that_holds_the_prompt(session: Session) -> None:
-    session.prefill([[1] * 32, [1] * 33, [1]])
-    assert session.replicas[0].backend.ttnn.prefilled == [32, 96, 32]
+    session.prefill([[1] * 32, [2] * 33, [1]])
+    assert session.replicas[0].backend.ttnn.prefilled == [(0, 32), (0, 64), (0, 32)]
 
 
 def test_prefill_all_gives_the_logits_of_every_token(session: Session) -> None:
@@ -102,7 +102,7 @@ def test_no_tensor_is_left_behind(session: Session, live_tensors: Callable[[], i
         ([], "0 prompts for a program of batch 3"),
         ([[1]] * 4, "4 prompts for a program of batch 3"),
         ([[1], []], "the prompt has no tokens"),
-        ([[1] * 97], "the prompt has 97 tokens, the largest prefill bucket 96"),
+        ([[1] * 97], "the prompt has 97 tokens, at most 96 can be read"),
         ([[1, 23]], "token 23 is not in the vocabulary of 23"),
         ([[-1]], "token -1 is not in the vocabulary"),
     ],

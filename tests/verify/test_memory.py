@@ -41,6 +41,8 @@ def report(host: MockHost, folder: Path, built: Compiled, mesh: Mesh) -> MockRep
         ("llama-3.1-8b-instruct", "P150", "accuracy", 16, 256),
         ("smollm2-135m-instruct", "N300", "bf16", 4, 256),
         ("llama-3.2-1b-instruct", "T3K", "performance", 4, 256),
+        ("smollm2-1.7b-instruct", "N150", "performance", 1, 1024),
+        ("llama-3.2-1b-instruct", "N300", "accuracy", 2, 1024),
     ],
 )
 def test_planned_memory_is_what_ttnn_allocates(
@@ -76,6 +78,6 @@ def test_the_largest_context_allocates_and_one_block_more_does_not(
     chip = replace(board.chip, dram_bank_bytes=2 * board.chip.dram_bank_bytes)
     roomy = replace(board, chip=chip)
     for context, fits in ((largest, True), (largest + TILE, False)):
-        built = compiled(spec, roomy, precision, batch=batch, context=context, chunk=1024)
+        built = compiled(spec, roomy, precision, batch=batch, context=context, chunk=256)
         kinds = {finding.kind for finding in report(mock_host, tmp_path, built, board).findings}
         assert kinds == (set() if fits else {"out of memory"})

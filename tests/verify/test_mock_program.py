@@ -48,7 +48,7 @@ def test_a_good_program(checker: Checker, mesh: str) -> None:
     assert report.findings == ()
     result = report.to_json()
     assert result["ok"]
-    assert result["device_ops_per_decoder"] == {"decode": 11, "prefill": 11}
+    assert result["device_ops_per_decoder"] == {"decode": 11, "prefill": 11, "prefill_chunk": 0}
     # two decoders; embedding and head; untilize, argmax and twice plus_one
     assert result["device_ops_per_decode_step"] == 2 * 11 + 2 + 4
 

@@ -139,11 +139,7 @@ def _reference(
     text = read_text(settings.text or TEXT).strip()
     token_ids = load_tokenizer(artefact.folder).encode(text)[: settings.split.tokens]
     manifest = artefact.manifest
-    room = Room(
-        context=manifest.context,
-        prefill=max(manifest.buckets),
-        block=manifest.kv.block_tokens,
-    )
+    room = Room(context=manifest.context, block=manifest.kv.block_tokens)
     check_length(room, settings.split, len(token_ids))
     spec, checkpoint = checkpoint_of(artefact, cache, weights)
     reference, path = find_reference(

@@ -48,10 +48,9 @@ def read_split(written: str) -> Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """Tokens that a program has room for: in its caches, in one prefill, and in a cache block."""
+    """Tokens that a program has room for: in its caches, and in a cache block."""
 
     context: int
-    prefill: int
     block: int
 
 
@@ -68,11 +67,10 @@ def check_length(room: Room, split: Split, available: int) -> None:
             )
         )
     wanted = -(-split.tokens // room.block) * room.block
-    if split.tokens - 1 > room.context or split.prefill > room.prefill:
+    if split.tokens - 1 > room.context:
         raise UsageError(
             Problem(
-                message=f"the program has a context of {room.context} tokens and prefills up to "
-                f"{room.prefill}, {split} is more",
+                message=f"the program has a context of {room.context} tokens, {split} is more",
                 help=f"compile with --context {wanted}, or ask for fewer --tokens",
             )
         )
@@ -89,7 +87,7 @@ def force(
     Raises UsageError for a reference that is too short, or names tokens that the model lacks.
     """
     program = session.program
-    room = Room(context=program.CONTEXT, prefill=max(program.PREFILL), block=program.KV_BLOCK)
+    room = Room(context=program.CONTEXT, block=program.KV_BLOCK)
     check_length(room, split, len(reference.token_ids))
     _check_vocabulary(reference, program.VOCAB)
     scorer = Scorer(reference=reference, prefill=split.prefill)

@@ -75,7 +75,7 @@ def plan(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what would be compiled: memory by group, prefill buckets, what else would fit.
+    """Show what would be compiled: memory by group, chunks of prompts, what else would fit.
 
     ttc plan llama-3.1-8b-instruct --mesh P150 --batch 8
     """

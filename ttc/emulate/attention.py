@@ -86,6 +86,73 @@ def scaled_dot_product_attention(
     return output(op, results, shape, q.dtype, placed, device, wide_dst=False)
 
 
+def chunked_scaled_dot_product_attention(
+    input_tensor_q: Tensor,
+    input_tensor_k: Tensor,
+    input_tensor_v: Tensor,
+    page_table_tensor: Tensor,
+    *,
+    chunk_start_idx_tensor: Tensor | None = None,
+    scale: float | None = None,
+    sliding_window_size: int | None = None,
+    memory_config: MemoryConfig | None = None,
+    program_config: SDPAProgramConfig | None = None,
+    compute_kernel_config: WormholeComputeKernelConfig | None = None,
+) -> Tensor:
+    """q [1, heads, seq, head_dim] against caches [blocks, kv_heads, block, head_dim] -> as q.
+
+    Query i is at position start + i and sees the positions up to its own, or the last
+    sliding_window_size of them; the page table [1, pages] says where they lie. ttnn reads no page
+    beyond start + seq, and none beyond the table.
+    """
+    op = "transformer.chunked_scaled_dot_product_attention"
+    q, k, v, table = input_tensor_q, input_tensor_k, input_tensor_v, page_table_tensor
+    if chunk_start_idx_tensor is None:
+        raise EmulationError(op, "a chunk start that is no tensor is not emulated")
+    device = device_of(op, q, k, v, table, chunk_start_idx_tensor)
+    require_tiles(op, q, k, v)
+    check_page_table(op, table)
+    _check_heads(op, q, k, q.shape[1], k.shape[1])
+    _check_chunked(op, q, k, table, chunk_start_idx_tensor)
+    single = scale is None or torch.tensor(scale, dtype=torch.float32).item() == scale
+    require(single, op, f"ttnn's binding takes no scale that float32 does not hold, got {scale}")
+    q_chunk, k_chunk = _chunks(op, program_config)
+    numbers = _numbers(q, scale, program_config, compute_kernel_config)
+    block, results = k.shape[2], list[torch.Tensor]()
+    for index, queries in enumerate(q.values(op)):
+        start = int(chunk_start_idx_tensor.values(op)[index].reshape(-1)[0])
+        for size in (q_chunk, k_chunk):
+            require(start % size == 0, op, f"a start of {start} is no multiple of {size}")
+        count = min(start + queries.shape[2], table.shape[1] * block)
+        pages = table.values(op)[index][0, : -(-count // block)]
+        check_blocks(op, pages, k)
+        keys, values = (_gather(one.stored[index], pages)[:, :count] for one in (k, v))
+        if device.rounding:
+            result = flash.prefill(
+                queries[0],
+                keys,
+                values,
+                causal=True,
+                window=sliding_window_size or 0,
+                offset=start,
+                q_chunk=q_chunk,
+                k_chunk=k_chunk,
+                numbers=numbers,
+            )[None]
+        else:
+            result = torch.nn.functional.scaled_dot_product_attention(
+                queries,
+                keys[None],
+                values[None],
+                attn_mask=_seen(queries.shape[2], sliding_window_size, start)[:, :count],
+                scale=numbers.scale,
+                enable_gqa=True,
+            )
+        results.append(result)
+    placed = memory_config or DRAM_MEMORY_CONFIG
+    return output(op, results, q.shape, q.dtype, placed, device, wide_dst=False)
+
+
 def paged_scaled_dot_product_attention_decode(
     input_tensor_q: Tensor,
     input_tensor_k: Tensor,
@@ -154,10 +221,11 @@ def paged_scaled_dot_product_attention_decode(
     return output(op, results, q.shape, q.dtype, placed, device, wide_dst=False)
 
 
-def _seen(rows: int, window: int | None) -> torch.Tensor:
-    """Which keys each query sees: [rows, rows]."""
-    distance = torch.arange(rows).unsqueeze(1) - torch.arange(rows)
-    return (distance >= 0) & (distance < (window or rows))
+def _seen(rows: int, window: int | None, offset: int = 0) -> torch.Tensor:
+    """Which keys each query sees: [rows, offset + rows]."""
+    keys = offset + rows
+    distance = torch.arange(offset, keys).unsqueeze(1) - torch.arange(keys)
+    return (distance >= 0) & (distance < (window or keys))
 
 
 def _check_heads(op: str, q: Tensor, k: Tensor, heads: int, kv_heads: int) -> None:
@@ -167,6 +235,16 @@ def _check_heads(op: str, q: Tensor, k: Tensor, heads: int, kv_heads: int) -> No
         f"{heads} query heads must be a multiple of {kv_heads} key heads",
     )
     require(q.shape[-1] == k.shape[-1], op, "queries and keys must have one head dimension")
+
+
+def _check_chunked(op: str, q: Tensor, k: Tensor, table: Tensor, start: Tensor) -> None:
+    require(start.dtype is DataType.INT32, op, "the chunk start must be INT32")
+    require(start.shape == (1,), op, f"the chunk start must have shape [1], got {start.shape}")
+    require(table.shape[0] == q.shape[0], op, f"{table.shape[0]} rows for {q.shape[0]} users")
+    row_bytes = 4 * table.shape[1]
+    require(row_bytes % TILE == 0, op, f"rows of {row_bytes} bytes, no multiple of {TILE}")
+    tokens = table.shape[1] * k.shape[2]
+    require(tokens >= q.shape[2], op, f"pages of {tokens} tokens for {q.shape[2]} queries")
 
 
 def _check_decode(

@@ -43,6 +43,7 @@ def prefill(
     *,
     causal: bool,
     window: int = 0,
+    offset: int = 0,
     q_chunk: int,
     k_chunk: int,
     numbers: Attention,
@@ -50,29 +51,31 @@ def prefill(
     """q [heads, rows, head_dim], k and v [kv_heads, keys, head_dim] -> [heads, rows, head_dim].
 
     A chunk of keys meets all chunks of queries that see any of it, side by side. With a window a
-    query sees so many keys, the last its own.
+    query sees so many keys, the last its own; chunks of keys before all windows weigh nothing.
+    `offset` keys come before the first query's own, a multiple of q_chunk.
     """
     kv_heads, rows = k.shape[0], q.shape[1]
     queries = q.unflatten(0, (kv_heads, -1))
     maximum = queries.new_full((*queries.shape[:-1], 1), _LOWEST)
     state = queries.new_zeros(*queries.shape[:-1], q.shape[-1] + TILE)
-    for first in range(0, k.shape[1], k_chunk):
-        start = first // q_chunk * q_chunk if causal else 0
+    before_windows = max(0, offset + 1 - window) // k_chunk * k_chunk if window else 0
+    for first in range(before_windows, k.shape[1], k_chunk):
+        start = max(0, first // q_chunk * q_chunk - offset) if causal else 0
         if start >= rows:
             break
         keys, values = k[:, first : first + k_chunk], v[:, first : first + k_chunk]
         scores = _product(queries[:, :, start:], keys.transpose(1, 2), numbers)
         hidden = None
-        if causal and (window or first + keys.shape[1] - 1 > start):
-            row = torch.arange(start, rows, device=q.device).unsqueeze(1)
+        if causal and (window or first + keys.shape[1] - 1 > offset + start):
+            row = torch.arange(offset + start, offset + rows, device=q.device).unsqueeze(1)
             key = torch.arange(first, first + keys.shape[1], device=q.device).unsqueeze(0)
-            hidden = (key > row) | (key <= row - (window or rows))
+            hidden = (key > row) | (key <= row - (window or offset + rows))
             scores.masked_fill_(hidden, _LOWEST)
         before = maximum[:, :, start:]
         highest = torch.maximum(scores.amax(-1, keepdim=True), before)
         weights = _weights(scores, highest, hidden, numbers)
         added = torch.cat((_product(weights, values, numbers), _tile_columns(weights)), dim=-1)
-        if first:
+        if first > before_windows:
             rescaled = _rescale(state[:, :, start:], before, highest, numbers)
             added = round_to_nearest_even(rescaled.add_(added))
         maximum[:, :, start:] = highest

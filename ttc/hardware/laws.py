@@ -46,9 +46,13 @@ class Laws:
     sources: Mapping[str, str] = field(compare=False, repr=False)
 
     def gemm_utilisation(self, tokens: int) -> float:
-        """The measured share of the peak at the nearest size that is not larger."""
-        reached = [share for size, share in self.gemm if size <= tokens]
-        return reached[-1] if reached else self.gemm[0][1] * tokens / self.gemm[0][0]
+        """The share of the peak: on straight lines between measured sizes, from none at none."""
+        below = (0.0, 0.0)
+        for size, share in self.gemm:
+            if tokens < size:
+                return below[1] + (share - below[1]) * (tokens - below[0]) / (size - below[0])
+            below = (size, share)
+        return below[1]
 
 
 @cache

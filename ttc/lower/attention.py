@@ -1,5 +1,7 @@
 """Heads, rotation, KV cache and attention -> ttnn calls."""
 
+import struct
+
 from ttc.lower.calls import Call, Expression, Name, Ref, Statement
 from ttc.lower.constants import Constants, dtype_name
 from ttc.lower.scores import gather_queries, join_prompt, lower_scores, scatter_results
@@ -167,8 +169,8 @@ def lower_attention(op: PlannedAttention, constants: Constants) -> tuple[Stateme
 
 def _program(op: PlannedAttention, constants: Constants) -> Ref:
     assert op.program is not None, "attention made of products has no program"
-    chunk = op.program.k_chunk_tokens
-    name = "SDPA_DECODE" if op.decode else f"SDPA_PREFILL_{chunk}"
+    queries, keys = op.program.q_chunk_tokens, op.program.k_chunk_tokens
+    name = "SDPA_DECODE" if op.decode else f"SDPA_{queries}X{keys}"
     return constants.program(op.program, name, op.node.out)
 
 
@@ -273,9 +275,9 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
                 args=(
                     Ref(name=cache),
                     Ref(name=stored[value]),
-                    *((Ref(name="page_table"),) if paged else ()),
+                    *((Ref(name="blocks"),) if paged else ()),
                 ),
-                kwargs=(("batch_idx", Ref(name="user")),),
+                kwargs=() if paged else (("batch_idx", Ref(name="user")),),
                 value=node.out if first else "",
                 at=node.at if first else None,
             )
@@ -284,6 +286,8 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
         operands = (node.q, stored[node.k], stored[node.v])
         calls += lower_scores(op, op.scores, operands, constants)
         return (*calls, *join_prompt(op, constants))
+    if op.continues:
+        return (*calls, *_attend_to_cache(op, constants))
     calls.append(
         Call(
             function="transformer.scaled_dot_product_attention",
@@ -304,3 +308,39 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
         )
     )
     return tuple(calls)
+
+
+def _attend_to_cache(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]:
+    """Queries of a chunk against all that the cache holds up to their own."""
+    heads, placement = f"{op.node.out}_heads", constants.placement(op.out.placement)
+    return (
+        Call(
+            function="transformer.chunked_scaled_dot_product_attention",
+            args=(
+                Ref(name=op.node.q),
+                Ref(name="k_cache"),
+                Ref(name="v_cache"),
+                Ref(name="page_table"),
+            ),
+            kwargs=(
+                ("chunk_start_idx_tensor", Ref(name="start")),
+                ("scale", _single(op.scale)),
+                *_window(op),
+                ("program_config", _program(op, constants)),
+                ("compute_kernel_config", constants.fidelity(op.compute)),
+                ("memory_config", placement),
+            ),
+            results=(heads,),
+        ),
+        Call(
+            function="experimental.nlp_concat_heads",
+            args=(Ref(name=heads),),
+            kwargs=(("memory_config", placement),),
+            results=(op.node.out,),
+        ),
+    )
+
+
+def _single(number: float) -> float:
+    """The float32 that kernels get: the binding of this operation takes no other number."""
+    return struct.unpack("f", struct.pack("f", number))[0]

@@ -1,7 +1,7 @@
 """The functions of one decoder: its blocks, and the decoder that runs them in turn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttc.lower.attention import position_names
 from ttc.lower.calls import Function, Local, Statement, Unpack
@@ -32,15 +32,17 @@ class Block:
 
     @property
     def attends(self) -> bool:
-        """Whether the block needs positions, page table and cache."""
+        """Whether the block needs positions, blocks and cache."""
         return any(isinstance(op, PlannedAttention) for op in self.ops)
 
 
 def lower_decoder(
     decoder: DecoderPlan, phase: PhasePlan, constants: Constants
 ) -> tuple[Function, ...]:
-    """One function for each block of a decoder and one for the decoder itself."""
-    suffix = "decode" if phase.decode else f"prefill_{phase.tokens}"
+    """One function for each block of a decoder and one for the decoder itself.
+
+    A chunk that continues a prompt shares what does not attend with one that starts it.
+    """
     blocks = cut_blocks(decoder.ops)
     shapes = {blocks[0].reads: phase.residual}
     shapes |= {name: tensor for op in decoder.ops for name, tensor in results_of(op)}
@@ -48,24 +50,27 @@ def lower_decoder(
     calls: list[Statement] = []
     for block in blocks:
         kind = "attention" if block.attends else "feed_forward"
-        name = f"{decoder.name.replace('decoder', kind)}_{suffix}"
+        shared = phase.continues and not block.attends
+        of = replace(phase, continues=False) if shared else phase
+        name = f"{decoder.name.replace('decoder', kind)}_{of.name}"
         context = _context(block, phase)
-        functions.append(
-            _block_function(
-                block,
-                phase,
-                constants,
-                name=name,
-                parameters=(block.reads, *(parameter for parameter, _ in context), "w"),
-                at=shapes,
+        if not shared:
+            functions.append(
+                _block_function(
+                    block,
+                    phase,
+                    constants,
+                    name=name,
+                    parameters=(block.reads, *(parameter for parameter, _ in context), "w"),
+                    at=shapes,
+                )
             )
-        )
         arguments = (block.reads, *(argument for _, argument in context), "w")
         calls.append(Local(function=name, args=arguments, results=(block.writes,)))
     first, final = blocks[0].reads, blocks[-1].writes
     functions.append(
         Function(
-            name=f"{decoder.name}_{suffix}",
+            name=f"{decoder.name}_{phase.name}",
             parameters=(first, *decoder_arguments(phase), "w"),
             doc=(
                 f"{_layers(decoder.layers)}: {_rows(phase)}.",
@@ -136,7 +141,8 @@ def decoder_arguments(phase: PhasePlan) -> tuple[str, ...]:
     tables = (*_tables(phase), *mask_names(phase))
     if phase.decode:
         return (*tables, "positions", "page_table", "cache", *sum_names(phase))
-    return (*tables, "page_table", "user", "cache")
+    where = ("start", "page_table") if phase.continues else ("user",)
+    return (*tables, "blocks", *where, "cache")
 
 
 def mask_names(phase: PhasePlan) -> tuple[str, ...]:
@@ -217,7 +223,10 @@ def _weights(op: PlannedOp) -> tuple[str, ...]:
 
 
 def _rows(phase: PhasePlan) -> str:
-    return "one token of each user" if phase.decode else f"a prompt of up to {phase.tokens} tokens"
+    what = "a later chunk" if phase.continues else "the first chunk"
+    return (
+        "one token of each user" if phase.decode else f"{what} of a prompt, {phase.tokens} tokens"
+    )
 
 
 def _layers(layers: tuple[int, ...]) -> str:

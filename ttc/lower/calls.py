@@ -167,6 +167,7 @@ class CallModule:
     functions: tuple[Function, ...]
     tables: tuple[LayerTable, ...]
     prefill: tuple[tuple[int, str], ...]
+    chunks: tuple[tuple[int, str], ...]
     entries: tuple[Function, ...]
 
 

@@ -57,7 +57,7 @@ def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
     constants = Constants(chip.compute_config)
     functions: list[Function] = []
     tables: list[LayerTable] = []
-    for phase in (plan.decode, *plan.prefill):
+    for phase in plan.phases:
         for decoder in phase.decoders:
             functions += lower_decoder(decoder, phase, constants)
         tables.append(_layer_table(phase))
@@ -65,7 +65,7 @@ def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
         _decode(plan, constants),
         _greedy(plan, constants),
         _advance(),
-        *(_prefill(phase, constants) for phase in plan.prefill),
+        *(_prefill(phase, plan, constants) for phase in (*plan.prefill, *plan.chunks)),
         _head(plan, constants),
         _head_prefill(plan, constants),
     ]
@@ -85,7 +85,8 @@ def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
         tensor_layers=tensor_layers,
         functions=tuple(functions),
         tables=tuple(tables),
-        prefill=tuple((phase.tokens, f"prefill_{phase.tokens}") for phase in plan.prefill),
+        prefill=tuple((phase.tokens, phase.name) for phase in plan.prefill),
+        chunks=tuple((phase.tokens, phase.name) for phase in plan.chunks),
         entries=tuple(entries),
     )
 
@@ -96,6 +97,8 @@ def _numbers(plan: Plan) -> Section:
         ("CONTEXT", plan.context),
         ("KV_BLOCK", plan.kv_cache.block_tokens),
         ("KV_BLOCKS", plan.kv_cache.blocks),
+        ("CHUNK_START", plan.chunk_start_tokens),
+        ("PAGES", plan.pages),
         ("VOCAB", plan.vocab),
         ("ROPE_POSITIONS", plan.rope_positions),
         ("MESH_SHAPE", plan.parallel.replica_shape),
@@ -103,8 +106,8 @@ def _numbers(plan: Plan) -> Section:
         ("SEMAPHORES", plan.semaphores),
     )
     return Section(
-        comment="Users, tokens of each, tokens of a cache block, blocks, sizes of inputs; chips of "
-        "a replica.",
+        comment="Users, tokens of each, tokens of a cache block, blocks, what starts of chunks are "
+        "multiples of, sizes of inputs; chips of a replica.",
         constants=tuple(Constant(name=name, value=value) for name, value in values),
     )
 
@@ -114,12 +117,13 @@ def _runs(names: list[str]) -> tuple[tuple[str, int], ...]:
 
 
 def _layer_table(phase: PhasePlan) -> LayerTable:
-    suffix = "decode" if phase.decode else f"prefill_{phase.tokens}"
     named = {
-        layer: f"{decoder.name}_{suffix}" for decoder in phase.decoders for layer in decoder.layers
+        layer: f"{decoder.name}_{phase.name}"
+        for decoder in phase.decoders
+        for layer in decoder.layers
     }
     return LayerTable(
-        name=f"{suffix.upper()}_LAYERS",
+        name=f"{phase.name.upper()}_LAYERS",
         comment="The function of each layer.",
         runs=_runs([named[layer] for layer in sorted(named)]),
     )
@@ -182,25 +186,37 @@ def _decode(plan: Plan, constants: Constants) -> Function:
     )
 
 
-def _prefill(phase: PhasePlan, constants: Constants) -> Function:
+def _prefill(phase: PhasePlan, plan: Plan, constants: Constants) -> Function:
     tables, x = _tables(phase), phase.value
     body = free_after_last_use(_enter(phase, constants), owned=(), keep=(x, *tables))
+    what, rows, tokens = "The first chunk", "0, 1, 2, ...", phase.tokens
+    blocks = -(-tokens // plan.kv_cache.block_tokens)
+    before: tuple[str, ...] = ("user",)
+    where: tuple[str, ...] = ("user            the slot of the user, for caches without blocks",)
+    if phase.continues:
+        what, rows, before = "A later chunk", "start, start + 1, ...", ("start", "page_table")
+        where = (
+            f"start           int32 [1], a multiple of {plan.chunk_start_tokens}",
+            f"page_table      int32 [1, {plan.pages}], the cache blocks of the prompt from its "
+            "first",
+        )
     return Function(
-        name=f"prefill_{phase.tokens}",
-        parameters=("tokens", "rope_positions", "page_table", "user", "caches", "w"),
+        name=phase.name,
+        parameters=("tokens", "rope_positions", "blocks", *before, "caches", "w"),
         doc=(
-            f"The prompt of one user, up to {phase.tokens} tokens; padding tokens come last.",
+            f"{what} of a prompt, up to {tokens} tokens; padding tokens come last.",
             "",
-            f"tokens          uint32 [1, {phase.tokens}] row major",
-            f"rope_positions  uint32 [1, {phase.tokens}] row major: 0, 1, 2, ...",
-            "page_table      as in decode; `user` is the user's row in it",
+            f"tokens          uint32 [1, {tokens}] row major",
+            f"rope_positions  uint32 [1, {tokens}] row major: {rows}",
+            f"blocks          int32 [1, {blocks}], the cache blocks it is written to; -1 for none",
+            *where,
             "caches          (k, v) of each layer, written in place",
             f"->              {describe(phase.residual)}, before the head; the caller frees it",
         ),
         body=(
             *body,
             Layers(
-                table=f"PREFILL_{phase.tokens}_LAYERS",
+                table=f"{phase.name.upper()}_LAYERS",
                 value=x,
                 args=(*decoder_arguments(phase), "layer"),
             ),

@@ -13,7 +13,7 @@ from ttc.plan.programs import DramShardedMatmul, MulticastMatmul
 
 def check_plan(plan: Plan) -> None:
     """Assert the rules that ttnn would otherwise refuse, or worse, not refuse."""
-    every = [op for phase in (plan.decode, *plan.prefill) for d in phase.decoders for op in d.ops]
+    every = [op for phase in plan.phases for d in phase.decoders for op in d.ops]
     for op in (*every, *plan.head.ops):
         _check_op(op, plan)
     layers = sorted(layer for decoder in plan.decode.decoders for layer in decoder.layers)
@@ -23,6 +23,13 @@ def check_plan(plan: Plan) -> None:
     shared_tokens = (plan.kv_cache.blocks - 1) * plan.kv_cache.block_tokens
     assert shared_tokens >= plan.context, "one user at least may have a whole context"
     assert plan.context % plan.kv_cache.block_tokens == 0, "page tables list whole blocks"
+    chunk = plan.prefill_chunk_tokens
+    assert chunk == plan.buckets[-1], "a chunk has a program"
+    if plan.chunks:
+        assert chunk % plan.chunk_start_tokens == 0, "a chunk starts where another ends"
+        assert plan.chunk_start_tokens % plan.kv_cache.block_tokens == 0, "chunks fill whole blocks"
+    paged = all(not isinstance(op, PlannedAttention) or op.scores is None for op in every)
+    assert plan.chunks or plan.context <= chunk or not paged, "a prompt can be continued"
 
 
 def _check_op(op: PlannedOp, plan: Plan) -> None:
@@ -34,6 +41,10 @@ def _check_op(op: PlannedOp, plan: Plan) -> None:
             assert op.form == "halves" or op.q.dtype == "bf16", "pairs rotate in bf16 only"
         case PlannedAttention():
             assert op.kv_dtype in plan.kv_cache.dtypes, "the cache has the dtype that is written"
+            if op.continues and op.program is not None:
+                sizes = op.program.q_chunk_tokens, op.program.k_chunk_tokens
+                starts = plan.chunk_start_tokens
+                assert not any(starts % size for size in sizes), "starts are those attention takes"
         case _:
             pass
 

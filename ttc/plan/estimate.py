@@ -17,6 +17,7 @@ from ttc.plan.operations import collectives_of, operations_of, reads_of, results
 from ttc.plan.placement import TILE_BYTES, TensorPlan, tiles
 from ttc.plan.plan import (
     Collective,
+    HeadPlan,
     PhasePlan,
     Plan,
     PlannedAttention,
@@ -24,6 +25,7 @@ from ttc.plan.plan import (
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
+    WeightPlan,
 )
 from ttc.spec.fidelity import Fidelity
 
@@ -53,68 +55,107 @@ class KindTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """A decode step with `tokens` in each user's cache, or a prefill of `tokens`."""
+    """A decode step with `tokens` in each user's cache, or a prefill of `tokens` after `start`."""
 
     tokens: int
+    start: int
     ms: float
     kinds: tuple[KindTime, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Times of a plan. Decode: with few tokens in the caches and with a full context."""
+    """Times of a plan. Decode: with few tokens in the caches and with a full context. `chunks`: the
+    largest chunk as the last of a context, if it is not the first as well."""
 
     decode: tuple[StepTime, ...]
     prefill: tuple[StepTime, ...]
+    chunks: tuple[StepTime, ...]
     sources: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    plan: Plan
+class Priced:
+    """What times depend on beside the operations: a chip, and what lies on it.
+
+    `cache` is the key cache of a layer, `ranks` the chips that share a user, `slots` the users of
+    a decode step.
+    """
+
     chip: Chip
+    weights: tuple[WeightPlan, ...]
+    cache: TensorPlan
+    ranks: int
+    slots: int
+    vocab: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    priced: Priced
     laws: Laws
     stored: dict[str, TensorPlan]
     tokens: int
+    start: int
     decode: bool
+
+    @property
+    def chip(self) -> Chip:
+        return self.priced.chip
 
 
 def estimate(plan: Plan, chip: Chip) -> Estimate:
-    """The time of a decode step at both ends of the context and of each prefill bucket."""
-    laws = load_laws(chip.arch)
-    short = min(plan.buckets[0], plan.context)
+    """The time of a decode step at both ends of the context, and of each bucket of a prefill."""
+    priced = Priced(
+        chip=chip,
+        weights=plan.weights,
+        cache=plan.kv_cache.tensor[0],
+        ranks=plan.parallel.tp,
+        slots=plan.slots,
+        vocab=plan.vocab,
+    )
+    short, chunk = min(plan.buckets[0], plan.context), plan.prefill_chunk_tokens
+    last = (plan.context - 1) // chunk * chunk
     return Estimate(
         decode=tuple(
-            _step_time(plan, chip, laws, tokens, decode=True)
+            step_time(priced, plan.decode, plan.head, tokens)
             for tokens in dict.fromkeys((short, plan.context))
         ),
-        prefill=tuple(
-            _step_time(plan, chip, laws, tokens, decode=False) for tokens in plan.buckets
+        prefill=tuple(step_time(priced, phase, plan.head, phase.tokens) for phase in plan.prefill),
+        chunks=tuple(
+            step_time(priced, phase, plan.head, phase.tokens, last)
+            for phase in plan.chunks
+            if last and phase.tokens == chunk
         ),
-        sources=tuple(sorted(laws.sources.items())),
+        sources=tuple(sorted(load_laws(chip.arch).sources.items())),
     )
 
 
-def _step_time(plan: Plan, chip: Chip, laws: Laws, tokens: int, *, decode: bool) -> StepTime:
-    phase = plan.decode if decode else next(p for p in plan.prefill if p.tokens == tokens)
+def step_time(
+    priced: Priced, phase: PhasePlan, head: HeadPlan, tokens: int, start: int = 0
+) -> StepTime:
+    """A decode step with `tokens` in each cache, or a prefill of `tokens` that `start` precede."""
+    laws, decode = load_laws(priced.chip.arch), phase.decode
+
+    def step(layer: int | None, *, decode: bool) -> _Step:
+        stored = {w.name: w.tensor for w in priced.weights if w.decoder in (None, layer)}
+        return _Step(
+            priced=priced, laws=laws, stored=stored, tokens=tokens, start=start, decode=decode
+        )
+
     costs: list[tuple[int, Cost]] = []
     for decoder in phase.decoders:
-        layer = decoder.layers[0]
-        stored = {w.name: w.tensor for w in plan.weights if w.decoder in (None, layer)}
-        step = _Step(plan=plan, chip=chip, laws=laws, stored=stored, tokens=tokens, decode=decode)
-        costs += [(len(decoder.layers), cost) for cost in _costs(step, decoder.ops)]
-    once = {w.name: w.tensor for w in plan.weights if w.decoder is None}
-    step = _Step(plan=plan, chip=chip, laws=laws, stored=once, tokens=tokens, decode=decode)
-    costs += [(1, cost) for cost in _costs(step, phase.enter)]
-    head = _Step(plan=plan, chip=chip, laws=laws, stored=once, tokens=tokens, decode=True)
-    costs += [(1, cost) for cost in _costs(head, plan.head.ops)]
+        layer = step(decoder.layers[0], decode=decode)
+        costs += [(len(decoder.layers), cost) for cost in _costs(layer, decoder.ops)]
+    costs += [(1, cost) for cost in _costs(step(None, decode=decode), phase.enter)]
+    costs += [(1, cost) for cost in _costs(step(None, decode=True), head.ops)]
     if decode:
-        seconds = plan.vocab * laws.argmax_seconds_each_logit
+        seconds = priced.vocab * laws.argmax_seconds_each_logit
         costs.append((1, Cost(kind="sampling", seconds=seconds, bound="compute")))
-        if plan.head.gather:
-            costs.append((1, _exchange(step, plan.head.gather)))
+        if head.gather:
+            costs.append((1, _exchange(step(None, decode=True), head.gather)))
     kinds = _by_kind(costs)
-    return StepTime(tokens=tokens, ms=sum(kind.ms for kind in kinds), kinds=kinds)
+    return StepTime(tokens=tokens, start=start, ms=sum(kind.ms for kind in kinds), kinds=kinds)
 
 
 def _by_kind(costs: Iterable[tuple[int, Cost]]) -> tuple[KindTime, ...]:
@@ -151,7 +192,7 @@ type _Times = list[tuple[float, Bound]]
 
 def _exchange(step: _Step, op: Collective) -> Cost:
     """Hops, and the bytes that the fullest link carries, over as many links as are used."""
-    laws, ranks = step.laws, step.plan.parallel.tp
+    laws, ranks = step.laws, step.priced.ranks
     law = laws.exchanges[op.topology, op.kind]
     hops = ranks / 2 if op.topology == "ring" else ranks - 1
     sent = _sent(op, ranks)
@@ -198,7 +239,7 @@ def _main(step: _Step, op: PlannedOp, values: dict[str, TensorPlan]) -> tuple[st
 
 
 def _group(step: _Step, op: PlannedLinear) -> str:
-    weight = next(each for each in step.plan.weights if each.name == op.weights[0])
+    weight = next(each for each in step.priced.weights if each.name == op.weights[0])
     return f"matmul {weight.group}"
 
 
@@ -234,10 +275,10 @@ def _peak_flops(chip: Chip, compute: Fidelity) -> float:
 
 def _attention_decode(step: _Step, op: PlannedAttention) -> _Times:
     """Every user's keys and values are read once; a head is read by few cores only."""
-    laws, cache = step.laws, step.plan.kv_cache.tensor[0]
+    laws, cache = step.laws, step.priced.cache
     heads, head_dim = cache.shape[1], cache.shape[3]
     seen = min(step.tokens, op.window or step.tokens)
-    rows = step.plan.slots * heads * tiles(seen) * tiles(head_dim)
+    rows = step.priced.slots * heads * tiles(seen) * tiles(head_dim)
     read = 2 * rows * TILE_BYTES[op.kv_dtype]
     rate = min(laws.cache_bytes_per_second, heads * laws.cache_of_a_head_bytes_per_second)
     others = (operations_of([op]) - 1) * laws.small_operation_seconds
@@ -245,9 +286,9 @@ def _attention_decode(step: _Step, op: PlannedAttention) -> _Times:
 
 
 def _attention_prefill(step: _Step, op: PlannedAttention) -> _Times:
-    """Scores and sums of a causal triangle, or of a band where a window cuts it."""
+    """Scores and sums of what is before and a causal triangle, or of a band that a window cuts."""
     laws, tokens = step.laws, step.tokens
-    seen = min(tokens / 2, op.window or tokens)
+    seen = min(step.start + tokens / 2, op.window or step.start + tokens)
     flops = 4.0 * tokens * seen * op.out.shape[3]
     others = (operations_of([op]) - 1) * laws.small_operation_seconds
     return [(others + flops / laws.attention_flops_per_second, "compute")]

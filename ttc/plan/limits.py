@@ -2,9 +2,10 @@
 
 from ttc.errors import PlanError, Problem
 from ttc.hardware.hardware import Mesh
+from ttc.plan.capacity import Largest
 from ttc.plan.paging import Paging
 from ttc.plan.placement import TILE
-from ttc.plan.plan import Largest, Plan
+from ttc.plan.plan import Plan
 from ttc.plan.setting import Setting
 from ttc.plan.solve import MAX_BATCH, Sizing
 from ttc.spec.model import ModelSpec

@@ -13,6 +13,7 @@ from math import ceil
 
 from ttc.hardware.hardware import Chip
 from ttc.plan.arena import Arena, Size, run, run_decoders
+from ttc.plan.capacity import MemoryPlan
 from ttc.plan.l1 import l1_peak_bytes
 from ttc.plan.operations import decode_operations
 from ttc.plan.placement import (
@@ -27,7 +28,6 @@ from ttc.plan.placement import (
 from ttc.plan.plan import (
     HeadPlan,
     KvCachePlan,
-    MemoryPlan,
     PhasePlan,
     PlannedPositions,
     WeightPlan,
@@ -37,6 +37,10 @@ from ttc.plan.tables import PlannedMask
 
 # ttnn rounds the part of a trace region that lies in one bank up to this many bytes.
 TRACE_ALIGNMENT = 8192
+
+# The attention of a chunk takes page tables whose rows are a multiple of this many entries, which
+# are 32 bytes (the error of ttnn 0.81.1 says so).
+PAGE_TABLE_ENTRIES = 8
 
 # A replayed operation is stored as the commands that launch it: what all cores are sent alike
 # (buffer configurations, semaphores, launch messages, addresses of the kernels), and for each core
@@ -105,9 +109,9 @@ def plan_memory(
     prefill: Sequence[PhasePlan],
     head: HeadPlan,
 ) -> MemoryPlan:
-    """Sum what lives in DRAM and find the fullest core."""
-    chip = setting.chip
-    steps = [step_bytes(phase, head, chip) for phase in (decode, *prefill)]
+    """Sum what lives in DRAM and find the fullest core. `prefill` has all phases but `decode`."""
+    chip, inputs = setting.chip, chunk_inputs(setting, max(phase.tokens for phase in prefill))
+    steps = [step_bytes(phase, head, chip, inputs) for phase in (decode, *prefill)]
     return MemoryPlan(
         weights_by_group=tuple(sorted(stored.by_group.items())),
         kv_cache_bytes=kv_bytes(kv_cache, chip),
@@ -135,11 +139,32 @@ def kv_bytes(kv_cache: KvCachePlan, chip: Chip) -> int:
     return sum(2 * layers * dram_bytes(tensor, chip) for tensor, layers in counts.items())
 
 
-def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkInputs:
+    """Tokens of a cache block, and entries of the page table of a chunk that continues a prompt."""
+
+    block_tokens: int
+    pages: int
+
+
+def chunk_inputs(setting: Setting, chunk: int) -> ChunkInputs:
+    """For chunks of up to so many tokens.
+
+    A page table has the blocks of the context and of the chunk at least, and rows of whole 32
+    bytes.
+    """
+    block = setting.context if setting.whole_caches else setting.paging.block_tokens
+    blocks = ceil(max(setting.context, chunk) / block)
+    pages = ceil(blocks / PAGE_TABLE_ENTRIES) * PAGE_TABLE_ENTRIES
+    return ChunkInputs(block_tokens=block, pages=pages)
+
+
+def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip, inputs: ChunkInputs) -> int:
     """How far one decode step or one prefill reaches in DRAM beyond what stays there.
 
-    A prefill brings its prompt and its positions along, and keeps the tables it gathers over all
-    decoders; a decode step moves each table to L1 as soon as it is gathered.
+    A prefill brings its tokens, their positions and the blocks they go to along, a chunk that
+    continues a prompt also where it starts and a page table; it keeps the tables it gathers over
+    all decoders. A decode step moves each table to L1 as soon as it is gathered.
     """
 
     def size(tensor: TensorPlan) -> int:
@@ -150,6 +175,11 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip) -> int:
         prompt = size(_row_major((1, 1, 1, phase.tokens), "uint32"))
         arena.hold("prompt", prompt)
         arena.hold("prompt_positions", prompt)
+        blocks = ceil(phase.tokens / inputs.block_tokens)
+        arena.hold("prompt_blocks", size(_row_major((1, 1, 1, blocks), "int32")))
+    if phase.continues:
+        arena.hold("start", size(_row_major((1, 1, 1, 1), "int32")))
+        arena.hold("pages", size(_row_major((1, 1, 1, inputs.pages), "int32")))
     run(arena, phase.enter, size, {})
     tables = {
         f"{kind}_{i}": table for i, table in enumerate(phase.positions) for kind in ("cos", "sin")

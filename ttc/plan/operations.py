@@ -52,7 +52,7 @@ def _operations(op: PlannedOp) -> int:
             # update, attention, joined heads, and shards for them
             return _updates(op) + 2 + (op.gathered.placement != op.split.placement)
         case PlannedAttention():
-            return _updates(op) + 1
+            return _updates(op) + 1 + op.continues  # joined heads
         case PlannedRows():
             return 2
         case PlannedNorm():
@@ -183,6 +183,14 @@ def _attention_steps(op: PlannedAttention, values: Mapping[str, TensorPlan]) -> 
         if op.cast_kv:
             cast = replace(values[name], dtype=op.kv_dtype)
             steps.append(Step(reads=(name,), writes=((stored, cast),)))
+    if op.continues:
+        heads = f"{node.out}_heads"
+        return (
+            *steps,
+            *(Step(reads=(name,), writes=()) for name in (k, v)),
+            Step(reads=(node.q,), writes=((heads, op.gathered),)),
+            Step(reads=(heads,), writes=results_of(op)),
+        )
     if op.scores is None:
         return (*steps, Step(reads=(node.q, k, v), writes=results_of(op)))
     queries, scores = op.scores.queries, op.scores.scores

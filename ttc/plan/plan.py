@@ -21,6 +21,7 @@ from ttc.graph.nodes import (
     Softcap,
     SplitQkv,
 )
+from ttc.plan.capacity import Largest, MemoryPlan
 from ttc.plan.parallel import Parallel, Share
 from ttc.plan.placement import DType, Layout, Placement, TensorPlan
 from ttc.plan.programs import (
@@ -234,6 +235,8 @@ class PlannedAttention:
     first. `fused_update`: one operation writes k and v. The attention of a decode step writes
     `gathered`, which becomes `split` where it is not, as the operation that joins heads reads it.
     With `scores` there is no `program`: the attention is made of products of its own.
+    `continues`: a prefill that reads the keys and values of earlier chunks from the cache, its own
+    among them; its attention writes heads, `gathered`, which are joined.
     """
 
     node: Attention
@@ -250,6 +253,7 @@ class PlannedAttention:
     split: TensorPlan
     out: TensorPlan
     scores: Scores | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,10 +333,12 @@ class DecoderPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhasePlan:
-    """Decode (`tokens` is 1) or prefill of one bucket of `tokens`.
+    """Decode (`tokens` is 1), or prefill of a chunk of up to `tokens`.
 
     `enter` makes the residual stream, called `value`, that the decoders work on; `positions` has an
     entry for each table that any of them rotates by, `masks` for each that any adds to its scores.
+    `continues`: a chunk that starts anywhere in its prompt, of which the cache holds what comes
+    before; else one that starts the prompt.
     """
 
     decode: bool
@@ -343,6 +349,13 @@ class PhasePlan:
     positions: tuple[PlannedPositions, ...]
     decoders: tuple[DecoderPlan, ...]
     masks: tuple[PlannedMask, ...] = ()
+    continues: bool = False
+
+    @property
+    def name(self) -> str:
+        """decode, prefill_TOKENS, or prefill_chunk_TOKENS where it continues a prompt."""
+        kind = "prefill_chunk" if self.continues else "prefill"
+        return "decode" if self.decode else f"{kind}_{self.tokens}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,55 +380,6 @@ class HeadPlan:
     def chosen_from(self) -> TensorPlan:
         """All logits, on every rank."""
         return self.gather.out if self.gather else self.logits
-
-
-# Memory ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryPlan:
-    """Bytes on one chip and on its fullest core, and the limits they must keep.
-
-    `input_bytes` are the tokens, positions and page table that stay between steps;
-    `activation_bytes` is the most that a step holds beside what stays.
-    """
-
-    weights_by_group: tuple[tuple[str, int], ...]
-    kv_cache_bytes: int
-    rope_bytes: int
-    input_bytes: int
-    activation_bytes: int
-    trace_region_bytes: int
-    dram_limit_bytes: int
-    l1_peak_bytes_per_core: int
-    l1_limit_bytes_per_core: int
-
-    @property
-    def weight_bytes(self) -> int:
-        """All weights as stored, tile and bank padding included."""
-        return sum(size for _, size in self.weights_by_group)
-
-    @property
-    def dram_bytes_per_chip(self) -> int:
-        """What one chip must hold at the fullest moment."""
-        return (
-            self.weight_bytes
-            + self.kv_cache_bytes
-            + self.rope_bytes
-            + self.input_bytes
-            + self.activation_bytes
-            + self.trace_region_bytes
-        )
-
-    @property
-    def fits_dram(self) -> bool:
-        """Whether the chip's DRAM holds the plan."""
-        return self.dram_bytes_per_chip <= self.dram_limit_bytes
-
-    @property
-    def fits(self) -> bool:
-        """Whether DRAM and L1 hold the plan."""
-        return self.fits_dram and self.l1_peak_bytes_per_core <= self.l1_limit_bytes_per_core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,20 +408,13 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Largest:
-    """What would still fit, solved with the same memory plan."""
-
-    context: int
-    batch: int
-    prefill_bucket: int
-    max_tokens_all_users: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything that lower, the weight converter and the runtime need to know.
 
-    `buffers` and `semaphores` are what collectives keep between steps.
+    A prompt is read in chunks of `prefill_chunk_tokens`, and the rest in the smallest bucket that
+    holds it: the first chunk by one of `prefill`, the others by those of `chunks` (none where no
+    chunk can follow another), which start at multiples of `chunk_start_tokens` and are given a page
+    table of `pages` entries. `buffers` and `semaphores` are what collectives keep between steps.
     """
 
     spec: str
@@ -472,9 +429,12 @@ class Plan:
     vocab: int
     rope_positions: int
     prefill_chunk_tokens: int
+    chunk_start_tokens: int
+    pages: int
     kv_cache: KvCachePlan
     decode: PhasePlan
     prefill: tuple[PhasePlan, ...]
+    chunks: tuple[PhasePlan, ...]
     head: HeadPlan
     weights: tuple[WeightPlan, ...]
     memory: MemoryPlan
@@ -495,5 +455,16 @@ class Plan:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Prompt lengths, in tokens, for which a prefill is emitted."""
+        """Chunk lengths, in tokens, for which a prefill is emitted."""
         return tuple(phase.tokens for phase in self.prefill)
+
+    def chunks_of(self, tokens: int) -> tuple[int, ...]:
+        """The buckets that a prompt of so many tokens is read in, one after the other."""
+        whole, rest = divmod(tokens, self.prefill_chunk_tokens)
+        last = [min(bucket for bucket in self.buckets if bucket >= rest)] if rest else []
+        return (*[self.prefill_chunk_tokens] * whole, *last)
+
+    @property
+    def phases(self) -> tuple[PhasePlan, ...]:
+        """Every step that is emitted."""
+        return (self.decode, *self.prefill, *self.chunks)

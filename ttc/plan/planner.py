@@ -9,7 +9,9 @@ from ttc.errors import PlanError
 from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import Repeat
 from ttc.hardware.hardware import Mesh, load_mesh, mesh_names
+from ttc.plan.capacity import MemoryPlan
 from ttc.plan.check import check_plan
+from ttc.plan.chunks import SMALLEST_BUCKET_TOKENS, start_multiple
 from ttc.plan.collectives import gather, semaphores, sum_buffers
 from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
 from ttc.plan.l1 import greedy_bytes
@@ -23,7 +25,7 @@ from ttc.plan.limits import (
 )
 from ttc.plan.masks import plan_decode_masks, plan_prefill_masks
 from ttc.plan.matmul import L1_RESERVE_BYTES
-from ttc.plan.memory import add_up, plan_memory, rope_positions
+from ttc.plan.memory import add_up, chunk_inputs, plan_memory, rope_positions
 from ttc.plan.operations import operations_of, results_of
 from ttc.plan.paging import Paging
 from ttc.plan.placement import DRAM, TILE, DType, TensorPlan, tiles
@@ -32,7 +34,6 @@ from ttc.plan.plan import (
     DecoderPlan,
     HeadPlan,
     KvCachePlan,
-    MemoryPlan,
     PhasePlan,
     Plan,
     PlannedOp,
@@ -40,15 +41,15 @@ from ttc.plan.plan import (
     PlannedRows,
     WeightPlan,
 )
-from ttc.plan.prefill import PrefillStep, plan_prefill_ops, plan_prefill_positions
+from ttc.plan.prefill import (
+    PrefillStep,
+    plan_prefill_ops,
+    plan_prefill_positions,
+)
+from ttc.plan.prompts import PromptPlan, cut_prompts
 from ttc.plan.rotation import no_rotation, rotation_refused
 from ttc.plan.setting import Setting, make_setting
-from ttc.plan.solve import (
-    SMALLEST_BUCKET_TOKENS,
-    BatchPlan,
-    Sizing,
-    choose_buckets,
-)
+from ttc.plan.solve import BatchPlan, Sizing
 from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Values
 from ttc.plan.weights import plan_tables, plan_weights
@@ -76,7 +77,8 @@ def plan_model(
     """Choose everything for one model on one mesh.
 
     `batch` users of up to `context` tokens each (None: as many as a conversation needs and fit);
-    `chunk` caps the tokens of one prefill (None: the spec's value for the mesh, else what fits);
+    prompts are read in chunks of `chunk` tokens, or of the most below that fits (None: what is
+    fastest, within the spec's value for the mesh);
     `tp` chips of the mesh work on one user (None: the spec's value, else the longer axis);
     `paging` cuts the KV caches into blocks (None: of 32 tokens, enough for all users' contexts).
     Raises PlanError with the numbers, and what would fit, where the model cannot be planned.
@@ -149,7 +151,7 @@ class _Chosen:
     setting: Setting
     sizing: Sizing
     users: BatchPlan
-    prefill: tuple[PhasePlan, ...]
+    prompts: PromptPlan
     weights: tuple[WeightPlan, ...]
     kv_cache: KvCachePlan
     memory: MemoryPlan
@@ -177,33 +179,32 @@ def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
     weights = plan_weights(setting, rope_form, positions)
     stored = add_up(weights, setting)
     sizing = Sizing(setting, stored, _plan_batch)
-    limit = request.chunk or dict(spec.prefill_chunk_tokens).get(mesh.name.split(":")[0])
-    lengths, bucket_choice = choose_buckets(sizing, limit or context)
     users = sizing.of_batch(batch)
-    kv_cache, prefill = users.kv_cache(setting), tuple(map(users.prefill, lengths))
+    kv_cache = users.kv_cache(setting)
+    prompts = cut_prompts(sizing, weights, kv_cache, chunk=request.chunk)
     memory = plan_memory(
         setting,
         stored=stored,
         kv_cache=kv_cache,
         decode=users.decode,
-        prefill=prefill,
+        prefill=(*prompts.first, *prompts.later),
         head=users.head,
     )
     return _Chosen(
         setting=setting,
         sizing=sizing,
         users=users,
-        prefill=prefill,
+        prompts=prompts,
         weights=weights,
         kv_cache=kv_cache,
         memory=memory,
-        choices=(*setting.choices, choice, bucket_choice),
+        choices=(*setting.choices, choice, *prompts.choices),
     )
 
 
 def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
     spec, chosen = request.spec, _choose(request, mesh, context)
-    setting, decode, prefill = chosen.setting, chosen.users.decode, chosen.prefill
+    setting, decode, prompts = chosen.setting, chosen.users.decode, chosen.prompts
     plan = Plan(
         spec=spec.file,
         model=spec.model,
@@ -216,10 +217,13 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
         context=context,
         vocab=spec.dims.vocab,
         rope_positions=rope_positions(setting, decode.positions),
-        prefill_chunk_tokens=max(phase.tokens for phase in prefill),
+        prefill_chunk_tokens=prompts.chunk,
+        chunk_start_tokens=start_multiple(prompts.chunk, setting.paging.block_tokens),
+        pages=chunk_inputs(setting, prompts.chunk).pages,
         kv_cache=chosen.kv_cache,
         decode=decode,
-        prefill=prefill,
+        prefill=prompts.first,
+        chunks=prompts.later,
         head=chosen.users.head,
         weights=chosen.weights,
         memory=chosen.memory,

@@ -24,6 +24,8 @@ from ttc.plan.collectives import gather, scatter_sum, whole_sum
 from ttc.plan.matmul import plan_multicast
 from ttc.plan.placement import DRAM, TensorPlan
 from ttc.plan.plan import (
+    DecoderPlan,
+    PhasePlan,
     PlannedAdd,
     PlannedAttention,
     PlannedConcat,
@@ -45,16 +47,20 @@ from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import ROWS, stored_name
 from ttc.spec.precision import EffectivePrecision
 
-# Chunks of the attention in tokens: long prompts want large chunks, short ones many cores at
-# work (tt-transformers' values for both architectures).
+# Queries that a core takes at once: many of long prompts, few of short ones so that many cores are
+# at work (tt-transformers' values for both architectures).
 LONG_PROMPT_TOKENS = 2048
-LONG_CHUNK_TOKENS = 256
-SHORT_CHUNK_TOKENS = 64
+LONG_QUERY_TOKENS = 256
+SHORT_QUERY_TOKENS = 64
+
+# Keys that queries meet at once, in every prefill: sums are rounded after so many, and a prompt
+# gives the same numbers however it is cut.
+KEY_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillStep:
-    """What every operation of a prefill bucket is planned against."""
+    """What every operation of a prefill is planned against."""
 
     setting: Setting
     graph: Graph
@@ -79,6 +85,33 @@ def plan_prefill_positions(setting: Setting, tokens: int, table: str) -> Planned
         head_dim=head_dim,
         placements=(DRAM,),
         out=out,
+    )
+
+
+def continue_prompt(phase: PhasePlan, keys: int) -> PhasePlan:
+    """The step for a chunk that starts anywhere in its prompt: only attention differs.
+
+    It reads `keys` at once, and ttnn wants starts that are multiples of that.
+    """
+
+    def continued(decoder: DecoderPlan) -> DecoderPlan:
+        ops = (
+            _continued(op, keys) if isinstance(op, PlannedAttention) else op for op in decoder.ops
+        )
+        return replace(decoder, ops=tuple(ops))
+
+    return replace(phase, continues=True, decoders=tuple(map(continued, phase.decoders)))
+
+
+def _continued(op: PlannedAttention, keys: int) -> PlannedAttention:
+    assert op.program is not None, "what is made of products reads no blocks"
+    q_chunk = min(op.program.q_chunk_tokens, keys)
+    tokens, width = op.out.shape[2:]
+    return replace(
+        op,
+        continues=True,
+        program=replace(op.program, q_chunk_tokens=q_chunk, k_chunk_tokens=keys),
+        gathered=replace(op.out, shape=(1, op.heads, tokens, width // op.heads)),
     )
 
 
@@ -195,8 +228,12 @@ def _attention(
     setting, q, k = step.setting, values[node.q], values[node.k]
     dims, grid = setting.dims, setting.chip.grid
     kv_dtype = step.precision.dtype("kv_cache", "prefill")
-    chunk = LONG_CHUNK_TOKENS if step.tokens >= LONG_PROMPT_TOKENS else SHORT_CHUNK_TOKENS
-    chunk = gcd(chunk, step.tokens)
+    queries = LONG_QUERY_TOKENS if step.tokens >= LONG_PROMPT_TOKENS else SHORT_QUERY_TOKENS
+    program = SdpaProgram(
+        grid=(grid.x, grid.y),
+        q_chunk_tokens=gcd(queries, step.tokens),
+        k_chunk_tokens=min(KEY_TOKENS, step.tokens),
+    )
     width = dims.heads * dims.head_dim
     out = TensorPlan(shape=(1, 1, step.tokens, width), dtype=q.dtype, placement=DRAM)
     window, scores = window_of(node, setting), None
@@ -212,9 +249,7 @@ def _attention(
         cast_kv=k.dtype != kv_dtype,
         kv_dtype=kv_dtype,
         fused_update=False,
-        program=None
-        if scores
-        else SdpaProgram(grid=(grid.x, grid.y), q_chunk_tokens=chunk, k_chunk_tokens=chunk),
+        program=None if scores else program,
         compute=step.precision.fidelity("sdpa_prefill", "prefill"),
         gathered=out,
         split=out,

@@ -1,15 +1,19 @@
 """What would still fit: the largest context, batch and prefill, solved with the same memory plan.
 
-Nothing is estimated: a candidate is planned as a request would be, each batch and each prefill
-bucket once, and its bytes are those that the request would be refused or accepted by.
+Nothing is estimated: a candidate is planned as a request would be, each batch and each chunk of
+a prompt once, and its bytes are those that the request would be refused or accepted by.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
+from ttc.plan.capacity import Largest
+from ttc.plan.chunks import chunk_sizes, keys_at_once, needed_chunk
 from ttc.plan.memory import (
+    ChunkInputs,
     Stored,
+    chunk_inputs,
     dram_bytes,
     input_bytes,
     kv_bytes,
@@ -17,17 +21,11 @@ from ttc.plan.memory import (
     trace_region_bytes,
 )
 from ttc.plan.placement import TILE
-from ttc.plan.plan import Choice, HeadPlan, KvCachePlan, Largest, PhasePlan, WeightPlan
+from ttc.plan.plan import HeadPlan, KvCachePlan, PhasePlan, WeightPlan
+from ttc.plan.prefill import continue_prompt
 from ttc.plan.setting import Setting, user_slots
 
 MAX_BATCH = TILE  # one tile row holds the users of a decode step
-
-# The smallest prefill: fewer rows would leave most rows of cores idle.
-SMALLEST_BUCKET_TOKENS = 128
-
-# Prompts of this length must fit whatever the context: a prefill of 2048 tokens is bound by
-# arithmetic already, so that shorter ones would only read the weights more often.
-NEEDED_BUCKET_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +35,7 @@ class BatchPlan:
     setting: Setting
     decode: PhasePlan
     head: HeadPlan
-    prefill: Callable[[int], PhasePlan]  # by tokens of the bucket
+    prefill: Callable[[int], PhasePlan]  # by tokens
     kv_cache: Callable[[Setting], KvCachePlan]
     tables: Callable[[Setting], list[WeightPlan]]  # those whose rows are positions
 
@@ -55,15 +53,15 @@ class Sizing:
         self.of_batch = cache(self._planned)
         self._step = cache(self._step_bytes)
 
-    def need(self, batch: int, context: int, bucket: int) -> int:
-        """Bytes for `batch` users of `context` tokens, the largest prefill being of `bucket`."""
+    def need(self, batch: int, context: int, chunk: int) -> int:
+        """Bytes for `batch` users of `context` tokens, whose prompts are read in chunks."""
         planned = self.of_batch(batch)
         kv = kv_bytes(planned.kv_cache(self._at(batch, context)), self.setting.chip)
-        return self._beside_kv(batch, context, bucket) + kv
+        return self._beside_kv(batch, context, chunk) + kv
 
     def fits(self, batch: int, context: int) -> bool:
-        """Whether a request fits with the smallest prefill that it must have."""
-        return self.need(batch, context, needed_bucket(context)) <= self.limit
+        """Whether a request fits with the smallest chunk that it must have."""
+        return self.need(batch, context, self._needed(context)) <= self.limit
 
     def largest(self) -> Largest:
         """What would fit, one thing changed at a time."""
@@ -85,12 +83,12 @@ class Sizing:
         return block * _last(lambda n: self.fits(batch, n * block), limit)
 
     def largest_bucket(self) -> int:
-        """Tokens of the longest prefill that fits beside the planned users, at most a context."""
+        """Tokens of the longest chunk that fits beside the planned users, at most a context."""
         batch, context = self.setting.batch, self.setting.context
         fitting = [
-            bucket
-            for bucket in buckets(context, context)
-            if self.need(batch, context, bucket) <= self.limit
+            chunk
+            for chunk in chunk_sizes(context, context)
+            if self.need(batch, context, chunk) <= self.limit
         ]
         return max(fitting, default=0)
 
@@ -101,7 +99,7 @@ class Sizing:
             return setting.slots * self.largest_context(setting.batch) // paging.block_tokens
         planned = self.of_batch(setting.batch)
         free = self.limit - self._beside_kv(
-            setting.batch, setting.context, needed_bucket(setting.context)
+            setting.batch, setting.context, self._needed(setting.context)
         )
 
         def fits(blocks: int) -> bool:
@@ -110,14 +108,14 @@ class Sizing:
 
         return _last(fits, max(0, free) // (paging.block_tokens * setting.dims.layers))
 
-    def _beside_kv(self, batch: int, context: int, bucket: int) -> int:
+    def _beside_kv(self, batch: int, context: int, chunk: int) -> int:
         chip, planned = self.setting.chip, self.of_batch(batch)
         at = self._at(batch, context)
         return (
             self._weights
             + sum(dram_bytes(table.tensor, chip) for table in planned.tables(at))
             + input_bytes(at, planned.decode)
-            + max(self._step(batch, 0), self._step(batch, bucket))
+            + self._step(batch, chunk, chunk_inputs(at, chunk))
             + trace_region_bytes(planned.decode, planned.head, chip)
         )
 
@@ -128,44 +126,19 @@ class Sizing:
         slots = user_slots(batch, self.setting.chip)
         return self._plan_batch(replace(self.setting, batch=batch, slots=slots))
 
-    def _step_bytes(self, batch: int, bucket: int) -> int:
+    def _step_bytes(self, batch: int, chunk: int, inputs: ChunkInputs) -> int:
+        """The most that a decode step takes, or a chunk that starts or continues a prompt."""
         planned = self.of_batch(batch)
-        phase = planned.prefill(bucket) if bucket else planned.decode
-        return step_bytes(phase, planned.head, self.setting.chip)
+        first = planned.prefill(chunk)
+        phases = [planned.decode, first]
+        if not self.setting.whole_caches:
+            phases.append(continue_prompt(first, keys_at_once(chunk)))
+        return max(step_bytes(each, planned.head, self.setting.chip, inputs) for each in phases)
 
-
-def choose_buckets(sizing: Sizing, limit: int) -> tuple[tuple[int, ...], Choice]:
-    """Lengths of prefills: as many as fit beside the users, none longer than `limit` tokens."""
-    batch, context = sizing.setting.batch, sizing.setting.context
-    wanted, needed = buckets(context, limit), needed_bucket(context)
-    sizes = {bucket: sizing.need(batch, context, bucket) for bucket in wanted}
-    taken = tuple(each for each in wanted if each <= needed or sizes[each] <= sizing.limit)
-    alternatives = tuple(
-        (str(bucket), f"{size} bytes of DRAM on a chip, {_margin(sizing.limit - size)}")
-        for bucket, size in sizes.items()
-    )
-    return taken, Choice(name="largest_prefill", taken=str(taken[-1]), alternatives=alternatives)
-
-
-def _margin(free: int) -> str:
-    return f"{free} free" if free >= 0 else f"{-free} too many"
-
-
-def buckets(context: int, limit: int) -> tuple[int, ...]:
-    """Prompt lengths a prefill is emitted for: powers of two, the largest holding the context.
-
-    A context shorter than the smallest is one itself: more tokens would not fit its cache.
-    """
-    found = [min(SMALLEST_BUCKET_TOKENS, context)]
-    while found[-1] < min(context, limit):
-        found.append(2 * found[-1])
-    fitting = [tokens for tokens in found if tokens <= min(context, limit)]
-    return tuple(fitting or found[:1])
-
-
-def needed_bucket(context: int) -> int:
-    """The longest prefill that a context must have room for."""
-    return buckets(context, NEEDED_BUCKET_TOKENS)[-1]
+    def _needed(self, context: int) -> int:
+        return needed_chunk(
+            context, self.setting.paging.block_tokens, alone=self.setting.whole_caches
+        )
 
 
 def _last(fits: Callable[[int], bool], limit: int) -> int:

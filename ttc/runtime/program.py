@@ -23,6 +23,8 @@ class Program(Protocol):
     CONTEXT: int
     KV_BLOCK: int
     KV_BLOCKS: int
+    CHUNK_START: int
+    PAGES: int
     VOCAB: int
     ROPE_POSITIONS: int
     MESH_SHAPE: tuple[int, int]
@@ -30,6 +32,7 @@ class Program(Protocol):
     SEMAPHORES: int
     BUFFERS: Mapping[str, TensorFacts]
     PREFILL: Mapping[int, Callable[..., Tensor]]
+    PREFILL_CHUNK: Mapping[int, Callable[..., Tensor]]
     MODEL_WEIGHTS: Mapping[str, TensorFacts]
     DECODER_WEIGHTS: tuple[Mapping[str, TensorFacts], ...]
     CACHES: tuple[tuple[TensorFacts, TensorFacts], ...]

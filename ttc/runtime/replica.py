@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from ttc.errors import ArtefactError, Problem
 from ttc.runtime.backends import Backend
 from ttc.runtime.blocks import BlockPool, Holding
+from ttc.runtime.chunks import Chunk, chunks_of
 from ttc.runtime.program import Program, Tensor
 from ttc.runtime.trace import Traced
 
 TILE_ROWS = 32
 """Rows of a tile: the head computes the logits of this many tokens at once."""
-
-RESUMES = False
-"""Whether a prefill can start behind tokens that are in the caches already."""
 
 IDLE = -1
 """Position of a user slot nobody uses; the program skips it."""
@@ -103,8 +101,7 @@ class Replica:
         nobody = program.KV_BLOCKS - 1
         blocks = range(nobody) if self.blocks is None else self.blocks
         assert set(blocks) <= set(range(nobody)), "a block that is handed out is not the last one"
-        reuse = self.prefix_reuse and RESUMES
-        self.pool = BlockPool(blocks, block_tokens=program.KV_BLOCK, reuse=reuse)
+        self.pool = BlockPool(blocks, block_tokens=program.KV_BLOCK, reuse=self.prefix_reuse)
         per_user = program.CONTEXT // program.KV_BLOCK
         self._rows = torch.full((program.BATCH, per_user), nobody, dtype=torch.int32)
         self._page_table = put(self._rows, "int32")
@@ -149,35 +146,80 @@ class Replica:
         self._rows[user, : len(holding.blocks)] = torch.tensor(holding.blocks, dtype=torch.int32)
         try:
             self.backend.write(self._rows, self._page_table, "int32")
-            logits = self.prefill(user, prompt, last=last)
+            logits = self.prefill(user, prompt, start=holding.cached_tokens, last=last)
         except BaseException:
             self.release(user)
             raise
         self.pool.publish(holding, prompt)
         return logits
 
-    def prefill(self, user: int, prompt: Sequence[int], *, last: bool) -> Logits:
-        """Read a prompt; logits [1, vocab] after its last token, or [tokens, vocab] after each."""
-        bucket = min(size for size in self.program.PREFILL if size >= len(prompt))
-        padded = torch.zeros(1, bucket, dtype=torch.int32)
-        padded[0, : len(prompt)] = torch.tensor(prompt, dtype=torch.int32)
-        tokens = self.backend.put(padded, "uint32")
-        rope_positions = self.backend.put(torch.arange(bucket, dtype=torch.int32)[None], "uint32")
-        self.backend.mark_live(tokens, len(prompt))
-        self.backend.mark_live(rope_positions, len(prompt))
-        x = self.program.PREFILL[bucket](
-            tokens, rope_positions, self._page_table, user, self._caches, self.weights
-        )
-        self.backend.free(tokens)
-        self.backend.free(rope_positions)
-        first = (len(prompt) - 1) // TILE_ROWS * TILE_ROWS if last else 0
+    def prefill(self, user: int, prompt: Sequence[int], *, start: int = 0, last: bool) -> Logits:
+        """Read a prompt; logits [1, vocab] after its last token, or [tokens, vocab] after each.
+
+        start  tokens of the prompt that the user's blocks hold already: a multiple of the block,
+               less than the prompt. They are read again only where their logits are asked for,
+               and never written
+        """
+        assert 0 <= start < len(prompt) <= self.program.CONTEXT, "a prompt ends in its context"
+        assert start % self.program.KV_BLOCK == 0, "what is held are whole blocks"
+        read: list[Logits] = []
+        for chunk in chunks_of(self.program, len(prompt), start if last else 0):
+            wanted = len(prompt) - 1 if last else chunk.first
+            read += self._read_chunk(user, prompt, chunk, start, wanted)
+        self.lengths[user] = len(prompt)
+        return np.concatenate(read)
+
+    def _read_chunk(
+        self, user: int, prompt: Sequence[int], chunk: Chunk, held: int, wanted: int
+    ) -> list[Logits]:
+        """Run one chunk; the logits of its tokens from position `wanted` on.
+
+        Blocks before position `held` are not written.
+        """
+        program, put = self.program, self.backend.put
+        padded = torch.zeros(1, chunk.bucket, dtype=torch.int32)
+        padded[0, : chunk.tokens] = torch.tensor(prompt[chunk.first : chunk.end])
+        positions = torch.arange(chunk.first, chunk.first + chunk.bucket, dtype=torch.int32)
+        inputs = [
+            put(padded, "uint32"),
+            put(positions.clamp(max=program.CONTEXT - 1)[None], "uint32"),
+            put(self._written_blocks(user, chunk, held), "int32"),
+        ]
+        for tensor in inputs[:2]:
+            self.backend.mark_live(tensor, chunk.tokens)
+        if chunk.first:
+            inputs += [
+                put(torch.tensor([chunk.first], dtype=torch.int32), "int32"),
+                put(self._read_blocks(user), "int32"),
+            ]
+            run = program.PREFILL_CHUNK[chunk.bucket]
+            x = run(*inputs, self._caches, self.weights)
+        else:
+            x = program.PREFILL[chunk.bucket](*inputs, user, self._caches, self.weights)
+        for tensor in inputs:
+            self.backend.free(tensor)
+        first = (wanted - chunk.first) // TILE_ROWS * TILE_ROWS
         tiles = [
-            self._head(x, row, min(TILE_ROWS, len(prompt) - row))
-            for row in range(first, len(prompt), TILE_ROWS)
+            self._head(x, row, min(TILE_ROWS, chunk.tokens - row))
+            for row in range(first, chunk.tokens, TILE_ROWS)
         ]
         self.backend.free(x)
-        self.lengths[user] = len(prompt)
-        return tiles[-1][-1:] if last else np.concatenate(tiles)
+        return [np.concatenate(tiles)[wanted - chunk.first - first :]] if tiles else []
+
+    def _written_blocks(self, user: int, chunk: Chunk, held: int) -> torch.Tensor:
+        """int32 [1, bucket / block]: where a chunk goes; -1 for what is held, or is padding."""
+        block = self.program.KV_BLOCK
+        first, end = chunk.first // block, -(-chunk.end // block)
+        begin = max(first, held // block)
+        blocks = torch.full((1, -(-chunk.bucket // block)), -1, dtype=torch.int32)
+        blocks[0, begin - first : end - first] = self._rows[user, begin:end]
+        return blocks
+
+    def _read_blocks(self, user: int) -> torch.Tensor:
+        """int32 [1, PAGES]: the user's page table; the end, which nothing reads, is anyone's."""
+        pages = torch.zeros(1, self.program.PAGES, dtype=torch.int32)
+        pages[0, : self._rows.shape[1]] = self._rows[user]
+        return pages
 
     def write(self, tokens: Sequence[int]) -> None:
         """Bring the next token of each user and its position to the device, before a step."""

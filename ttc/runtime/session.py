@@ -200,7 +200,10 @@ class Session:
 
     def check_prompt(self, prompt: Sequence[int]) -> None:
         """Raise UsageError for a prompt that is empty, too long, or not made of the vocabulary."""
-        limit = max(self.program.PREFILL)
+        program = self.program
+        limit = program.CONTEXT
+        if not program.PREFILL_CHUNK:
+            limit = min(limit, max(program.PREFILL))
         if not prompt:
             raise UsageError(
                 Problem(message="the prompt has no tokens", help="a prompt needs one at least")
@@ -208,8 +211,7 @@ class Session:
         if len(prompt) > limit:
             raise UsageError(
                 Problem(
-                    message=f"the prompt has {len(prompt)} tokens, the largest prefill bucket "
-                    f"{limit}",
+                    message=f"the prompt has {len(prompt)} tokens, at most {limit} can be read",
                     help=f"shorten it by {len(prompt) - limit} tokens, or compile with a larger "
                     "--context if the model has one",
                 )

@@ -128,9 +128,7 @@ class Bench:
         Raises UsageError where the text or the context of the search is too short for the split.
         """
         written, plan = read_text(text).strip(), self.plan("bf16")
-        room = Room(
-            context=plan.context, prefill=max(plan.buckets), block=plan.kv_cache.block_tokens
-        )
+        room = Room(context=plan.context, block=plan.kv_cache.block_tokens)
         with self._artefact(load_profile("bf16")) as folder:
             tokens = load_tokenizer(folder).encode(written)
         check_length(room, split, len(tokens))

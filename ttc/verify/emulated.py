@@ -81,7 +81,7 @@ def score_text(
     The beginning goes through prefill and the rest through decode, so that both are checked, and
     the KV cache that one writes and the other reads.
     """
-    first = min(PREFILL_TOKENS, len(token_ids), max(session.program.PREFILL))
+    first = min(PREFILL_TOKENS, len(token_ids), session.program.CONTEXT)
     started = time.perf_counter()
     logits = [session.prefill_all(token_ids[:first])]
     prefilled = time.perf_counter()

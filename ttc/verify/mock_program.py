@@ -18,15 +18,17 @@ from ttc.verify.program_text import check_calls, kept_values, step_of
 class MockReport:
     """What the real ttnn says about a program, without hardware.
 
-    `decode` and `prefill` list the device operations of one decoder, the one with most of them
-    over all layers and prompt buckets, as `linear:123 MatmulDeviceOperation` with the line of the
-    program. DRAM is per chip: `dram_bytes` holds weights, caches and inputs; the peak is reached
+    `decode`, `prefill` and `prefill_chunk` (a chunk that continues a prompt) list the device
+    operations of one decoder, the one with most of them over all layers and buckets, as
+    `linear:123 MatmulDeviceOperation` with the line of the program. DRAM is per chip:
+    `dram_bytes` holds weights, caches and inputs; the peak is reached
     during a step. L1 is per core: tensors, circular and dataflow buffers at their worst moment.
     """
 
     findings: tuple[MockFinding, ...]
     decode: tuple[str, ...]
     prefill: tuple[str, ...]
+    prefill_chunk: tuple[str, ...]
     decode_step_ops: int
     dram_bytes_per_chip: int
     dram_peak_bytes_per_chip: int
@@ -38,13 +40,21 @@ class MockReport:
     def ok(self) -> bool:
         return not self.findings
 
+    @property
+    def _operations(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "decode": self.decode,
+            "prefill": self.prefill,
+            "prefill_chunk": self.prefill_chunk,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The value of "mock" in what `ttc verify --json` prints."""
         return {
             "ok": self.ok,
             "findings": [asdict(finding) for finding in self.findings],
-            "device_ops_per_decoder": {"decode": len(self.decode), "prefill": len(self.prefill)},
-            "device_ops": {"decode": list(self.decode), "prefill": list(self.prefill)},
+            "device_ops_per_decoder": {name: len(ops) for name, ops in self._operations.items()},
+            "device_ops": {name: list(ops) for name, ops in self._operations.items()},
             "device_ops_per_decode_step": self.decode_step_ops,
             "dram_bytes_per_chip": self.dram_bytes_per_chip,
             "dram_peak_bytes_per_chip": self.dram_peak_bytes_per_chip,
@@ -79,7 +89,10 @@ def verify_program(
     findings = [*check_calls(program), *run.findings]
     for phase in run.phases:
         findings += _memory_findings(program, phase)
-    prefill = [phase for phase in run.phases if phase.name.startswith("prefill")]
+    chunks = [phase for phase in run.phases if phase.name.startswith("prefill_chunk")]
+    prefill = [
+        each for each in run.phases if each.name.startswith("prefill") and each not in chunks
+    ]
     decode = [phase for phase in run.phases if phase.name == "decode"]
     calls = [call for phase in run.phases for call in phase.calls]
     worst = max(calls, key=lambda call: call.l1_bytes_per_core, default=None)
@@ -87,6 +100,7 @@ def verify_program(
         findings=tuple(replace(each, step=step_of(program, each.where)) for each in findings),
         decode=_decoder_operations(decode),
         prefill=_decoder_operations(prefill),
+        prefill_chunk=_decoder_operations(chunks),
         decode_step_ops=sum(len(call.operations) for run in decode for call in run.calls),
         dram_bytes_per_chip=run.resident.dram,
         dram_peak_bytes_per_chip=max(

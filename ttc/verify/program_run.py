@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -59,6 +60,11 @@ class _Run:
         ttnn = self.ttnn
         return self.backend.allocate((shape, dtype, ttnn.ROW_MAJOR_LAYOUT, ttnn.DRAM_MEMORY_CONFIG))
 
+    def integers(self, values: list[int]) -> Any:
+        """A tensor of int32 whose values matter."""
+        torch = import_module("torch")
+        return self.backend.put(torch.tensor(values, dtype=torch.int32), "int32")
+
     def phase[Value](self, name: str, work: Callable[[], Value]) -> Value | None:
         """The value of `work`, or None and one more finding when ttnn refused a call in it."""
         self.report(name)
@@ -109,6 +115,12 @@ def run_program(
         f"prefill_{tokens}": partial(_run_prefill, run, program, inputs, recorder, tokens)
         for tokens in program.PREFILL
     }
+    for tokens in program.PREFILL_CHUNK:
+        for start in dict.fromkeys((0, _last_start(program, tokens))):
+            name = f"prefill_chunk_{tokens} from {start}"
+            work[name] = partial(
+                _run_prefill, run, program, inputs, recorder, tokens, start, name=name
+            )
     work["decode"] = partial(_run_decode, run, program, inputs, recorder)
     done = [run.phase(name, phase) for name, phase in work.items()]
     return ProgramRun(
@@ -140,21 +152,39 @@ def _allocate(run: _Run, program: Program) -> _Inputs:
     )
 
 
+def _last_start(program: Program, tokens: int) -> int:
+    """Where the last chunk of so many tokens starts in a context."""
+    return max(0, program.CONTEXT - tokens) // program.CHUNK_START * program.CHUNK_START
+
+
 def _run_prefill(
-    run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder, tokens: int
+    run: _Run,
+    program: Program,
+    inputs: _Inputs,
+    recorder: CallRecorder,
+    tokens: int,
+    start: int | None = None,
+    *,
+    name: str = "",
 ) -> PhaseRun:
-    """One prompt of `tokens` tokens, and the head on its first rows.
+    """A chunk of `tokens` tokens, and the head on its first rows; from `start` on, if one is given.
 
     A second one where the first left something: ttnn keeps the semaphores of a collective from its
     first run on, and only what the second leaves would grow with every prompt.
     """
-    prompt = run.row_major((1, tokens), run.ttnn.uint32)
-    positions = run.row_major((1, tokens), run.ttnn.uint32)
+    uint32, int32 = run.ttnn.uint32, run.ttnn.int32
+    given = [
+        run.row_major((1, tokens), uint32),
+        run.row_major((1, tokens), uint32),
+        run.row_major((1, -(-tokens // program.KV_BLOCK)), int32),
+    ]
+    entry = program.PREFILL if start is None else program.PREFILL_CHUNK
+    user = [0] if start is None else []
+    if start is not None:
+        given += [run.integers([start]), run.row_major((1, program.PAGES), int32)]
 
     def step() -> None:
-        x = program.PREFILL[tokens](
-            prompt, positions, inputs.page_table, 0, inputs.caches, inputs.weights
-        )
+        x = entry[tokens](*given, *user, inputs.caches, inputs.weights)
         logits = program.head_prefill(x, 0, inputs.weights)
         recorder.deallocate(x)
         recorder.deallocate(logits)
@@ -166,9 +196,9 @@ def _run_prefill(
         inputs_only = after
         step()
         after = recorder.in_use()
-    run.ttnn.deallocate(prompt)
-    run.ttnn.deallocate(positions)
-    return _phase_run(f"prefill_{tokens}", seen, after, inputs_only)
+    for tensor in given:
+        run.ttnn.deallocate(tensor)
+    return _phase_run(name or f"prefill_{tokens}", seen, after, inputs_only)
 
 
 def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder) -> PhaseRun:

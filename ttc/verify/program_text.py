@@ -52,6 +52,7 @@ DEVICE_OPERATIONS = frozenset(
         "experimental.rotary_embedding_hf",
         "experimental.rotary_embedding_llama",
         "experimental.rotary_embedding_llama_fused_qk",
+        "transformer.chunked_scaled_dot_product_attention",
         "transformer.paged_scaled_dot_product_attention_decode",
         "transformer.scaled_dot_product_attention",
     }

@@ -29,6 +29,18 @@ def attend_step(m: Any, q: Any = None, dtype: str = "bfloat8_b", **changed: Any)
     )
 
 
+def attend_chunk(m: Any, rows: int = 64, dtype: str = "bfloat8_b", **changed: Any) -> Any:
+    settings: dict[str, Any] = {
+        "chunk_start_idx_tensor": m.tensor((1,), "int32", rows=True),
+        "page_table_tensor": m.tensor((1, 8), "int32", rows=True),
+        "program_config": m.attention(64, 64),
+    }
+    q = m.tensor((1, HEADS, rows, HEAD_DIM))
+    return m.t.transformer.chunked_scaled_dot_product_attention(
+        q, m.cache(dtype), m.cache(dtype), **settings | changed
+    )
+
+
 def one_kv_head(m: Any, dtype: str = "bfloat16", **changed: Any) -> Any:
     cache = m.cache(kv_heads=1)
     q = m.tensor((1, 32, HEADS, HEAD_DIM), dtype, m.by_user(32))
@@ -48,6 +60,21 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "attend, more keys": lambda m: attend(m, keys=128),
     "attend, chunks": lambda m: attend(m, program_config=m.attention(64, 128)),
     "attend, odd chunk": lambda m: attend(m, program_config=m.attention(48, 64)),
+    "chunk": lambda m: attend_chunk(m),
+    "chunk, bf16": lambda m: attend_chunk(m, dtype="bfloat16"),
+    "chunk, window and scale": lambda m: attend_chunk(m, sliding_window_size=48, scale=0.25),
+    "chunk, a scale beyond float32": lambda m: attend_chunk(m, scale=0.1),
+    "chunk, larger blocks of keys": lambda m: attend_chunk(m, program_config=m.attention(64, 256)),
+    "chunk, to L1": lambda m: attend_chunk(m, memory_config=m.t.L1_MEMORY_CONFIG),
+    "chunk, heads joined": lambda m: attend_chunk(m, output_concat_heads=True),
+    "chunk, more queries than pages": lambda m: attend_chunk(m, rows=512),
+    "chunk, odd row of pages": lambda m: attend_chunk(
+        m, page_table_tensor=m.tensor((1, 9), "int32", rows=True)
+    ),
+    "chunk, unsigned start": lambda m: attend_chunk(m, chunk_start_idx_tensor=m.ids(1)),
+    "chunk, start of two dims": lambda m: attend_chunk(
+        m, chunk_start_idx_tensor=m.tensor((1, 1), "int32", rows=True)
+    ),
     "step": lambda m: attend_step(m),
     "step, queries by user": lambda m: attend_step(
         m, m.tensor((1, 32, HEADS, 64), memory=m.by_user(32))

@@ -1,3 +1,4 @@
+# type: ignore
 """A program of two decoders of one head, written by hand in the shape of an emitted module.
 
 Each decoder is 11 device operations, in decode and in prefill; reshapes here are none.
@@ -9,6 +10,8 @@ BATCH = 32
 CONTEXT = 128
 KV_BLOCK = 32
 KV_BLOCKS = 128
+CHUNK_START = 64
+PAGES = 8
 VOCAB = 96
 ROPE_POSITIONS = 32
 MESH_SHAPE = (1, 1)
@@ -95,7 +98,7 @@ def decoder_decode(x, positions, page_table, cache, w):
     return y
 
 
-def decoder_prefill(x, page_table, user, cache, w):
+def decoder_prefill(x, blocks, cache, w):
     """x [1, 1, 64, 64] bf16 DRAM; freed here."""
     k_cache, v_cache = cache
     normed = ttnn.rms_norm(x, epsilon=1e-05, weight=w.norm)
@@ -107,8 +110,8 @@ def decoder_prefill(x, page_table, user, cache, w):
     ttnn.deallocate(qkv)
     k_stored = ttnn.typecast(k, ttnn.bfloat8_b)
     v_stored = ttnn.typecast(v, ttnn.bfloat8_b)
-    ttnn.experimental.paged_fill_cache(k_cache, k_stored, page_table, batch_idx=user)
-    ttnn.experimental.paged_fill_cache(v_cache, v_stored, page_table, batch_idx=user)
+    ttnn.experimental.paged_fill_cache(k_cache, k_stored, blocks)
+    ttnn.experimental.paged_fill_cache(v_cache, v_stored, blocks)
     ttnn.deallocate(k_stored)
     ttnn.deallocate(v_stored)
     attn = ttnn.transformer.scaled_dot_product_attention(
@@ -157,11 +160,11 @@ def advance(positions, rope_positions):
     ttnn.plus_one(rope_positions)
 
 
-def prefill_64(tokens, rope_positions, page_table, user, caches, w):
+def prefill_64(tokens, rope_positions, blocks, user, caches, w):
     """[1, 1, 64, 64] bf16 DRAM, before the head; the caller frees it."""
     x = embed(tokens, w)
     for cache, layer in zip(caches, w.decoders, strict=True):
-        x = decoder_prefill(x, page_table, user, cache, layer)
+        x = decoder_prefill(x, blocks, cache, layer)
     return x
 
 
@@ -174,3 +177,4 @@ def head_prefill(x, row, w):
 
 
 PREFILL = {64: prefill_64}
+PREFILL_CHUNK = {}
