@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,10 @@ settings.load_profile("ttc")
 
 # Torch's threads spin while they wait, which slows everything else on a small machine down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell that puts a command in the background makes it and its children deaf to Ctrl-C, which
+# tests of interrupts send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 type Golden = Callable[[Path, str], None]
 

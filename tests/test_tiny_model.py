@@ -63,7 +63,9 @@ def model(artefact: Artefact) -> Model:
 
 @pytest.fixture(scope="module")
 def expected(checkpoint: Path) -> LlamaForCausalLM:
-    return LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    return LlamaForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
 
 
 def pcc(a: Any, b: Any) -> float:
