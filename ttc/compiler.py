@@ -1,20 +1,21 @@
 """The whole compiler on one page: spec -> graph -> plan -> calls -> module text."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ttc.emit.emit import emit_module
 from ttc.graph.build import build_graph
 from ttc.graph.graph import ModelGraph
 from ttc.graph.passes import run_passes
 from ttc.hardware.hardware import Mesh
-from ttc.lower.calls import CallModule
-from ttc.lower.lower import lower_plan
 from ttc.plan.paging import Paging
 from ttc.plan.plan import Plan
 from ttc.plan.planner import plan_model
 from ttc.plan.text import fingerprint, plan_text
 from ttc.spec.model import ModelSpec
 from ttc.spec.precision import PrecisionProfile
+
+if TYPE_CHECKING:
+    from ttc.lower.calls import CallModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Compiled:
     plan: Plan
     plan_yaml: str
     fingerprint: str
-    calls: CallModule
+    calls: "CallModule"
     module: str
 
 
@@ -82,6 +83,10 @@ def compile_model(
     )
     plan_yaml = plan_text(plan)
     identity = fingerprint(plan_yaml)
+    # Planning alone is asked for often, and these take a tenth of its time to import.
+    from ttc.emit.emit import emit_module
+    from ttc.lower.lower import lower_plan
+
     calls = lower_plan(plan, mesh.chip, identity)
     return Compiled(
         spec=spec,

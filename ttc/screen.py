@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ttc.alternatives import Alternative
@@ -20,6 +19,8 @@ from ttc.spec.check import FileCheck
 from ttc.spec.precision import TableRow
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from ttc.checkpoint.upkeep import CachedWeight
     from ttc.verify.report import Report
 
@@ -78,6 +79,14 @@ class Screen:
         if not self.err.is_terminal:
             yield silent
             return
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
         bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
