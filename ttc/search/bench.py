@@ -58,6 +58,16 @@ class Measured:
     hits: str
     kls: tuple[float, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The means, for `--json`."""
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "kl": self.kl,
+            "perplexity": self.perplexity,
+            "tokens": self.tokens,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchSettings:

@@ -45,16 +45,12 @@ class Compared:
     difference: Difference
 
     def to_json(self) -> dict[str, Any]:
-        measured, difference = self.measured, self.difference
+        difference = self.difference
         return {
             "name": self.name,
             "bytes_read": self.bytes_read,
             "tokens_per_s": self.tokens_per_s,
-            "top1": measured.top1,
-            "top5": measured.top5,
-            "kl": measured.kl,
-            "perplexity": measured.perplexity,
-            "tokens": measured.tokens,
+            **self.measured.to_json(),
             "top1_difference": difference.top1,
             "top1_difference_error": difference.top1_error,
             "kl_difference": difference.kl,

@@ -94,16 +94,11 @@ class Point:
     choice: Choice | None
 
     def to_json(self) -> dict[str, Any]:
-        measured = self.measured
         return {
             "name": self.name,
             "bytes_read": self.bytes_read,
             "tokens_per_s": self.tokens_per_s,
-            "top1": measured.top1,
-            "top5": measured.top5,
-            "kl": measured.kl,
-            "perplexity": measured.perplexity,
-            "tokens": measured.tokens,
+            **self.measured.to_json(),
         }
 
 
