@@ -162,7 +162,9 @@ def open_session(
                 write_weight(stored, source, Sink(file))
         with open_backend("emulate", compiled.mesh, rounding=rounding) as backend:
             parts = backend.replicas(program.MESH_SHAPE)
-            loaded = load_weights(program, Path(weights), parts[0])
+            loaded = load_weights(
+                program, lambda name: Path(weights) / f"{name}.tensorbin", parts[0]
+            )
             if not rounding:
                 _call_as_planned(loaded, plan)
             replicas = tuple(

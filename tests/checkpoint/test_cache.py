@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ from ttc.errors import CheckpointError
 
 pytestmark = pytest.mark.fast
 
-KEY = entry_key({"shape": [1, 2]})
+ORIGIN = {"shape": [1, 2]}
+KEY = entry_key(ORIGIN)
 CONTENT = bytes(range(256)) * 40
 
 
@@ -36,7 +38,7 @@ def entry(cache: WeightCache) -> CacheEntry:
 
 
 def stored(cache: WeightCache) -> CacheEntry:
-    entry = cache.store(KEY, {"shape": [1, 2]}, write_content)
+    entry = cache.store(ORIGIN, write_content)
     assert entry is not None
     return entry
 
@@ -57,7 +59,7 @@ def test_stored_once_and_found(cache: WeightCache, entry: CacheEntry) -> None:
     assert entry.path.read_bytes() == CONTENT
     assert entry.size_bytes == len(CONTENT)
     assert cache.look_up(KEY).entry == entry
-    assert cache.store(KEY, {}, must_not_write) == entry
+    assert cache.store(ORIGIN, must_not_write) == entry
 
 
 def test_nothing_is_found_in_an_empty_cache(cache: WeightCache) -> None:
@@ -97,8 +99,28 @@ def test_a_flipped_bit_is_found_when_verifying(cache: WeightCache, entry: CacheE
 def test_a_damaged_record(cache: WeightCache, entry: CacheEntry, text: str) -> None:
     entry.path.with_suffix(".json").write_text(text)
     assert "is not readable" in cache.look_up(KEY).damage
-    cache.store(KEY, {}, write_content)
+    cache.store(ORIGIN, write_content)
     assert cache.look_up(KEY).entry is not None
+
+
+def test_an_entry_under_the_name_of_another(cache: WeightCache, entry: CacheEntry) -> None:
+    """Sound in itself, and not what the key stands for."""
+    other: dict[str, Any] = {"shape": [3, 4]}
+    target = cache.root / entry_key(other)[:2] / f"{entry_key(other)}.tensorbin"
+    target.parent.mkdir(exist_ok=True)
+    entry.path.rename(target)
+    entry.path.with_suffix(".json").rename(target.with_suffix(".json"))
+    assert "is the record of another tensor" in cache.look_up(entry_key(other)).damage
+    found = cache.store(other, lambda sink: sink.write(b"what belongs there"))
+    assert found
+    assert found.path.read_bytes() == b"what belongs there"
+
+
+def test_a_copy_of_a_changed_file_is_refused(entry: CacheEntry, tmp_path: Path) -> None:
+    damage(entry, lambda data: data.__setitem__(9_000, data[9_000] ^ 1))
+    with pytest.raises(CheckpointError, match="was changed"):
+        link_entry(entry, tmp_path / "weights" / "w.tensorbin", copy=True)
+    assert not list((tmp_path / "weights").iterdir())
 
 
 def test_a_tensor_without_a_record_is_no_entry(cache: WeightCache, entry: CacheEntry) -> None:
@@ -117,7 +139,7 @@ def test_a_failed_write_leaves_nothing(cache: WeightCache) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.store(KEY, {}, fail)
+        cache.store(ORIGIN, fail)
     assert cache.look_up(KEY).entry is None
     assert not list(cache.root.rglob("*.part"))
 
@@ -135,13 +157,13 @@ def test_a_full_disk(cache: WeightCache) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(CheckpointError, match="the disk is full"):
-        cache.store(KEY, {}, fail)
+        cache.store(ORIGIN, fail)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CheckpointError, match="choose a folder that you may write"):
-        WeightCache(tmp_path / "file").store(KEY, {}, write_content)
+        WeightCache(tmp_path / "file").store(ORIGIN, write_content)
 
 
 STORE_SLOWLY = """
@@ -155,7 +177,7 @@ def write(sink):
     time.sleep(0.5)
     sink.write(b"content")
 
-WeightCache(Path(sys.argv[1])).store("0" * 64, {}, write)
+WeightCache(Path(sys.argv[1])).store({}, write)
 """
 
 

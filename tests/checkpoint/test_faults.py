@@ -205,6 +205,29 @@ def test_a_flipped_bit_in_the_cache_and_so_in_the_artefact(bench: Bench) -> None
     assert bench.weights() == before
 
 
+def test_a_flipped_bit_that_left_the_times_of_the_file(bench: Bench) -> None:
+    """A compile looks at sizes, headers and times; what it took all the same is never loaded."""
+    from ttc import api
+    from ttc.errors import ArtefactError
+
+    assert bench.convert()[0] == 0
+    before, victim = bench.weights(), max(bench.entries, key=lambda path: path.stat().st_size)
+    facts, data = victim.stat(), bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 4
+    victim.chmod(0o644)
+    victim.write_bytes(data)
+    os.utime(victim, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    (bench.folder / "log").unlink()
+    assert bench.convert()[0] == 0
+    assert not bench.log()
+    with pytest.raises(ArtefactError, match="was changed"):
+        api.load(bench.folder / "out0.0", backend="emulate")
+    code, text = bench.convert()
+    assert (code, len(bench.log())) == (0, 1)
+    assert "is damaged and converted again" in text
+    assert bench.weights() == before
+
+
 def test_a_checkpoint_that_changed_with_the_same_size_and_time(bench: Bench) -> None:
     assert bench.convert()[0] == 0
     before, path = bench.weights(), bench.checkpoint / "model.safetensors"

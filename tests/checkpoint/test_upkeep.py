@@ -28,7 +28,7 @@ def store(cache: WeightCache, name: str, size: int, used_at: int) -> str:
     def write(sink: Sink) -> None:
         sink.write(bytes(size))
 
-    assert cache.store(key, origin, write)
+    assert cache.store(origin, write)
     os.utime(cache.root / key[:2] / f"{key}.json", (used_at, used_at))
     return key
 

@@ -169,7 +169,7 @@ def make_session(tmp_path: Path) -> MakeSession:
         device = SimpleNamespace(compute_with_storage_grid_size=lambda: SimpleNamespace(x=8, y=8))
         backend = Backend(ttnn=small_ttnn(), device=device)
         program = load_program(tmp_path / "model.py", backend.ttnn)
-        weights = load_weights(program, tmp_path / "weights", backend)
+        weights = load_weights(program, lambda name: tmp_path / f"{name}.tensorbin", backend)
         return Replica(program=program, backend=backend, weights=weights, blocks=blocks)
 
     def make(blocks: list[int] | None = None, replicas: int = 1) -> Session:

@@ -155,7 +155,7 @@ def _run(
     with open_backend("emulate", mesh, rounding=rounding) as backend:
         watch = _Watch(backend, tell)
         program = load_observed(artefact.program, backend.ttnn, watch.observe)
-        session = open_session(program, artefact.folder / "weights", backend)
+        session = open_session(program, artefact, backend)
         watch.decoders = {
             id(each): number
             for replica in session.replicas

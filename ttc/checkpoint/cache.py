@@ -6,8 +6,9 @@ never changes. An entry exists once its JSON file does: the tensor is written un
 name, flushed to the disk and renamed, then the JSON file in the same way. A crash at any point
 leaves no entry, or a whole one. Whatever fails its check is reported, and converted again.
 
-A file is checked by its size and its first bytes, and as a whole if it was written to since it was
-made (its time of modification says so) or if that is asked for.
+A record is checked by what it says its key is a hash of. A file is checked by its size and its
+first bytes, and as a whole if it was written to since it was made (its time of modification says
+so) or if that is asked for. What a program loads is always checked as a whole, when it is loaded.
 """
 
 import errno
@@ -101,6 +102,8 @@ class WeightCache:
                 header_sha256=str(recorded["header_sha256"]),
                 modified_ns=int(recorded["modified_ns"]),
             )
+            if entry_key(recorded["origin"]) != key:
+                return LookUp(damage=f"{key}.json is the record of another tensor")
         except (FileNotFoundError, NotADirectoryError):
             return LookUp()
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -114,19 +117,15 @@ class WeightCache:
             os.utime(self._record_path(key))
 
     def store(
-        self,
-        key: str,
-        origin: Mapping[str, Any],
-        write: Callable[[Sink], None],
-        *,
-        wait: bool = True,
+        self, origin: Mapping[str, Any], write: Callable[[Sink], None], *, wait: bool = True
     ) -> CacheEntry | None:
-        """The entry of a key, made by `write(sink)` unless it is there.
+        """The entry of what is made from `origin`, written by `write(sink)` unless it is there.
 
-        A lock per key lets one of several processes do the work. The others wait and then find the
-        entry, or get None at once without `wait`. CheckpointError if the folder cannot be written
-        or the disk is full.
+        A lock per entry lets one of several processes do the work. The others wait and then find
+        the entry, or get None at once without `wait`. CheckpointError if the folder cannot be
+        written or the disk is full.
         """
+        key = entry_key(origin)
         folder = self._tensor_path(key).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -224,6 +223,8 @@ def link_entry(entry: CacheEntry, target: Path, *, copy: bool = False) -> None:
     try:
         if copy or not _linked(entry.path, temporary):
             shutil.copy2(entry.path, temporary)
+            if file_sha256(temporary) != entry.sha256:
+                raise _damaged_copy(entry)
         temporary.replace(target)
     except OSError as error:
         raise _cannot_write(target.parent, error) from error
@@ -255,6 +256,16 @@ def file_sha256(path: Path, limit_bytes: int | None = None) -> str:
         if limit_bytes is not None:
             return hashlib.sha256(file.read(limit_bytes)).hexdigest()
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged_copy(entry: CacheEntry) -> CheckpointError:
+    return CheckpointError(
+        Problem(
+            message=f"the cached weight {entry.path} was changed",
+            note="its checksum differs from the one it was written with",
+            help="run again with --verify-weights, which converts damaged weights anew",
+        )
+    )
 
 
 def _cannot_write(folder: Path, error: OSError) -> CheckpointError:

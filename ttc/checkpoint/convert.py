@@ -70,7 +70,7 @@ def convert_weights(
                 write_weight(item.weight, source, sink, stop)
 
         origin = weight_origin(item.weight, source)
-        return cache.store(item.key, origin, write, wait=patient) is not None
+        return cache.store(origin, write, wait=patient) is not None
 
     try:
         left = list(pending)

@@ -16,6 +16,7 @@ from typing import Any, cast
 from ttc.checkpoint.cache import HEADER_BYTES, file_sha256
 from ttc.errors import ArtefactError, Problem
 from ttc.hardware.hardware import load_mesh
+from ttc.runtime.weight_files import WeightFile, changed_weight
 
 FORMAT = 2
 """Version of the folder's layout and of the manifest's fields."""
@@ -38,19 +39,6 @@ class FileFacts:
 
     bytes: int
     sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightFile:
-    """One converted weight: `file` is relative to the artefact folder.
-
-    header_sha256   of the first HEADER_BYTES bytes, which every load compares
-    """
-
-    file: str
-    bytes: int
-    sha256: str
-    header_sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,7 +347,7 @@ def _check_weights(
 ) -> list[Problem]:
     """Size and first bytes; all of a file that was written to after the manifest, or if asked for.
 
-    Reading every byte of a large model on each start would be too slow.
+    All of the others is compared when they are loaded, see `checked_files`.
     """
     listed = {weight.file for weight in weights.values()}
     found = (f"{WEIGHTS}/{path.name}" for path in (folder / WEIGHTS).glob("*.tensorbin"))
@@ -385,20 +373,17 @@ def _check_weights(
             continue
         facts = path.stat()
         if facts.st_size != weight.bytes:
-            why = f"is truncated: {path} has {facts.st_size} bytes, expected {weight.bytes}"
+            problems.append(
+                Problem(
+                    message=f"the weight {name} is truncated: {path} has {facts.st_size} bytes, "
+                    f"expected {weight.bytes}",
+                    help="run ttc compile again",
+                )
+            )
         elif file_sha256(path, HEADER_BYTES) != weight.header_sha256 or (
             (whole or facts.st_mtime_ns > built_ns) and file_sha256(path) != weight.sha256
         ):
-            why = f"was changed: the checksum of {path} differs from the manifest"
-        else:
-            continue
-        problems.append(
-            Problem(
-                message=f"the weight {name} {why}",
-                help="run ttc compile again with --verify-weights, which converts damaged weights "
-                "anew",
-            )
-        )
+            problems.append(changed_weight(name, path))
     return problems
 
 

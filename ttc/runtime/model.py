@@ -52,7 +52,7 @@ class Model:
             program = load_program(artefact.program, opened.ttnn)
             self.session = open_session(
                 program,
-                artefact.folder / "weights",
+                artefact,
                 opened,
                 max_blocks=self._serving.max_blocks,
                 prefix_reuse=self._serving.prefix_reuse,

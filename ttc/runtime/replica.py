@@ -1,7 +1,7 @@
 """One program on the chips of one replica: weights, KV caches, and where each of its users is."""
 
 # pyright: reportUnknownMemberType=false
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +28,24 @@ type Logits = NDArray[np.float32]
 """[users, vocab], or [tokens, vocab] of one user."""
 
 
-def load_weights(program: Program, folder: Path, backend: Backend) -> Any:
+def weight_names(program: Program) -> tuple[str, ...]:
+    """The names of the weights of a program, in the order in which they are loaded."""
+    decoders = enumerate(program.DECODER_WEIGHTS)
+    return (
+        *program.MODEL_WEIGHTS,
+        *(f"decoders.{layer}.{name}" for layer, names in decoders for name in names),
+    )
+
+
+def load_weights(program: Program, path_of: Callable[[str], Path], backend: Backend) -> Any:
     """What a program takes beside its inputs: a weight per attribute, `decoders` with one object
     each, the device, and the semaphores and buffers of collectives.
+
+    path_of   the file of a weight, by its name
     """
 
-    def one(path: Path) -> Tensor:
+    def one(name: str) -> Tensor:
+        path = path_of(name)
         try:
             return backend.load(path)
         except Exception as error:  # whatever the backend makes of a file that is not one of ours
@@ -46,9 +58,7 @@ def load_weights(program: Program, folder: Path, backend: Backend) -> Any:
             ) from error
 
     def load(prefix: str, names: Sequence[str]) -> SimpleNamespace:
-        return SimpleNamespace(
-            **{name: one(folder / f"{prefix}{name}.tensorbin") for name in names}
-        )
+        return SimpleNamespace(**{name: one(f"{prefix}{name}") for name in names})
 
     weights = load("", tuple(program.MODEL_WEIGHTS))
     weights.decoders = [

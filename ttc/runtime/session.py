@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ttc.errors import Problem, UsageError
+from ttc.runtime.artefact import Artefact
 from ttc.runtime.backends import Backend
 from ttc.runtime.blocks import BlockUse
 from ttc.runtime.program import Program
-from ttc.runtime.replica import Logits, Replica, load_weights
+from ttc.runtime.replica import Logits, Replica, load_weights, weight_names
+from ttc.runtime.weight_files import checked_files
 
 
 def open_session(
     program: Program,
-    weights: Path,
+    artefact: Artefact,
     backend: Backend,
     *,
     max_blocks: int | None = None,
@@ -23,8 +24,9 @@ def open_session(
 ) -> "Session":
     """A session on all replicas that the mesh of the backend has room for.
 
-    `weights` is the folder of the weight files. Replicas of one device share them. `max_blocks`
-    and `prefix_reuse` are those of `Serving`; UsageError for more blocks than the caches have.
+    `artefact` has the weights, of which every byte is compared with its checksum; replicas of one
+    device share them. `max_blocks` and `prefix_reuse` are those of `Serving`. UsageError for more
+    blocks than the caches have, ArtefactError for a weight that was changed.
     """
     shared = program.KV_BLOCKS - 1
     if max_blocks is not None and not 1 <= max_blocks <= shared:
@@ -39,19 +41,21 @@ def open_session(
     blocks = range(max_blocks or shared)
     loaded: dict[int, Replica] = {}
     replicas: list[Replica] = []
-    for part in backend.replicas(program.MESH_SHAPE):
-        known = loaded.get(id(part.device))
-        found = known.weights if known else load_weights(program, weights, part)
-        replicas.append(
-            Replica(
-                program=program,
-                backend=part,
-                weights=found,
-                blocks=blocks,
-                prefix_reuse=prefix_reuse,
+    weights = artefact.manifest.weights or {}
+    with checked_files(artefact.folder, weights, weight_names(program)) as path_of:
+        for part in backend.replicas(program.MESH_SHAPE):
+            known = loaded.get(id(part.device))
+            found = known.weights if known else load_weights(program, path_of, part)
+            replicas.append(
+                Replica(
+                    program=program,
+                    backend=part,
+                    weights=found,
+                    blocks=blocks,
+                    prefix_reuse=prefix_reuse,
+                )
             )
-        )
-        loaded.setdefault(id(part.device), replicas[-1])
+            loaded.setdefault(id(part.device), replicas[-1])
     return Session(program=program, replicas=tuple(replicas))
 
 

@@ -27,7 +27,7 @@ from ttc.hardware.hardware import load_mesh
 from ttc.located import read_text
 from ttc.plan.plan import Plan
 from ttc.progress import Progress
-from ttc.runtime.artefact import ttc_version
+from ttc.runtime.artefact import Artefact, ttc_version
 from ttc.runtime.backends import Backend, EmulatorBackend, open_backend
 from ttc.runtime.program import Tensor, load_program
 from ttc.runtime.session import Session, open_session
@@ -139,8 +139,8 @@ class Bench:
         """
         written, plan = read_text(text).strip(), self.plan("bf16")
         room = Room(context=plan.context, block=plan.kv_cache.block_tokens)
-        with self._artefact(load_profile("bf16")) as folder:
-            tokens = load_tokenizer(folder).encode(written)
+        with self._artefact(load_profile("bf16")) as artefact:
+            tokens = load_tokenizer(artefact.folder).encode(written)
         check_length(room, split, len(tokens))
         return tokens[: split.tokens]
 
@@ -188,30 +188,27 @@ class Bench:
         return (self.model.name, settings.mesh, str(settings.context), settings.weights or "")
 
     def _checkpoint(self) -> Checkpoint:
-        with self._artefact(load_profile("bf16")) as folder:
-            artefact = api.opened(folder)
+        with self._artefact(load_profile("bf16")) as artefact:
             return checkpoint_of(artefact, self.settings.cache, self.settings.weights)[1]
 
     @contextmanager
-    def _artefact(self, profile: PrecisionProfile) -> Iterator[Path]:
+    def _artefact(self, profile: PrecisionProfile) -> Iterator[Artefact]:
         with TemporaryDirectory(dir=self._scratch) as folder:
-            out = Path(folder) / "artefact"
-            api.compile(
+            yield api.compile(
                 self.settings.spec,
                 mesh=self.settings.mesh,
                 precision=profile,
                 context=self.settings.context,
                 weights=self.settings.weights,
                 cache=self.settings.cache,
-                out=out,
+                out=Path(folder) / "artefact",
             )
-            yield out
 
     @contextmanager
     def _session(self, profile: PrecisionProfile) -> Iterator[Session]:
-        with self._artefact(profile) as folder:
-            program = load_program(folder / "model.py", self._backend.ttnn)
-            yield open_session(program, folder / "weights", self._backend)
+        with self._artefact(profile) as artefact:
+            program = load_program(artefact.program, self._backend.ttnn)
+            yield open_session(program, artefact, self._backend)
 
 
 @contextmanager
