@@ -110,14 +110,26 @@ def make_case(
     changes: Mapping[str, Any] | None = None,
     *,
     tokens: int = PROMPT_TOKENS + STEPS,
+    prompt: int = 0,
 ) -> Case:
-    """A checkpoint, the spec that `ttc new` writes of it, and what transformers computes."""
+    """A checkpoint, the spec that `ttc new` writes of it, and what transformers computes.
+
+    prompt  how many of the tokens it reads at once; 0: all
+    """
     model = make_checkpoint(folder / "checkpoint", hf_class, changes)
     token_ids = torch.randint(3, model.config.vocab_size, (tokens,)).tolist()
-    with torch.no_grad():
-        logits = model(torch.tensor([token_ids])).logits[0].numpy()
+    logits = reference_logits(model, token_ids, prompt or tokens)
     spec = new_spec(str(folder / "checkpoint"), out=folder / "specs" / "random.yaml").spec
     return Case(spec=spec, checkpoint=folder / "checkpoint", token_ids=token_ids, logits=logits)
+
+
+def reference_logits(model: Any, token_ids: list[int], prompt: int) -> NDArray[np.float32]:
+    """[tokens, vocab] of transformers: a prompt at once, the rest token by token from the cache."""
+    cache = transformers.DynamicCache(config=model.config)
+    parts = [token_ids[:prompt], *([token] for token in token_ids[prompt:])]
+    with torch.no_grad():
+        read = [model(torch.tensor([part]), past_key_values=cache).logits[0] for part in parts]
+    return torch.cat(read).numpy()
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def made(
 ) -> tuple[Variant, Case]:
     variant = request.param
     folder = tmp_path_factory.mktemp(variant.name)
-    return variant, make_case(folder, variant.hf_class, variant.changes)
+    return variant, make_case(folder, variant.hf_class, variant.changes, prompt=PROMPT_TOKENS)
 
 
 def test_unrounded_logits_are_those_of_transformers(
@@ -119,6 +119,26 @@ def test_users_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
     for user, steps in enumerate(alone):
         for logits, step in zip(together, steps, strict=True):
             np.testing.assert_allclose(logits[user], step, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["llama dynamic", "phi3 longrope"])
+def test_prompts_of_every_length_in_turn(tmp_path: Path, variant: str) -> None:
+    """Where a prompt turns by its length, neither those before it nor their caches matter."""
+    name, _, changed = variant.partition(" ")
+    hf_class = load_architecture(name).hf_classes[0]
+    case = make_case(tmp_path, hf_class, variants_of(name)[changed])
+    lengths, alone = (40, 30, 61, 60, 33, 61), dict[int, np.ndarray]()
+    for tokens in sorted(set(lengths)):
+        with open_session(case, tmp_path, rounding=False) as session:
+            alone[tokens] = session.prefill([case.token_ids[:tokens]])[0]
+    with open_session(case, tmp_path, batch=3, rounding=False) as session:
+        replica = session.replicas[0]
+        for turn, tokens in enumerate(lengths):
+            replica.release(turn % 3)
+            logits = replica.join(turn % 3, case.token_ids[:tokens], tokens)
+            assert logits is not None
+            np.testing.assert_allclose(logits[0], alone[tokens], rtol=1e-3, atol=1e-3)
+        assert replica.cached_tokens(2) == 32, "of the same length before"
 
 
 @pytest.mark.parametrize("ranges", [1, 3])

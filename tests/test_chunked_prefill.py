@@ -37,6 +37,13 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "a window over chunks": ("MistralForCausalLM", {"sliding_window": 300}),
+    "a length that matters": (
+        "LlamaForCausalLM",
+        {
+            "rope_scaling": {"rope_type": "dynamic", "factor": 64.0},
+            "max_position_embeddings": 256,
+        },
+    ),
     "yarn": (
         "LlamaForCausalLM",
         {
@@ -55,7 +62,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     hf_class, changes = CASES[request.param]
     limit = {"max_position_embeddings": 16384}
     folder = tmp_path_factory.mktemp("model")
-    return make_case(folder, hf_class, {**limit, **changes}, tokens=PROMPT + STEPS)
+    return make_case(folder, hf_class, {**limit, **changes}, tokens=PROMPT + STEPS, prompt=PROMPT)
 
 
 def read(session: Session, token_ids: list[int]) -> NDArray[np.float32]:

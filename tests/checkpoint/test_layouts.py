@@ -5,7 +5,7 @@ import pytest
 
 from ttc.checkpoint.layouts import mask_table, rope_table, row_order, transformation_matrix
 from ttc.plan.tables import MaskTable, RopeTable
-from ttc.spec.rope import NoScaling, Yarn
+from ttc.spec.rope import Dynamic, NoScaling, Yarn
 
 pytestmark = pytest.mark.fast
 
@@ -22,6 +22,18 @@ def table(kind: str, order: str, rows: int = ROWS) -> RopeTable:
         rows=rows,
         order=order,  # type: ignore[arg-type]
     )
+
+
+def test_rows_of_decode_steps_are_those_of_the_length_up_to_them() -> None:
+    rope = Dynamic(theta=100.0, factor=2.0, original_context_tokens=10)
+    steps = rope_table(replace(table("sin", "halves"), rope=rope, by_step=True))
+    of_prompts = replace(table("sin", "halves"), rope=rope)
+    for position in range(ROWS):
+        prompt = rope_table(of_prompts, tokens=position + 1)
+        assert steps[position].tolist() == prompt[position].tolist()
+    whole = rope_table(of_prompts)
+    assert whole.tolist() == rope_table(of_prompts, tokens=ROWS).tolist()
+    assert np.abs(whole - steps)[5].max() > 1e-3
 
 
 def test_rows_by_their_definition() -> None:

@@ -33,6 +33,7 @@ MESH_SHAPE = (1, 1)
 VOCAB_SHARDS = 1
 SEMAPHORES = 0
 BUFFERS = {}
+PROMPT_TABLES = {}
 MODEL_WEIGHTS = {"embed": ((1, 1), None, None, None)}
 DECODER_WEIGHTS = ({"wqkv": ((1, 1), None, None, None)},)
 CACHES = ((((KV_BLOCKS, 1, KV_BLOCK, 1), None, None, None),) * 2,)

@@ -69,6 +69,15 @@ def test_equal_blocks_after_other_tokens_are_not_the_same() -> None:
     assert each.cached_tokens([2, 2, 2, 2, 5]) == 0
 
 
+def test_prompts_of_lengths_that_are_not_alike_share_nothing() -> None:
+    each = BlockPool(range(20), block_tokens=SIZE, alike=lambda tokens: (tokens > 9,))
+    taken(each, [1] * 9)
+    assert each.cached_tokens([1] * 9) == 8
+    assert each.cached_tokens([1] * 10) == 0
+    taken(each, [1] * 10)
+    assert each.cached_tokens([1] * 15) == 8
+
+
 def test_nothing_is_found_before_it_was_written() -> None:
     each = pool()
     holding = each.take([1] * 8, 8)

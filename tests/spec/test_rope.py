@@ -17,6 +17,7 @@ from ttc.spec.rope import (
     NoScaling,
     Rope,
     Yarn,
+    alike_tokens,
     attention_factor,
     inverse_frequencies,
     longrope_attention_factor,
@@ -63,7 +64,7 @@ def test_llama3_keeps_fast_and_divides_slow_frequencies() -> None:
 
 
 @pytest.mark.fast
-def test_the_context_decides_for_dynamic_and_longrope() -> None:
+def test_the_length_decides_for_dynamic_and_longrope() -> None:
     plain = inverse_frequencies(NoScaling(theta=10000.0), 64, CONTEXT)
     dynamic = Dynamic(theta=10000.0, factor=2.0, original_context_tokens=4096)
     assert inverse_frequencies(dynamic, 64, 4096) == plain
@@ -75,6 +76,20 @@ def test_the_context_decides_for_dynamic_and_longrope() -> None:
     for context, factors in ((4096, long.short_factors), (4128, long.long_factors)):
         expected = [f / factor for f, factor in zip(plain, factors, strict=True)]
         assert inverse_frequencies(long, 64, context) == pytest.approx(expected)
+
+
+@pytest.mark.fast
+def test_lengths_that_turn_alike() -> None:
+    dynamic = Dynamic(theta=10000.0, factor=2.0, original_context_tokens=4096)
+    assert [alike_tokens(dynamic, n) for n in (1, 4096, 4097, 5000)] == [1, 1, 4097, 5000]
+    long = LongRope(
+        theta=10000.0, factor=32, original_context_tokens=4096, attention_factor=1.2, **FACTORS
+    )
+    assert [alike_tokens(long, n) for n in (1, 4096, 4097, 5000)] == [1, 1, 4097, 4097]
+    for rope in (dynamic, long):
+        for tokens in (7, 4096, 4097, 5000):
+            alike = inverse_frequencies(rope, 64, alike_tokens(rope, tokens))
+            assert alike == inverse_frequencies(rope, 64, tokens)
 
 
 TEXT = """\

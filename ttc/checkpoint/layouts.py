@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ttc.checkpoint.files import RowOrder
 from ttc.plan.tables import MaskTable, RopeTable
-from ttc.spec.rope import attention_factor, inverse_frequencies
+from ttc.spec.rope import alike_tokens, attention_factor, inverse_frequencies
 
 TRANSFORMATION_ROWS = 32
 
@@ -61,24 +61,37 @@ def mask_table(table: MaskTable) -> NDArray[np.float32]:
     return np.where(seen, np.float32(0.0), np.float32(HIDDEN))
 
 
-def rope_table(table: RopeTable) -> NDArray[np.float32]:
+def rope_table(table: RopeTable, tokens: int = 0) -> NDArray[np.float32]:
     """The table as float32 [rows, columns]; cos and sin have head_dim columns.
 
     Angles are position * inverse frequency, in float64 up to the cosine: float32 would be off by
     0.008 rad at position 131072. A table has a row for every position of the planned context.
+
+    tokens  the length of the sequence, where one is at hand
     """
     if table.kind == "transformation":
         return np.tile(transformation_matrix(), (table.rows // TRANSFORMATION_ROWS, 1))
-    turning = inverse_frequencies(table.rope, table.rotary_dim, table.rows)
-    frequencies = np.zeros(table.head_dim // 2)
-    frequencies[: len(turning)] = turning
+    turning = _turning(table, tokens)
+    width = turning.shape[1]
+    frequencies = np.zeros((len(turning), table.head_dim // 2))
+    frequencies[:, :width] = turning
     angles = np.arange(table.rows, dtype=np.float64)[:, None] * frequencies
     turned = np.cos(angles) if table.kind == "cos" else np.sin(angles)
-    turned[:, : len(turning)] *= attention_factor(table.rope)
+    turned[:, :width] *= attention_factor(table.rope)
     values = turned.astype(np.float32)
     if table.order == "pairs":
         return np.repeat(values, 2, axis=1)
     return np.concatenate((values, values), axis=1)
+
+
+def _turning(table: RopeTable, tokens: int) -> NDArray[np.float64]:
+    """Inverse frequencies [1, rotary_dim / 2], or [rows, rotary_dim / 2] where rows differ."""
+    rope, turning = table.rope, table.rotary_dim
+    if not table.by_step:
+        return np.array([inverse_frequencies(rope, turning, tokens or table.rows)])
+    alike = [alike_tokens(rope, position + 1) for position in range(table.rows)]
+    known = {each: inverse_frequencies(rope, turning, each) for each in set(alike)}
+    return np.array([known[each] for each in alike])
 
 
 def transformation_matrix() -> NDArray[np.float32]:

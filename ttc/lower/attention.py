@@ -23,7 +23,7 @@ def lower_positions(op: PlannedPositions, constants: Constants) -> tuple[Stateme
         calls.append(
             Call(
                 function="embedding",
-                args=(Ref(name="rope_positions"), Ref(name=f"w.{op.table}_{kind}")),
+                args=(Ref(name="rope_positions"), Ref(name=f"w.{op.stored}_{kind}")),
                 kwargs=(
                     ("layout", Name(name="TILE_LAYOUT")),
                     ("memory_config", Name(name="DRAM_MEMORY_CONFIG")),

@@ -7,6 +7,10 @@ shapes are those on one chip. What the caller hands over in `w` beside the weigh
     w.semaphores  SEMAPHORES global semaphores of value 0, on all worker cores
     w.NAME        for each name of BUFFERS a tensor of any content, allocated once
 
+A prompt turns by its length where PROMPT_TABLES names tables. Before a prompt of another length
+than the one before, the caller writes into them what their entries describe: cos or sin, order of
+the elements, width of a head and of the part that turns, rows, the fields of the spec's `rope`.
+
 Logits leave a program as VOCAB_SHARDS parts: chip r holds the columns from r * (their width) on,
 and the columns from VOCAB on are padding, which the caller cuts. With VOCAB_SHARDS 1 every chip
 holds all of them.
@@ -50,6 +54,8 @@ from ttc.lower.operations import lower_op
 from ttc.lower.scores import lower_mask
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import PhasePlan, Plan, WeightPlan
+from ttc.plan.tables import RopeTable
+from ttc.spec.rope import rope_fields
 
 
 def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
@@ -367,6 +373,22 @@ def _row(tensor: TensorPlan, constants: Constants) -> tuple[Expression, ...]:
     )
 
 
+def _prompt_tables(plan: Plan) -> tuple[tuple[str, tuple[Expression, ...]], ...]:
+    """The tables that prefills read and decode steps do not."""
+    apart = {each.stored for phase in plan.prefill for each in phase.positions}
+    apart -= {each.stored for each in plan.decode.positions}
+    return tuple(
+        (weight.name, _described(weight.table))
+        for weight in plan.weights
+        if isinstance(weight.table, RopeTable) and weight.name.rpartition("_")[0] in apart
+    )
+
+
+def _described(table: RopeTable) -> tuple[Expression, ...]:
+    rope = tuple(rope_fields(table.rope).items())
+    return (table.kind, table.order, table.head_dim, table.rotary_dim, table.rows, rope)
+
+
 def _tensor_tables(
     plan: Plan, constants: Constants
 ) -> tuple[tuple[TensorTable, ...], Section, tuple[LayerTable, ...]]:
@@ -381,6 +403,9 @@ def _tensor_tables(
     buffers = tuple((name, _row(tensor, constants)) for name, tensor in plan.buffers)
     tables = [
         TensorTable(name="BUFFERS", comment="Allocated once, of any content.", rows=buffers),
+        TensorTable(
+            name="PROMPT_TABLES", comment="Of a prompt's length.", rows=_prompt_tables(plan)
+        ),
         TensorTable(name="MODEL_WEIGHTS", comment="Stored once.", rows=model),
     ]
     caches: list[Constant] = []

@@ -145,6 +145,7 @@ def plan_decode_positions(setting: Setting, rope_form: RopeForm, table: str) -> 
     out = TensorPlan(shape=(1, rows, 1, head_dim), dtype="bf16", placement=placements[0])
     return PlannedPositions(
         table=table,
+        stored=table,
         decode=True,
         rows=rows,
         head_dim=head_dim,

@@ -295,11 +295,12 @@ class PlannedRows:
 class PlannedPositions:
     """cos and sin of the positions of one step, gathered from a table of the spec.
 
-    `placements` holds one placement for each set of cores that rotates (q's, k's, or both at
-    once); DRAM alone in prefill.
+    `stored` names the tensors: `rope` for rope_cos and rope_sin. `placements` holds one placement
+    for each set of cores that rotates (q's, k's, or both at once); DRAM alone in prefill.
     """
 
     table: str
+    stored: str
     decode: bool
     rows: int
     head_dim: int

@@ -75,11 +75,15 @@ def plan_prefill_ops(step: PrefillStep, inputs: Mapping[str, TensorPlan]) -> tup
 
 
 def plan_prefill_positions(setting: Setting, tokens: int, table: str) -> PlannedPositions:
-    """cos and sin of the positions of a prompt, in DRAM."""
+    """cos and sin of the positions of a prompt, in DRAM.
+
+    Where a sequence turns by its length, a prompt has tables apart from those of decode steps.
+    """
     head_dim = setting.dims.head_dim
     out = TensorPlan(shape=(1, 1, tokens, head_dim), dtype="bf16", placement=DRAM)
     return PlannedPositions(
         table=table,
+        stored=f"{table}_prompt" if setting.length_matters(table) else table,
         decode=False,
         rows=tokens,
         head_dim=head_dim,

@@ -25,8 +25,10 @@ from ttc.plan.placement import (
     tiles,
 )
 from ttc.plan.plan import Choice
+from ttc.plan.tables import depends_on_length
 from ttc.spec.model import Dims, ModelSpec, ParallelWish
 from ttc.spec.precision import EffectivePrecision, PrecisionProfile, effective
+from ttc.spec.rope import Rope
 
 Phase = Literal["decode", "prefill"]
 
@@ -129,6 +131,16 @@ class Setting:
         decoders = self.graph.decoders.values()
         used = {node.table for graph in decoders for node in graph.find(RopeQk)}
         return tuple(sorted(used, reverse=True))
+
+    def rope(self, table: str) -> Rope:
+        """What the spec says of a table."""
+        rope = self.spec.rope if table == "rope" else self.spec.local_rope
+        assert rope is not None, f"the spec was checked to give {table}"
+        return rope
+
+    def length_matters(self, table: str) -> bool:
+        """Whether the sequences of the planned context turn by their length as well."""
+        return depends_on_length(self.rope(table), self.context)
 
     @property
     def masks(self) -> tuple[int, ...]:

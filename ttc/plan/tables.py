@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ttc.plan.placement import TensorPlan
-from ttc.spec.rope import Rope
+from ttc.spec.rope import Rope, alike_tokens
 
 RopeForm = Literal["pairs", "halves"]
 
@@ -14,6 +14,10 @@ class RopeTable:
     """A table computed from the spec: cos or sin [rows, head_dim], or transformation tiles.
 
     Elements of a head from `rotary_dim` on do not turn: their cos is 1, their sin 0.
+
+    by_step  row p is of the last token of p + 1, as decode steps need it where the length of a
+             sequence matters; else all rows are of one sequence, as long as the table if no length
+             is given
     """
 
     kind: Literal["cos", "sin", "transformation"]
@@ -22,6 +26,7 @@ class RopeTable:
     rotary_dim: int
     rows: int
     order: RopeForm
+    by_step: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,11 @@ class PlannedMask:
     positions: int
     gathered: TensorPlan
     out: TensorPlan
+
+
+def depends_on_length(rope: Rope, context: int) -> bool:
+    """Whether sequences of up to `context` tokens turn by their length as well."""
+    return alike_tokens(rope, context) != alike_tokens(rope, 1)
 
 
 def mask_name(window: int) -> str:

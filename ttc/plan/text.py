@@ -92,7 +92,7 @@ def _weight(weight: WeightPlan) -> str:
     parts = " | ".join(_part(part) for part in weight.parts)
     match weight.table:
         case RopeTable() as table:
-            parts = f"{table.kind}[{table.rows}] {table.order}"
+            parts = f"{table.kind}[{table.rows}] {table.order}" + " by step" * table.by_step
         case MaskTable() as table:
             parts = f"mask[{table.rows}]" + (f" of {table.window} keys" if table.window else "")
         case None:

@@ -1,5 +1,6 @@
 """Which tensors are stored, what each is made of, and how it lies in DRAM."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
 from os.path import commonprefix
@@ -336,9 +337,9 @@ def _rope_tables(
         layout="row_major",
     )
     plans = [
-        _table(setting, each.table, kind, rope_form, f"{each.table}_{kind}", context)
+        _table(setting, each.table, kind, rope_form, name, context, by_step=by_step)
         for each in positions
-        for kind in ("cos", "sin")
+        for name, kind, by_step in _stored_tables(setting, each.table)
     ]
     if rope_form == "pairs" and positions:
         cores = positions[0].placements[0].cores
@@ -358,6 +359,18 @@ def _rope_tables(
     return plans
 
 
+def _stored_tables(
+    setting: Setting, table: str
+) -> Iterator[tuple[str, Literal["cos", "sin"], bool]]:
+    """Name, kind, and whether rows are those of decode steps: a prompt may have tables apart."""
+    apart = setting.length_matters(table)
+    kinds: tuple[Literal["cos", "sin"], ...] = ("cos", "sin")
+    for kind in kinds:
+        yield f"{table}_{kind}", kind, apart
+        if apart:
+            yield f"{table}_prompt_{kind}", kind, False
+
+
 def _table(
     setting: Setting,
     table: str,
@@ -365,9 +378,9 @@ def _table(
     rope_form: RopeForm,
     name: str,
     tensor: TensorPlan,
+    *,
+    by_step: bool = False,
 ) -> WeightPlan:
-    rope = setting.spec.rope if table == "rope" else setting.spec.local_rope
-    assert rope is not None, f"the spec was checked to give {table}"
     return WeightPlan(
         name=name,
         decoder=None,
@@ -375,11 +388,12 @@ def _table(
         parts=(),
         table=RopeTable(
             kind=kind,
-            rope=rope,
+            rope=setting.rope(table),
             head_dim=setting.dims.head_dim,
             rotary_dim=setting.dims.rotary_dim,
             rows=tensor.shape[2],
             order=rope_form,
+            by_step=by_step,
         ),
         transpose=False,
         tensor=tensor,

@@ -1,13 +1,19 @@
 """The blocks of a replica's KV caches: who holds which, and what is in those that nobody holds."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from struct import pack
 
 type Key = bytes
-"""Of a block: a digest of its tokens and of all tokens before them."""
+"""Of a block: a digest of its tokens, of all before them, and of the lengths that are alike."""
+
+
+def all_alike(tokens: int) -> tuple[int, ...]:
+    """Of sequences that are read in the same way, however long they are."""
+    del tokens
+    return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +54,23 @@ class BlockPool:
     not used for the longest time is overwritten first.
     """
 
-    def __init__(self, blocks: Sequence[int], *, block_tokens: int, reuse: bool = True) -> None:
-        """`blocks` in the order in which they are handed out. reuse=False finds nothing again."""
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        *,
+        block_tokens: int,
+        reuse: bool = True,
+        alike: Callable[[int], tuple[int, ...]] = all_alike,
+    ) -> None:
+        """`blocks` in the order in which they are handed out. reuse=False finds nothing again.
+
+        alike  numbers that are equal for prompts of two lengths only if the same tokens leave the
+               same in a cache
+        """
         assert len(set(blocks)) == len(blocks) > 0, "a pool has different blocks, one at least"
         self.block_tokens = block_tokens
         self.reuse = reuse
+        self._alike = alike
         self._free = list(reversed(blocks))
         self._cached: OrderedDict[int, None] = OrderedDict()  # longest unused first
         self._holders: dict[int, int] = {}
@@ -93,7 +111,7 @@ class BlockPool:
         """The prompt's tokens are in the holding's blocks now: other prompts may find them."""
         if not self.reuse:
             return
-        for key, block in zip(self._keys(prompt), holding.blocks, strict=False):
+        for key, block in zip(self._keys(prompt, len(prompt)), holding.blocks, strict=False):
             if key not in self._block_of and block not in self._key_of:
                 self._block_of[key], self._key_of[block] = block, key
 
@@ -128,16 +146,17 @@ class BlockPool:
     def _found(self, prompt: Sequence[int]) -> list[int]:
         """The blocks that hold the beginning of a prompt, all but its last token at most."""
         found: list[int] = []
-        for key in self._keys(prompt[:-1]):
+        for key in self._keys(prompt, len(prompt) - 1):
             if key not in self._block_of:
                 break
             found.append(self._block_of[key])
         return found
 
-    def _keys(self, tokens: Sequence[int]) -> Iterator[Key]:
-        """One for each full block of a sequence."""
-        key, size = b"", self.block_tokens
-        for first in range(0, len(tokens) - size + 1 if self.reuse else 0, size):
-            part = pack(f"<{size}q", *tokens[first : first + size])
+    def _keys(self, prompt: Sequence[int], count: int) -> Iterator[Key]:
+        """One for each full block of the first `count` tokens of a prompt."""
+        alike, size = self._alike(len(prompt)), self.block_tokens
+        key = pack(f"<{len(alike)}q", *alike)
+        for first in range(0, count - size + 1 if self.reuse else 0, size):
+            part = pack(f"<{size}q", *prompt[first : first + size])
             key = blake2b(key + part, digest_size=16).digest()
             yield key

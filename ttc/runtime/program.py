@@ -31,6 +31,7 @@ class Program(Protocol):
     VOCAB_SHARDS: int
     SEMAPHORES: int
     BUFFERS: Mapping[str, TensorFacts]
+    PROMPT_TABLES: Mapping[str, tuple[Any, ...]]
     PREFILL: Mapping[int, Callable[..., Tensor]]
     PREFILL_CHUNK: Mapping[int, Callable[..., Tensor]]
     MODEL_WEIGHTS: Mapping[str, TensorFacts]

@@ -16,6 +16,7 @@ from ttc.runtime.backends import Backend
 from ttc.runtime.blocks import BlockPool, Holding
 from ttc.runtime.chunks import Chunk, chunks_of
 from ttc.runtime.program import Program, Tensor
+from ttc.runtime.prompt_tables import PromptTables
 from ttc.runtime.trace import Traced
 
 TILE_ROWS = 32
@@ -39,7 +40,7 @@ def weight_names(program: Program) -> tuple[str, ...]:
 
 def load_weights(program: Program, path_of: Callable[[str], Path], backend: Backend) -> Any:
     """What a program takes beside its inputs: a weight per attribute, `decoders` with one object
-    each, the device, and the semaphores and buffers of collectives.
+    each, the device, and the semaphores and buffers of collectives; `prompt_tables` for the host.
 
     path_of   the file of a weight, by its name
     """
@@ -66,6 +67,7 @@ def load_weights(program: Program, path_of: Callable[[str], Path], backend: Back
         for layer, names in enumerate(program.DECODER_WEIGHTS)
     ]
     weights.device = backend.device
+    weights.prompt_tables = PromptTables(program)
     weights.semaphores = backend.semaphores(program.SEMAPHORES)
     for name, facts in program.BUFFERS.items():
         setattr(weights, name, backend.allocate(facts))
@@ -111,7 +113,12 @@ class Replica:
         nobody = program.KV_BLOCKS - 1
         blocks = range(nobody) if self.blocks is None else self.blocks
         assert set(blocks) <= set(range(nobody)), "a block that is handed out is not the last one"
-        self.pool = BlockPool(blocks, block_tokens=program.KV_BLOCK, reuse=self.prefix_reuse)
+        self.pool = BlockPool(
+            blocks,
+            block_tokens=program.KV_BLOCK,
+            reuse=self.prefix_reuse,
+            alike=self.weights.prompt_tables.alike,
+        )
         per_user = program.CONTEXT // program.KV_BLOCK
         self._rows = torch.full((program.BATCH, per_user), nobody, dtype=torch.int32)
         self._page_table = put(self._rows, "int32")
@@ -173,6 +180,7 @@ class Replica:
         assert 0 <= start < len(prompt) <= self.program.CONTEXT, "a prompt ends in its context"
         assert start % self.program.KV_BLOCK == 0, "what is held are whole blocks"
         read: list[Logits] = []
+        self.weights.prompt_tables.write(len(prompt), self.weights, self.backend)
         for chunk in chunks_of(self.program, len(prompt), start if last else 0):
             wanted = len(prompt) - 1 if last else chunk.first
             read += self._read_chunk(user, prompt, chunk, start, wanted)

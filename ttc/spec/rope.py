@@ -1,9 +1,9 @@
 """Rotary position embedding: each kind has exactly its own fields.
 
 The formulas are those of transformers/modeling_rope_utils.py. Two kinds change with the length of
-the sequence. A compiled program has one table, so the planned context decides for both: `dynamic`
-stretches for that context, `longrope` takes its long factors when that context exceeds the original
-one. transformers decides by the sequence at hand; servers that fill a cache decide as ttc does.
+the sequence, `dynamic` with every token beyond the original context and `longrope` once. As in
+transformers all tokens of a prompt turn as its length says, each later token as the length up to it
+says, and keys stay in the cache as they were turned.
 """
 
 from collections.abc import Mapping
@@ -34,9 +34,9 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dynamic:
-    """theta grows with the context once it exceeds `original_context_tokens`.
+    """theta grows with the sequence once it exceeds `original_context_tokens`.
 
-    theta' = theta * (factor * context / original - (factor - 1)) ** (rotary_dim / (rotary_dim - 2))
+    theta' = theta * (factor * tokens / original - (factor - 1)) ** (rotary_dim / (rotary_dim - 2))
     """
 
     theta: float
@@ -78,8 +78,9 @@ class Yarn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongRope:
-    """Each frequency divided by a factor of its own: a long one in contexts beyond the original.
+    """Each frequency divided by a factor of its own: a long one in long sequences.
 
+    Long are those of more than `original_context_tokens`.
     `attention_factor` multiplies cos and sin in both cases; `factor` is only where it comes from.
     """
 
@@ -220,10 +221,21 @@ def attention_factor(rope: Rope) -> float:
             return 1.0
 
 
-def inverse_frequencies(rope: Rope, rotary_dim: int, context: int) -> tuple[float, ...]:
+def alike_tokens(rope: Rope, tokens: int) -> int:
+    """The length of the shortest sequences whose tokens turn as those of so many tokens do."""
+    match rope:
+        case Dynamic() if tokens > rope.original_context_tokens:
+            return tokens
+        case LongRope() if tokens > rope.original_context_tokens:
+            return rope.original_context_tokens + 1
+        case _:
+            return 1
+
+
+def inverse_frequencies(rope: Rope, rotary_dim: int, tokens: int) -> tuple[float, ...]:
     """The rotary_dim / 2 angles, in radians, by which one position turns each pair of a head.
 
-    context: the tokens that the program is planned for, which two of the kinds depend on.
+    tokens  of the sequence, which two of the kinds depend on
     """
     plain = _plain(rope.theta, rotary_dim)
     match rope:
@@ -232,7 +244,7 @@ def inverse_frequencies(rope: Rope, rotary_dim: int, context: int) -> tuple[floa
         case Linear():
             return tuple(frequency / rope.factor for frequency in plain)
         case Dynamic():
-            longer = max(context, rope.original_context_tokens) / rope.original_context_tokens
+            longer = max(tokens, rope.original_context_tokens) / rope.original_context_tokens
             stretch = rope.factor * longer - (rope.factor - 1)
             exponent = rotary_dim / max(rotary_dim - 2, 1)  # a single pair does not depend on theta
             return _plain(rope.theta * stretch**exponent, rotary_dim)
@@ -241,7 +253,7 @@ def inverse_frequencies(rope: Rope, rotary_dim: int, context: int) -> tuple[floa
         case Yarn():
             return _yarn(rope, plain, rotary_dim)
         case LongRope():
-            is_long = context > rope.original_context_tokens
+            is_long = tokens > rope.original_context_tokens
             factors = rope.long_factors if is_long else rope.short_factors
             return tuple(f / factor for f, factor in zip(plain, factors, strict=True))
 
