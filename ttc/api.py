@@ -21,18 +21,15 @@ from ttc.plan.plan import Plan
 from ttc.progress import Progress, silent
 from ttc.runtime.artefact import (
     Artefact,
-    KvLayout,
-    Manifest,
-    MeshFacts,
     file_facts,
     is_artefact,
     new_artefact,
     read_artefact,
     ttc_version,
     ttnn_version,
-    write_manifest,
 )
 from ttc.runtime.backends import choose_backend
+from ttc.runtime.manifest import KvLayout, Manifest, MeshFacts, write_manifest
 from ttc.runtime.request import Serving
 from ttc.spec import library
 from ttc.spec.model import ModelSpec, load_model

@@ -73,6 +73,11 @@ def _validator(name: str) -> Any:
     return strict(load_schema(name), registry=registry)
 
 
+def is_valid(value: object, schema: str) -> bool:
+    """Whether mappings, lists and scalars, of whatever file, are what a schema says."""
+    return bool(_validator(schema).is_valid(value))
+
+
 def check_schema(root: Located, schema: str) -> list[Problem]:
     """What jsonschema finds wrong in a value, each problem at its place in the file."""
     errors: Iterable[ValidationError] = _validator(schema).iter_errors(root.plain())
@@ -151,7 +156,8 @@ def _explain_required(error: ValidationError, node: Located, _name: str) -> _Exp
     named = re.match(r"'([^']*)' is a required property", error.message)
     assert named, "jsonschema names the missing property first"
     name = named[1]
-    if any(near == name for near, _ in _unknown_fields(error).values()):
+    closed = schema.get("additionalProperties", True) is False
+    if closed and any(near == name for near, _ in _unknown_fields(error).values()):
         return  # the misspelt field is reported, with this one as the suggestion
     yield Problem(
         message=f"the field '{name}' is missing",

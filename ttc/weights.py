@@ -16,7 +16,9 @@ from ttc.checkpoint.tokenizer import eos_token_ids, write_tokenizer
 from ttc.compiler import Compiled
 from ttc.errors import ArtefactError, Problem, TtcError, UsageError
 from ttc.progress import Progress
-from ttc.runtime.artefact import Artefact, CheckpointFacts, WeightFile
+from ttc.runtime.artefact import Artefact
+from ttc.runtime.manifest import CheckpointFacts
+from ttc.runtime.weight_files import WeightFile
 from ttc.spec.model import ModelSpec, load_model
 
 

@@ -25,17 +25,10 @@ from ttc.checkpoint.meta_folder import MetaFolder
 from ttc.checkpoint.safetensors_folder import SafetensorsFolder
 from ttc.checkpoint.stored import StoredTensor
 from ttc.errors import TtcError
-from ttc.runtime.artefact import (
-    CheckpointFacts,
-    KvLayout,
-    Manifest,
-    MeshFacts,
-    WeightFile,
-    file_facts,
-    read_artefact,
-    ttc_version,
-    ttnn_version,
-)
+from ttc.plan.text import fingerprint
+from ttc.runtime.artefact import file_facts, read_artefact, ttc_version, ttnn_version
+from ttc.runtime.manifest import CheckpointFacts, KvLayout, Manifest, MeshFacts
+from ttc.runtime.weight_files import WeightFile
 
 pytestmark = pytest.mark.emulate
 
@@ -242,13 +235,26 @@ def test_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> N
     fuzz(seed, json.dumps(params).encode(), changed_json, target)
 
 
+PLAN = b"""\
+model: org/tiny
+mesh: N150
+profile: bf16
+batch: 1
+context: 128
+kv_cache: {block_tokens: 32, blocks: 4, dtypes: [bf16]}
+prefill: [{tokens: 32}]
+weights: [w = w -> 1x1x32x32 bf16 tile DRAM]
+memory: {trace_region_bytes: 0}
+"""
+
+
 @often
 @seeds
 def test_manifests_and_plans(tmp_path: Path, seed: int) -> None:
-    """Every other file is a changed plan.yaml beside a sound manifest."""
+    """Every other file is a changed plan.yaml; half of those are what the manifest lists."""
     plan, weight = tmp_path / "plan.yaml", tmp_path / "weights" / "w.tensorbin"
-    valid = b"spec: tiny\nmesh: N150\nbatch: 1\n"
-    plan.write_bytes(valid)
+    plan.write_bytes(PLAN)
+    (tmp_path / "model.py").write_text("")
     weight.parent.mkdir(exist_ok=True)
     weight.write_bytes(bytes(64))
     facts = file_facts(weight)
@@ -256,8 +262,9 @@ def test_manifests_and_plans(tmp_path: Path, seed: int) -> None:
         ttc=ttc_version(), ttnn=ttnn_version(), name="tiny", model="org/tiny",
         mesh=MeshFacts(name="N150", shape=(1, 1)), precision="bf16", batch=1, context=128,
         kv=KvLayout(block_tokens=32, blocks=4, dtypes=("bf16",)), buckets=(32,),
-        trace_region_bytes=0, plan="0", eos_ids=(2,), files={"plan.yaml": file_facts(plan)},
-        checkpoint=CheckpointFacts(description="org/tiny", fingerprint="ab"),
+        trace_region_bytes=0, plan=fingerprint(PLAN.decode()), eos_ids=(2,),
+        files={name: file_facts(tmp_path / name) for name in ("model.py", "plan.yaml")},
+        checkpoint=CheckpointFacts(description="org/tiny", fingerprint="ab" * 32),
         weights={
             "w": WeightFile(
                 file="weights/w.tensorbin", header_sha256=facts.sha256, **asdict(facts)
@@ -268,9 +275,12 @@ def test_manifests_and_plans(tmp_path: Path, seed: int) -> None:
 
     def change(rng: random.Random, whole: bytes) -> bytes:
         if rng.random() < 0.5:
-            plan.write_bytes(changed_bytes(rng, valid))
-            return whole
-        plan.write_bytes(valid)
+            plan.write_bytes(changed_bytes(rng, PLAN))
+            listed = asdict(file_facts(plan))
+            record = json.loads(whole)
+            record["files"]["plan.yaml"] |= listed if rng.random() < 0.5 else {}
+            return json.dumps(record).encode()
+        plan.write_bytes(PLAN)
         return changed_json(rng, whole)
 
     def target(damaged: bytes) -> None:

@@ -10,28 +10,46 @@ from typing import Any
 import pytest
 
 from ttc.errors import ArtefactError
+from ttc.plan.text import fingerprint
 from ttc.runtime.artefact import (
-    CheckpointFacts,
-    KvLayout,
-    Manifest,
-    MeshFacts,
-    WeightFile,
     file_facts,
     is_artefact,
     new_artefact,
     read_artefact,
     ttc_version,
     ttnn_version,
-    write_manifest,
 )
+from ttc.runtime.manifest import CheckpointFacts, KvLayout, Manifest, MeshFacts, write_manifest
+from ttc.runtime.weight_files import WeightFile
 
 pytestmark = pytest.mark.fast
+
+PLAN = """\
+model: org/tiny
+mesh: N150
+profile: bf16
+batch: 2
+context: 256
+kv_cache:
+  block_tokens: 32
+  blocks: 16
+  dtypes:
+  - bf16
+  - bf16
+prefill:
+- tokens: 32
+- tokens: 128
+weights:
+- embed = embed[0:320] -> 1x1x320x128 bf16 row_major DRAM
+memory:
+  trace_region_bytes: 4096
+"""
 
 
 def write_artefact(folder: Path) -> Manifest:
     (folder / "weights").mkdir(parents=True)
     (folder / "model.py").write_text("import ttnn\n")
-    (folder / "plan.yaml").write_text("mesh: N150\n")
+    (folder / "plan.yaml").write_text(PLAN)
     (folder / "weights" / "embed.tensorbin").write_bytes(b"\1" * 40)
     facts = file_facts(folder / "weights" / "embed.tensorbin")
     manifest = Manifest(
@@ -46,10 +64,10 @@ def write_artefact(folder: Path) -> Manifest:
         kv=KvLayout(block_tokens=32, blocks=16, dtypes=("bf16", "bf16")),
         buckets=(32, 128),
         trace_region_bytes=4096,
-        plan="0123456789abcdef",
+        plan=fingerprint(PLAN),
         eos_ids=(2, 7),
         files={name: file_facts(folder / name) for name in ("model.py", "plan.yaml")},
-        checkpoint=CheckpointFacts(description="org/tiny", fingerprint="ab"),
+        checkpoint=CheckpointFacts(description="org/tiny", fingerprint="ab" * 32),
         weights={
             "embed": WeightFile(
                 file="weights/embed.tensorbin",
@@ -163,12 +181,88 @@ def test_a_flipped_bit_behind_the_header(folder: Path) -> None:
         read_artefact(folder)
 
 
-@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "weights/../../x", "", 3])
-def test_a_manifest_that_names_other_folders(folder: Path, file: object) -> None:
-    weight = {"file": file, "bytes": 1, "sha256": "", "header_sha256": ""}
+@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "weights/../../x", "a\0b"])
+def test_a_manifest_that_names_other_folders(folder: Path, file: str) -> None:
+    digest = "0" * 64
+    weight = {"file": file, "bytes": 1, "sha256": digest, "header_sha256": digest}
     edit(folder, weights={"embed": weight})
     with pytest.raises(ArtefactError, match="is not a file of the folder"):
         read_artefact(folder)
+
+
+MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    ({"batch": -1}, "'batch' must be at least 1", "got '-1'"),
+    ({"batch": 2.0}, "'batch' must be a whole number", "got '2.0'"),
+    ({"batch": True}, "'batch' must be a whole number", "got 'true'"),
+    ({"context": 10**30}, "'context' must be at most 2147483647", "got '1000"),
+    ({"buckets": []}, "'buckets' must have at least 1 items", "got 0"),
+    ({"buckets": None}, "'buckets' must be a list", "got 'null'"),
+    ({"eos_ids": ["x"]}, "item 1 of 'eos_ids' must be a whole number", "got 'x'"),
+    ({"mesh": {"name": "N150", "shape": [1]}}, "'shape' must have at least 2 items", "got 1"),
+    ({"mesh": {"name": "N150"}}, "the field 'shape' is missing", "mesh needs 'shape'"),
+    ({"plan": "0" * 15}, "'plan' is not valid", "expected 16 hexadecimal digits"),
+    ({"trace_region_bytes": -32}, "'trace_region_bytes' must be at least 0", "got '-32'"),
+    ({"files": {}}, "the field 'model.py' is missing", "files needs"),
+    ({"weights": []}, "'weights' must be empty or a mapping", "got a list"),
+    ({"weights": {"embed": {"file": 3}}}, "'file' must be text", "got '3'"),
+    ({"colour": "blue"}, "unknown field 'colour'", "not a field of a manifest"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message", "note"), MISTAKES)
+def test_a_field_that_cannot_be(
+    folder: Path, fields: dict[str, Any], message: str, note: str
+) -> None:
+    edit(folder, **fields)
+    with pytest.raises(ArtefactError) as caught:
+        read_artefact(folder)
+    problem = next(each for each in caught.value.problems if each.message == message)
+    assert problem.at
+    assert problem.at.path == str(folder / "manifest.json")
+    assert note in str(problem)
+    assert problem.help == "restore it, or build the artefact again with ttc compile"
+
+
+CACHE = {"block_tokens": 32, "blocks": 16, "dtypes": ["bf16", "bf16"]}
+DIFFERENCES: list[tuple[dict[str, Any], str, str]] = [
+    ({"batch": 3}, "batch", "plan.yaml:4 has 2"),
+    ({"context": 512}, "context", "plan.yaml:5 has 256"),
+    ({"model": "org/other"}, "model", "plan.yaml:1 has org/tiny"),
+    ({"precision": "performance"}, "precision", "plan.yaml:3 has bf16"),
+    ({"mesh": {"name": "T3K", "shape": [1, 8]}}, "mesh.name", "plan.yaml:2 has N150"),
+    ({"mesh": {"name": "N150", "shape": [1, 2]}}, "mesh.shape", "plan.yaml:2 has [1, 1]"),
+    ({"kv": CACHE | {"blocks": 999}}, "kv.blocks", "plan.yaml:8 has 16"),
+    ({"kv": CACHE | {"block_tokens": 64}}, "kv.block_tokens", "plan.yaml:7 has 32"),
+    ({"kv": CACHE | {"dtypes": ["bfp8"]}}, "kv.dtypes", "plan.yaml:10 has [bf16, bf16]"),
+    ({"buckets": [32]}, "buckets", "plan.yaml:13 has [32, 128]"),
+    ({"trace_region_bytes": 0}, "trace_region_bytes", "plan.yaml:18 has 4096"),
+    ({"plan": "0" * 16}, "plan", f"plan.yaml:1 has {fingerprint(PLAN)}"),
+    ({"weights": {}}, "weights", "plan.yaml:16 has others, the first is 'embed'"),
+]
+
+
+@pytest.mark.parametrize(("fields", "name", "note"), DIFFERENCES)
+def test_a_manifest_and_a_plan_that_differ(
+    folder: Path, fields: dict[str, Any], name: str, note: str
+) -> None:
+    edit(folder, **fields)
+    with pytest.raises(ArtefactError) as caught:
+        read_artefact(folder)
+    problem = caught.value.problems[0]
+    assert problem.message == f"'{name}' is not what plan.yaml says"
+    assert problem.at
+    assert problem.at.path == str(folder / "manifest.json")
+    assert problem.note == note
+
+
+@pytest.mark.parametrize("instead", ["", "batches: 2\n"])
+def test_a_plan_that_lacks_what_is_compared(folder: Path, instead: str) -> None:
+    (folder / "plan.yaml").write_text(PLAN.replace("batch: 2\n", instead))
+    record = json.loads((folder / "manifest.json").read_text())
+    edit(folder, files=record["files"] | {"plan.yaml": asdict(file_facts(folder / "plan.yaml"))})
+    with pytest.raises(ArtefactError, match="the field 'batch' is missing") as caught:
+        read_artefact(folder)
+    assert str(caught.value.problems[0].at) == f"{folder}/plan.yaml:1:1"
 
 
 def test_a_weight_that_the_manifest_does_not_list(folder: Path) -> None:
@@ -208,7 +302,7 @@ def test_a_manifest_with_a_field_missing_or_unknown(folder: Path) -> None:
     record = json.loads((folder / "manifest.json").read_text())
     del record["mesh"]
     (folder / "manifest.json").write_text(json.dumps(record))
-    with pytest.raises(ArtefactError, match="no field 'mesh'"):
+    with pytest.raises(ArtefactError, match="the field 'mesh' is missing"):
         read_artefact(folder)
     write_artefact(folder.with_name("other"))
     edit(folder.with_name("other"), colour="blue")

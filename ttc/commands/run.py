@@ -35,7 +35,7 @@ from ttc.options import (
     TopP,
     VerifyWeights,
 )
-from ttc.runtime.artefact import Manifest
+from ttc.runtime.manifest import Manifest
 from ttc.runtime.modes import RunMode, run_mode
 from ttc.runtime.prompts import FilePrompt, fitted, read_prompts
 from ttc.runtime.request import NEW_TOKENS, Limits, Prompt, Serving, Settings, read_messages

@@ -1,95 +1,41 @@
-"""The artefact folder: its manifest, what makes it valid, and how it is written in one piece."""
+"""The artefact folder: what makes it valid, and how it is written in one piece."""
 
 import glob
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 from ttc.checkpoint.cache import HEADER_BYTES, file_sha256
 from ttc.errors import ArtefactError, Problem
 from ttc.hardware.hardware import load_mesh
+from ttc.runtime.manifest import (
+    FORMAT,
+    MANIFEST,
+    PLAN,
+    WEIGHTS,
+    FileFacts,
+    Manifest,
+    compare_with_plan,
+    parse_manifest,
+    read_record,
+)
 from ttc.runtime.weight_files import WeightFile, changed_weight
 
-FORMAT = 2
-"""Version of the folder's layout and of the manifest's fields."""
-
-MANIFEST = "manifest.json"
-WEIGHTS = "weights"
 WRITTEN = (
     MANIFEST,
     "model.py",
-    "plan.yaml",
+    PLAN,
     "tokenizer.json",
     "tokenizer_config.json",
     "generation_config.json",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileFacts:
-    """Size and content of one file of the artefact."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeshFacts:
-    """The mesh the program was planned for, as [rows, columns]."""
-
-    name: str
-    shape: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvLayout:
-    """The paged KV cache: keys and values are [blocks, kv_heads, block_tokens, head_dim]."""
-
-    block_tokens: int
-    blocks: int
-    dtypes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointFacts:
-    """Where the weights came from; `fingerprint` identifies the tensors, not their place."""
-
-    description: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """Everything about an artefact that its program and weights do not say themselves.
-
-    weights is None when the artefact was compiled without a checkpoint.
-    """
-
-    ttc: str
-    ttnn: str
-    name: str
-    model: str
-    mesh: MeshFacts
-    precision: str
-    batch: int
-    context: int
-    kv: KvLayout
-    buckets: tuple[int, ...]
-    trace_region_bytes: int
-    plan: str
-    eos_ids: tuple[int, ...]
-    files: Mapping[str, FileFacts]
-    checkpoint: CheckpointFacts | None = None
-    weights: Mapping[str, WeightFile] | None = None
-    format: int = FORMAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,25 +66,19 @@ def file_facts(path: Path) -> FileFacts:
     return FileFacts(bytes=path.stat().st_size, sha256=digest)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json: sorted keys and nothing that differs between two equal builds."""
-    text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
-    (folder / MANIFEST).write_text(text + "\n")
-
-
 def read_artefact(
     folder: Path, *, mesh: str = "", need_weights: bool = True, verify_weights: bool = False
 ) -> Artefact:
-    """The artefact in `folder`, checked: versions, mesh, files and weights against checksums.
+    """The artefact in `folder`, checked: versions, manifest, mesh, checksums of files and weights.
 
     mesh            refuse an artefact that was built for another one; "" takes any
     need_weights    refuse an artefact that was compiled without weights
     verify_weights  compare every byte of the weights, and not only their sizes and first bytes
     """
-    record = _read_record(folder)
+    record = read_record(folder)
     _check_versions(folder, record)
-    manifest = _parse(folder, record)
-    problems = _check_files(folder, manifest)
+    manifest = parse_manifest(folder, record)
+    problems = _check_files(folder, manifest) or compare_with_plan(folder, manifest)
     if mesh and mesh != manifest.mesh.name:
         load_mesh(mesh)  # refuses a mesh that does not exist
         problems.append(
@@ -166,7 +106,7 @@ def read_artefact(
 def is_artefact(folder: Path) -> bool:
     """Whether `folder` was written by ttc, in whatever version and state."""
     try:
-        return "format" in _read_record(folder)
+        return "format" in read_record(folder)
     except ArtefactError:
         return False
 
@@ -249,37 +189,6 @@ def _foreign_files(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise ArtefactError(
-            Problem(message=f"no artefact at {folder}", help="build one with ttc compile")
-        )
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ArtefactError(
-            Problem(
-                message=f"{folder} is not an artefact: it has no {MANIFEST}",
-                help="name a folder that ttc compile wrote",
-            )
-        ) from None
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(record, dict):
-        raise _damaged(path, "it is not a JSON object")
-    return cast(dict[str, Any], record)
-
-
-def _damaged(path: Path, why: str) -> ArtefactError:
-    return ArtefactError(
-        Problem(
-            message=f"{path} is damaged: {why}",
-            help="restore it, or build the artefact again with ttc compile",
-        )
-    )
-
-
 def _check_versions(folder: Path, record: Mapping[str, Any]) -> None:
     """Before anything else is read: another version may have other fields."""
     found = record.get("format")
@@ -293,35 +202,6 @@ def _check_versions(folder: Path, record: Mapping[str, Any]) -> None:
     else:
         return
     raise ArtefactError(Problem(message=f"{folder} {what}", help="run ttc compile again"))
-
-
-def _parse(folder: Path, record: dict[str, Any]) -> Manifest:
-    try:
-        fields = dict(record)
-        checkpoint, weights = fields["checkpoint"], fields["weights"]
-        fields |= {
-            "mesh": MeshFacts(name=record["mesh"]["name"], shape=tuple(record["mesh"]["shape"])),
-            "kv": KvLayout(**record["kv"] | {"dtypes": tuple(record["kv"]["dtypes"])}),
-            "buckets": tuple(record["buckets"]),
-            "eos_ids": tuple(record["eos_ids"]),
-            "files": {name: FileFacts(**facts) for name, facts in record["files"].items()},
-            "checkpoint": None if checkpoint is None else CheckpointFacts(**checkpoint),
-            "weights": None
-            if weights is None
-            else {name: WeightFile(**facts) for name, facts in weights.items()},
-        }
-        manifest = Manifest(**fields)
-    except KeyError as error:
-        raise _damaged(folder / MANIFEST, f"it has no field {error}") from error
-    except (TypeError, AttributeError, ValueError) as error:
-        raise _damaged(folder / MANIFEST, str(error)) from error
-    files = [*manifest.files, *(weight.file for weight in (manifest.weights or {}).values())]
-    if outside := [file for file in files if not _is_inside(file)]:
-        raise _damaged(folder / MANIFEST, f"{outside[0]!r} is not a file of the folder")
-    for name, weight in (manifest.weights or {}).items():
-        if weight.file != f"{WEIGHTS}/{name}.tensorbin":  # the name by which it will be loaded
-            raise _damaged(folder / MANIFEST, f"the weight {name} is said to be {weight.file!r}")
-    return manifest
 
 
 def _check_files(folder: Path, manifest: Manifest) -> list[Problem]:
@@ -385,11 +265,3 @@ def _check_weights(
         ):
             problems.append(changed_weight(name, path))
     return problems
-
-
-def _is_inside(file: object) -> bool:
-    """Whether a value of the manifest is a path that stays in the folder."""
-    if not isinstance(file, str):
-        return False
-    path = PurePosixPath(file)
-    return bool(file) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
