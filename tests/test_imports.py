@@ -17,6 +17,7 @@ ROOT = Path(ttc.__file__).parent
 LAYERS = (
     "errors",
     "progress",
+    "scratch",
     "located",
     "schema",
     "hardware",

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from ttc.compiler import Compiled, compile_model, plan_spec
@@ -31,6 +30,7 @@ from ttc.runtime.artefact import (
 from ttc.runtime.backends import choose_backend
 from ttc.runtime.manifest import KvLayout, Manifest, MeshFacts, write_manifest
 from ttc.runtime.request import Serving
+from ttc.scratch import scratch_folder
 from ttc.spec import library
 from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.precision import PrecisionProfile, load_profile
@@ -294,10 +294,9 @@ def verify_meshes(
     from ttc.verify.report import Report, verify_on_host
 
     folder = Path(cache).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as scratch, MockHost(folder / "mock") as host:
+    with scratch_folder(folder) as scratch, MockHost(folder / "mock") as host:
         for mesh in meshes:
-            out = Path(scratch) / mesh.replace(":", "-")
+            out = scratch / mesh.replace(":", "-")
             try:
                 artefact = compile(
                     spec, mesh=mesh, precision=precision, tp=tp, out=out, no_weights=True

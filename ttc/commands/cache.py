@@ -81,18 +81,20 @@ def prune(
     ttc cache prune --max-size 20G
     """
     from ttc.checkpoint.upkeep import prune as prune_cache
+    from ttc.scratch import sweep_scratch
 
     screen = open_screen(context_, as_json=as_json)
     limit = _bytes(max_size) if max_size else None
     pruned = prune_cache(_weights(cache), everything=everything, limit_bytes=limit)
+    leftovers = pruned.leftovers + sweep_scratch(cache.expanduser())
     screen.say(
-        f"removed {len(pruned.entries)} weights and {pruned.leftovers} leftover files; "
+        f"removed {len(pruned.entries)} weights and {leftovers} leftovers; "
         f"freed {amount(pruned.freed_bytes)}"
     )
     screen.result(
         {
             "removed": [entry.key for entry in pruned.entries],
-            "leftovers": pruned.leftovers,
+            "leftovers": leftovers,
             "freed_bytes": pruned.freed_bytes,
         }
     )

@@ -1,9 +1,6 @@
 """`ttc verify`: check a program without hardware."""
 
 # pyright: reportUnknownMemberType=false
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +12,7 @@ from ttc.commands.environment import open_screen
 from ttc.errors import PlanError, Problem, UsageError, did_you_mean
 from ttc.hardware.hardware import whole_mesh_names
 from ttc.options import MESHES, Cache, Json, Precision, TensorParallel, Weights
+from ttc.scratch import scratch_folder
 from ttc.screen import Screen, verdict_lines
 
 
@@ -44,7 +42,7 @@ def verify(
     if mesh == "all":
         _verify_meshes(screen, what, precision, tp, cache)
         return
-    with screen.progress() as progress, _scratch(cache) as scratch:
+    with screen.progress() as progress, scratch_folder(cache.expanduser()) as scratch:
         artefact = Path(what)
         if not artefact.is_dir():
             artefact = scratch / "artefact"
@@ -66,15 +64,6 @@ def verify(
         screen.say(line)
     screen.result(report.to_json())
     raise typer.Exit(0 if report.ok else 1)
-
-
-@contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
-    """A folder for artefacts that nobody keeps, where weights can be linked and not copied."""
-    cache = cache.expanduser()
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        yield Path(folder)
 
 
 def _verify_meshes(screen: Screen, spec: str, precision: str, tp: int | None, cache: Path) -> None:

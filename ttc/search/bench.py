@@ -32,6 +32,7 @@ from ttc.runtime.backends import Backend, EmulatorBackend, open_backend
 from ttc.runtime.program import Tensor, load_program
 from ttc.runtime.session import Session, open_session
 from ttc.runtime.tokens import load_tokenizer
+from ttc.scratch import scratch_folder
 from ttc.spec.model import ModelSpec
 from ttc.spec.precision import EffectivePrecision, PrecisionProfile, effective, load_profile
 from ttc.weights import checkpoint_of
@@ -215,9 +216,8 @@ class Bench:
 def open_bench(settings: BenchSettings, model: ModelSpec, progress: Progress) -> Iterator[Bench]:
     """A bench that knows what was measured in its folder before."""
     make_folder(settings.folder)
-    settings.cache.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        scratch = stack.enter_context(TemporaryDirectory(dir=settings.cache))
+        scratch = stack.enter_context(scratch_folder(settings.cache))
         mesh = load_mesh(settings.mesh)
         opened = stack.enter_context(
             open_backend("emulate", mesh, emulator_device=settings.emulator_device)
@@ -227,7 +227,7 @@ def open_bench(settings: BenchSettings, model: ModelSpec, progress: Progress) ->
             model=model,
             progress=progress,
             _backend=_SharingBackend(ttnn=opened.ttnn, device=opened.device),
-            _scratch=Path(scratch),
+            _scratch=scratch,
             _known=_read_store(settings.folder / STORE),
         )
 
