@@ -9,6 +9,7 @@ module knows no field by name. All problems of a file are reported together, in 
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -224,7 +225,9 @@ def _type_problem(kinds: list[str], node: Located, label: str) -> Problem:
 
 def _explain_type(error: ValidationError, node: Located, label: str) -> _Explained:
     kinds: Any = error.validator_value
-    yield _type_problem([kinds] if isinstance(kinds, str) else list(kinds), node, label)
+    problem = _type_problem([kinds] if isinstance(kinds, str) else list(kinds), node, label)
+    about = _about(error.schema, label.strip("'")) if kinds == "object" else ()
+    yield replace(problem, details=about)
 
 
 def _explain_choice(error: ValidationError, node: Located, label: str) -> _Explained:

@@ -1,10 +1,15 @@
 """How meshes are cut into replicas, and which of those close into a ring."""
 
+from pathlib import Path
+
 import pytest
 
+from ttc.compiler import plan_spec
 from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.degree import choose_division
+from ttc.spec.model import find_spec, load_model
+from ttc.spec.precision import load_profile
 
 pytestmark = pytest.mark.fast
 
@@ -50,3 +55,12 @@ def test_a_degree_that_the_mesh_does_not_have() -> None:
     with pytest.raises(PlanError, match="replicas of 3 chips") as refused:
         choose_division(load_mesh("T3K"), 3)
     assert "tp can be 1, 2, 4, 8" in str(refused.value)
+
+
+def test_a_degree_of_a_spec_is_told_at_its_place(tmp_path: Path) -> None:
+    text = find_spec("smollm2-135m-instruct").read_text()
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text + "parallel: {T3K: {tp: 3}}\n")
+    with pytest.raises(PlanError, match="cannot be cut into replicas of 3 chips") as caught:
+        plan_spec(load_model(path), load_mesh("T3K"), load_profile("bf16"))
+    assert str(caught.value.problems[0].at) == f"{path}:{text.count(chr(10)) + 1}:22"

@@ -44,6 +44,16 @@ def test_the_context_that_nobody_named_fits_into_the_blocks() -> None:
     assert plan(Paging(block_tokens=256), context=None).context == 4096
 
 
+def test_blocks_for_which_there_is_no_memory() -> None:
+    """The advice fits, and one block more does not."""
+    with pytest.raises(PlanError, match="the largest that fits is --max-blocks") as caught:
+        plan(Paging(max_blocks=10**9))
+    most = int(caught.value.problems[0].help.rpartition(" ")[2])
+    assert plan(Paging(max_blocks=most)).kv_cache.blocks == most + 1
+    with pytest.raises(PlanError, match=f"is --max-blocks {most}"):
+        plan(Paging(max_blocks=most + 1))
+
+
 @pytest.mark.parametrize(
     ("paging", "words"),
     [
@@ -53,6 +63,8 @@ def test_the_context_that_nobody_named_fits_into_the_blocks() -> None:
         (Paging(block_tokens=-64), "--page-block-size 32"),
         (Paging(max_blocks=0), "0 cache blocks"),
         (Paging(max_blocks=31), "31 cache blocks hold 992 tokens, less than the context of 1024"),
+        (Paging(block_tokens=100_000), "--page-block-size 8192"),
+        (Paging(block_tokens=1 << 20), "--page-block-size 8192"),
         (Paging(block_tokens=2048), "1024 tokens is not a whole number of cache blocks"),
     ],
 )

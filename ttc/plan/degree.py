@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ttc.errors import PlanError, Problem
+from ttc.errors import PlanError, Problem, Source
 from ttc.graph.nodes import Node
 from ttc.hardware.hardware import Mesh
 from ttc.plan.placement import divisors
@@ -42,11 +42,12 @@ def divisions(mesh: Mesh) -> tuple[Division, ...]:
 
 
 def choose_division(
-    mesh: Mesh, wanted: int | None, whole: Node | None = None
+    mesh: Mesh, wanted: int | None, whole: Node | None = None, at: Source | None = None
 ) -> tuple[Division, Choice]:
     """The division with `wanted` chips to a replica; None takes the longer axis of the mesh.
 
-    `whole` is an operation that needs all of a width that ranks would divide: one chip then.
+    `whole` is an operation that needs all of a width that ranks would divide: one chip then. `at`
+    is where a file says what is wanted.
 
     The most chips to a user divide weights and caches furthest: the longest context, and the
     least to read for a token. Fewer serve more users at once. Raises PlanError if the mesh cannot
@@ -57,7 +58,7 @@ def choose_division(
         raise PlanError(
             Problem(
                 message=f"replicas of {wanted} chips cannot be planned",
-                at=whole.at,
+                at=at or whole.at,
                 note=f"'{', '.join(whole.writes)}' needs all heads on one chip",
                 help="tp can be 1",
             )
@@ -68,6 +69,7 @@ def choose_division(
         raise PlanError(
             Problem(
                 message=f"{mesh.name} cannot be cut into replicas of {wanted} chips",
+                at=at,
                 note=f"it has {mesh.rows} rows and {mesh.cols} columns of chips",
                 help=f"tp can be {', '.join(str(tp) for tp in sorted(known))}",
             )

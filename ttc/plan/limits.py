@@ -11,15 +11,17 @@ from ttc.plan.solve import MAX_BATCH, Sizing
 from ttc.spec.model import ModelSpec
 
 
-def check_paging(paging: Paging) -> None:
+def check_paging(spec: ModelSpec, paging: Paging) -> None:
     """Refuse blocks that no cache could have. Raises PlanError."""
     problems: list[Problem] = []
-    if not paging.legal:
-        below = 1 << (max(TILE, paging.block_tokens).bit_length() - 1)
+    limit = spec.max_context_tokens
+    if not paging.legal or paging.block_tokens > max(TILE, limit):
+        below = max(TILE, 1 << (max(1, min(limit, paging.block_tokens)).bit_length() - 1))
         problems.append(
             Problem(
                 message=f"a cache block of {paging.block_tokens} tokens cannot be planned",
-                note=f"a block holds a power of two of tokens, {TILE} or more",
+                note=f"a block holds a power of two of tokens, {TILE} or more, and at most a "
+                f"context of the model, which is {limit}",
                 help=f"use --page-block-size {below}",
             )
         )
@@ -125,10 +127,16 @@ def check_ring(plan: Plan) -> None:
 def ways_out(sizing: Sizing, largest: Largest) -> tuple[str, ...]:
     """Requests that would fit on the same mesh, as options of the command line.
 
-    The wanted users with less context, fewer users with the wanted context, or one user with
-    less context where neither will do.
+    Fewer cache blocks where a number was asked for that is more than enough. The wanted users with
+    less context, fewer users with the wanted context, or one user with less context where neither
+    will do.
     """
     batch, context = sizing.setting.batch, sizing.setting.context
+    paging = sizing.setting.paging
+    if paging.max_blocks is not None:
+        blocks = min(paging.max_blocks, sizing.largest_blocks())
+        if blocks >= paging.per_user(context):
+            return (f"--max-blocks {blocks}",)
     ways: list[str] = []
     if largest.context:
         ways.append(f"--batch {batch} --context {largest.context}")
@@ -164,7 +172,8 @@ def refuse(plan: Plan, spec: ModelSpec, ways: tuple[str, ...], larger_mesh: str)
             f"{plan.mesh} has {memory.l1_limit_bytes_per_core}"
         )
     if ways:
-        help_text = f"the largest that fit are {' or '.join(ways)}"
+        largest = "the largest that fits is" if len(ways) == 1 else "the largest that fit are"
+        help_text = f"{largest} {' or '.join(ways)}"
     elif larger_mesh:
         help_text = f"the smallest mesh that holds it is --mesh {larger_mesh}"
     else:

@@ -92,7 +92,7 @@ def plan_model(
         tp=tp,
         paging=paging or Paging(),
     )
-    check_paging(request.paging)
+    check_paging(request.spec, request.paging)
     wanted = default_context(request) if context is None else context
     plan, sizing = _plan(request, mesh, wanted)
     if context is None and not plan.memory.fits_dram:

@@ -200,7 +200,9 @@ def make_setting(
     decoders = tuple(known.setdefault(precision, precision) for precision in each)
     slots = user_slots(batch, mesh.chip)
     wish = spec.wish_for(mesh.name)
-    division, division_choice = choose_division(mesh, tp or wish.tp, _needs_all_heads(spec, graph))
+    division, division_choice = choose_division(
+        mesh, tp or wish.tp, _needs_all_heads(spec, graph), at=None if tp else wish.tp_at
+    )
     heads, heads_choice = choose_heads(
         dims.heads,
         dims.kv_heads,
@@ -296,7 +298,7 @@ def _chosen_residual(best: Residual, wish: ParallelWish) -> Residual:
         raise PlanError(
             Problem(
                 message="the residual stream of a prefill cannot be fractured",
-                at=wish.at,
+                at=wish.prefill_residual_at,
                 note="its width is not divided into whole tiles, or adds what is no sum of ranks",
                 help="prefill_residual: replicated",
             )

@@ -54,7 +54,8 @@ class ParallelWish:
 
     tp: int | None = None
     prefill_residual: Literal["fractured", "replicated"] | None = None
-    at: Source | None = field(default=None, compare=False)
+    tp_at: Source | None = field(default=None, compare=False)
+    prefill_residual_at: Source | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +279,8 @@ def _wish(entry: Located) -> ParallelWish:
         prefill_residual=cast(Literal["fractured", "replicated"], residual.text)
         if residual
         else None,
-        at=residual.at if residual else entry.at,
+        tp_at=tp.at if tp else None,
+        prefill_residual_at=residual.at if residual else None,
     )
 
 
