@@ -1,7 +1,7 @@
 """Calls -> Python text. Prints; does not know what a call means."""
 
 from ttc.emit.literals import INDENT, WIDTH, assignment, broken, statement
-from ttc.lower.calls import CallModule, Constant, Function, LayerTable, TensorTable
+from ttc.lower.calls import CallModule, Constant, EntryTable, Function, LayerTable, TensorTable
 
 
 def emit_module(module: CallModule) -> str:
@@ -21,6 +21,7 @@ def emit_module(module: CallModule) -> str:
         "tensors": _tensors,
         "layers": _layers,
         "function": _function,
+        "entries": _entries,
     }
     return environment.get_template("module.py.j2").render(module=module)
 
@@ -46,6 +47,20 @@ def _layers(table: LayerTable) -> str:
     first, *rest = terms
     lines = [f"{INDENT}{first}", *(f"{INDENT}+ {term}" for term in rest)]
     return "\n".join([f"{table.name} = (", *lines, ")"])
+
+
+def _entries(table: EntryTable) -> str:
+    if not table.rows:
+        return f"{table.name} = {{}}"
+    lines = [
+        f"{INDENT}{_term(row[: table.keys])}: {_term(row[table.keys :])}," for row in table.rows
+    ]
+    return "\n".join([f"{table.name} = {{", *lines, "}"])
+
+
+def _term(values: tuple[int | str, ...]) -> str:
+    text = ", ".join(map(str, values))
+    return text if len(values) == 1 else f"({text})"
 
 
 def _function(function: Function) -> str:

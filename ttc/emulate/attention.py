@@ -34,9 +34,9 @@ def scaled_dot_product_attention(
     compute_kernel_config: WormholeComputeKernelConfig | None = None,
     output_concat_heads: bool = False,
 ) -> Tensor:
-    """q [1, heads, seq, head_dim], k and v [1, kv_heads, seq, head_dim] -> the shape of q.
+    """q [batch, heads, seq, head_dim], k and v [batch, kv_heads, seq, head_dim] -> the shape of q.
 
-    With output_concat_heads -> [1, 1, seq, heads * head_dim]. A query sees the last
+    With output_concat_heads -> [batch, 1, seq, heads * head_dim]. A query sees the last
     sliding_window_size positions up to its own, or all of them.
     """
     op = "transformer.scaled_dot_product_attention"
@@ -46,6 +46,7 @@ def scaled_dot_product_attention(
     for tensor in (q, k, v):
         require(not tensor.is_sharded(), op, "operands must be interleaved")
     _check_heads(op, q, k, q.shape[1], k.shape[1])
+    require(q.shape[0] == k.shape[0] == v.shape[0], op, "operands must have one batch")
     if is_causal:
         require(q.shape[2] == k.shape[2], op, "causal attention needs as many keys as queries")
     require(is_causal or not sliding_window_size, op, "a centred window is not emulated")
@@ -57,16 +58,18 @@ def scaled_dot_product_attention(
         if not is_causal:
             keys, values = k.dense(op)[index], v.dense(op)[index]
         if device.rounding:
-            result = flash.prefill(
-                queries[0],
-                keys[0],
-                values[0],
-                causal=is_causal,
-                window=sliding_window_size or 0,
-                q_chunk=q_chunk,
-                k_chunk=k_chunk,
-                numbers=numbers,
+            each = (
+                flash.prefill(
+                    *one,
+                    causal=is_causal,
+                    window=sliding_window_size or 0,
+                    q_chunk=q_chunk,
+                    k_chunk=k_chunk,
+                    numbers=numbers,
+                )
+                for one in zip(queries, keys, values, strict=True)
             )
+            result = torch.stack(list(each))
         else:
             result = torch.nn.functional.scaled_dot_product_attention(
                 queries,
@@ -75,10 +78,10 @@ def scaled_dot_product_attention(
                 attn_mask=_seen(queries.shape[2], sliding_window_size) if is_causal else None,
                 scale=numbers.scale,
                 enable_gqa=True,
-            )[0]
-        results.append(
-            result.transpose(0, 1).flatten(1)[None, None] if output_concat_heads else result[None]
-        )
+            )
+        if output_concat_heads:
+            result = result.transpose(1, 2).flatten(2).unsqueeze(1)
+        results.append(result)
     shape = q.shape
     if output_concat_heads:
         shape = (q.shape[0], 1, q.shape[2], q.shape[1] * q.shape[3])
@@ -99,11 +102,11 @@ def chunked_scaled_dot_product_attention(
     program_config: SDPAProgramConfig | None = None,
     compute_kernel_config: WormholeComputeKernelConfig | None = None,
 ) -> Tensor:
-    """q [1, heads, seq, head_dim] against caches [blocks, kv_heads, block, head_dim] -> as q.
+    """q [batch, heads, seq, head_dim] against caches [blocks, kv_heads, block, head_dim] -> as q.
 
-    Query i is at position start + i and sees the positions up to its own, or the last
-    sliding_window_size of them; the page table [1, pages] says where they lie. ttnn reads no page
-    beyond start + seq, and none beyond the table.
+    Query i of each is at position start + i and sees the positions up to its own, or the last
+    sliding_window_size of them; the page table [batch, pages] says where they lie. ttnn reads no
+    page beyond start + seq, and none beyond the table.
     """
     op = "transformer.chunked_scaled_dot_product_attention"
     q, k, v, table = input_tensor_q, input_tensor_k, input_tensor_v, page_table_tensor
@@ -124,31 +127,34 @@ def chunked_scaled_dot_product_attention(
         for size in (q_chunk, k_chunk):
             require(start % size == 0, op, f"a start of {start} is no multiple of {size}")
         count = min(start + queries.shape[2], table.shape[1] * block)
-        pages = table.values(op)[index][0, : -(-count // block)]
-        check_blocks(op, pages, k)
-        keys, values = (_gather(one.stored[index], pages)[:, :count] for one in (k, v))
-        if device.rounding:
-            result = flash.prefill(
-                queries[0],
-                keys,
-                values,
-                causal=True,
-                window=sliding_window_size or 0,
-                offset=start,
-                q_chunk=q_chunk,
-                k_chunk=k_chunk,
-                numbers=numbers,
-            )[None]
-        else:
-            result = torch.nn.functional.scaled_dot_product_attention(
-                queries,
-                keys[None],
-                values[None],
-                attn_mask=_seen(queries.shape[2], sliding_window_size, start)[:, :count],
-                scale=numbers.scale,
-                enable_gqa=True,
-            )
-        results.append(result)
+        each = list[torch.Tensor]()
+        for user, asked in enumerate(queries):
+            pages = table.values(op)[index][user, : -(-count // block)]
+            check_blocks(op, pages, k)
+            keys, values = (_gather(one.stored[index], pages)[:, :count] for one in (k, v))
+            if device.rounding:
+                result = flash.prefill(
+                    asked,
+                    keys,
+                    values,
+                    causal=True,
+                    window=sliding_window_size or 0,
+                    offset=start,
+                    q_chunk=q_chunk,
+                    k_chunk=k_chunk,
+                    numbers=numbers,
+                )
+            else:
+                result = torch.nn.functional.scaled_dot_product_attention(
+                    asked[None],
+                    keys[None],
+                    values[None],
+                    attn_mask=_seen(asked.shape[1], sliding_window_size, start)[:, :count],
+                    scale=numbers.scale,
+                    enable_gqa=True,
+                )[0]
+            each.append(result)
+        results.append(torch.stack(each))
     placed = memory_config or DRAM_MEMORY_CONFIG
     return output(op, results, q.shape, q.dtype, placed, device, wide_dst=False)
 

@@ -99,16 +99,16 @@ def nlp_create_qkv_heads(
     transpose_k_heads: bool = True,
     memory_config: MemoryConfig | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """[1, 1, seq, (heads + 2 kv_heads) * head_dim] -> q [1, heads, seq, head_dim], k, v.
+    """[batch, 1, seq, (heads + 2 kv_heads) * head_dim] -> q [batch, heads, seq, head_dim], k, v.
 
-    k comes transposed, [1, kv_heads, head_dim, seq], unless transpose_k_heads is False.
+    k comes transposed, [batch, kv_heads, head_dim, seq], unless transpose_k_heads is False.
     """
     op = "experimental.nlp_create_qkv_heads"
     device = device_of(op, input)
     require_tiles(op, input)
     kv_heads = num_kv_heads if num_kv_heads is not None else num_heads
     shape = input.shape
-    require(len(shape) == 4 and shape[:2] == (1, 1), op, f"shape {list(shape)} is not emulated")
+    require(len(shape) == 4 and shape[1] == 1, op, f"shape {list(shape)} is not emulated")
     require(
         shape[3] % (num_heads + 2 * kv_heads) == 0,
         op,
@@ -116,20 +116,24 @@ def nlp_create_qkv_heads(
     )
     head_dim = shape[3] // (num_heads + 2 * kv_heads)
     placed = memory_config or input.memory_config()
-    parts = _split_heads(input.values(op), num_heads, kv_heads, head_dim)
+    counts = (num_heads, kv_heads, kv_heads)
+    parts = [
+        one[:, 0].unflatten(-1, (-1, head_dim)).transpose(1, 2).split(counts, dim=1)
+        for one in input.values(op)
+    ]
     results: list[Tensor] = []
-    for index, (heads, rows) in enumerate(zip((num_heads, kv_heads, kv_heads), parts, strict=True)):
-        stored = [one.permute(1, 2, 0, 3).contiguous() for one in rows]
-        size = (1, heads, shape[2], head_dim)
+    for index, (heads, rows) in enumerate(zip(counts, zip(*parts, strict=True), strict=True)):
+        stored = [one.contiguous() for one in rows]
+        size = (shape[0], heads, shape[2], head_dim)
         if index == 1 and transpose_k_heads:
             stored = [one.transpose(2, 3).contiguous() for one in stored]
-            size = (1, heads, head_dim, shape[2])
+            size = (shape[0], heads, head_dim, shape[2])
         results.append(output(op, stored, size, input.dtype, placed, device, packed=True))
     return results[0], results[1], results[2]
 
 
 def nlp_concat_heads(input_tensor: Tensor, *, memory_config: MemoryConfig | None = None) -> Tensor:
-    """[1, heads, seq, head_dim] -> [1, 1, seq, heads * head_dim]."""
+    """[batch, heads, seq, head_dim] -> [batch, 1, seq, heads * head_dim]."""
     op = "experimental.nlp_concat_heads"
     device = device_of(op, input_tensor)
     require_tiles(op, input_tensor)

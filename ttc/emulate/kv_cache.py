@@ -7,6 +7,7 @@ Without one, block u is all of user u's.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -198,13 +199,24 @@ def paged_fill_cache(
     page_table: Tensor,
     *,
     batch_idx: int = 0,
+    batch_idx_tensor: Tensor | None = None,
     compute_kernel_config: WormholeComputeKernelConfig | None = None,
 ) -> Tensor:
-    """Write a prefilled sequence [1, kv_heads, seq, head_dim] into the blocks of one user."""
+    """Write prefilled sequences [batch, kv_heads, seq, head_dim] into the blocks of their users.
+
+    `batch_idx_tensor` has the row of the page table of each; without it there is one sequence.
+    """
     op = "experimental.paged_fill_cache"
     del compute_kernel_config
     cache, tokens = cache_tensor, input_tensor
     device_of(op, cache, tokens, page_table)
+    sequences = tokens.shape[0]
+    if batch_idx_tensor is None:
+        require(sequences == 1, op, f"{sequences} sequences need a batch_idx_tensor")
+    else:
+        device_of(op, cache, batch_idx_tensor)
+        count = prod(batch_idx_tensor.shape)
+        require(count == sequences, op, f"{count} users for {sequences} sequences")
     require_tiles(op, cache, tokens)
     check_page_table(op, page_table)
     require(
@@ -218,20 +230,24 @@ def paged_fill_cache(
         op,
         f"tokens {list(tokens.shape)} do not fit the cache {list(cache.shape)}",
     )
-    require(0 <= batch_idx < page_table.shape[0], op, f"no user {batch_idx} in the page table")
     block, seq = cache.shape[2], tokens.shape[2]
     count = -(-seq // block)
     require(count <= page_table.shape[1], op, f"{seq} tokens do not fit the page table")
     for index, values in enumerate(tokens.values(op)):
-        blocks = page_table.values(op)[index][batch_idx, :count]
-        # Entries of -1 mark blocks that are not to be written.
-        wanted = torch.nonzero(blocks >= 0).flatten()
-        if not len(wanted):
-            continue
-        check_blocks(op, blocks[wanted], cache)
-        padded = extend(values[0], (cache.shape[1], count * block, cache.shape[3]))
-        pages = padded.unflatten(1, (count, block)).transpose(0, 1)
-        into = cache.stored[index]
-        into[blocks[wanted]] = pages[wanted].to(into.dtype)
+        users = [batch_idx]
+        if batch_idx_tensor is not None:
+            users = batch_idx_tensor.values(op)[index].flatten().tolist()
+        for user, sequence in zip(users, values, strict=False):  # those that are stored
+            require(0 <= user < page_table.shape[0], op, f"no user {user} in the page table")
+            blocks = page_table.values(op)[index][user, :count]
+            # Entries of -1 mark blocks that are not to be written.
+            wanted = torch.nonzero(blocks >= 0).flatten()
+            if not len(wanted):
+                continue
+            check_blocks(op, blocks[wanted], cache)
+            padded = extend(sequence, (cache.shape[1], count * block, cache.shape[3]))
+            pages = padded.unflatten(1, (count, block)).transpose(0, 1)
+            into = cache.stored[index]
+            into[blocks[wanted]] = pages[wanted].to(into.dtype)
     cache.operands.clear()
     return cache_tensor

@@ -74,7 +74,10 @@ def lower_split_qkv(op: PlannedSplitQkv, constants: Constants) -> tuple[Statemen
         ("num_kv_heads", op.kv_heads),
     )
     if not op.decode:
+        prompts, _, tokens, head_dim = op.q.shape
+        apart = (prompts, 1, tokens, (op.heads + 2 * op.kv_heads) * head_dim)
         return (
+            *(_same_memory(node.qkv, apart, "Prompts apart.") if prompts > 1 else ()),
             Call(
                 function="experimental.nlp_create_qkv_heads",
                 args=(Ref(name=node.qkv),),
@@ -134,10 +137,14 @@ def lower_rope(op: PlannedRope, constants: Constants) -> tuple[Statement, ...]:
             ),
         )
     calls: list[Statement] = []
-    for x, out, names in zip(
-        (node.q, node.k), (node.q_out, node.k_out), rope_operands(op), strict=True
+    for x, out, names, of in zip(
+        (node.q, node.k), (node.q_out, node.k_out), rope_operands(op), (op.q, op.k), strict=True
     ):
-        first = not calls
+        first, prompts = not calls, 1 if op.decode else of.shape[0]
+        if prompts > 1:
+            why = "Prompts have the same positions, as heads have." if first else ""
+            joined = (1, prompts * of.shape[1], *of.shape[2:])
+            calls += _same_memory(x, joined, why)
         calls.append(
             Call(
                 function="experimental.rotary_embedding_llama"
@@ -150,7 +157,16 @@ def lower_rope(op: PlannedRope, constants: Constants) -> tuple[Statement, ...]:
                 at=node.at if first else None,
             )
         )
+        if prompts > 1:
+            calls += _same_memory(out, of.shape)
     return tuple(calls)
+
+
+def _same_memory(name: str, shape: tuple[int, ...], why: str = "") -> tuple[Call, ...]:
+    """Another shape of whole tiles in the same order, which moves nothing."""
+    return (
+        Call(function="reshape", args=(Ref(name=name), shape), results=(name,), why=why),
+    )
 
 
 def rope_operands(op: PlannedRope) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -277,7 +293,7 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
                     Ref(name=stored[value]),
                     *((Ref(name="blocks"),) if paged else ()),
                 ),
-                kwargs=() if paged else (("batch_idx", Ref(name="user")),),
+                kwargs=_filled(op),
                 value=node.out if first else "",
                 at=node.at if first else None,
             )
@@ -307,7 +323,19 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
             results=(node.out,),
         )
     )
-    return tuple(calls)
+    return (*calls, *_rows_again(op))
+
+
+def _filled(op: PlannedAttention) -> tuple[tuple[str, Expression], ...]:
+    """Which lines of the blocks are written, or which user's cache."""
+    if op.scores is not None:
+        return (("batch_idx", Ref(name="user")),)
+    return (("batch_idx_tensor", Ref(name="prompts")),) if op.prompts > 1 else ()
+
+
+def _rows_again(op: PlannedAttention) -> tuple[Statement, ...]:
+    """The result of several prompts as rows of one matrix."""
+    return _same_memory(op.node.out, op.out.shape) if op.prompts > 1 else ()
 
 
 def _attend_to_cache(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...]:
@@ -338,6 +366,7 @@ def _attend_to_cache(op: PlannedAttention, constants: Constants) -> tuple[Statem
             kwargs=(("memory_config", placement),),
             results=(op.node.out,),
         ),
+        *_rows_again(op),
     )
 
 

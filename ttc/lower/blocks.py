@@ -37,11 +37,12 @@ class Block:
 
 
 def lower_decoder(
-    decoder: DecoderPlan, phase: PhasePlan, constants: Constants
+    decoder: DecoderPlan, phase: PhasePlan, constants: Constants, known: dict[str, Block]
 ) -> tuple[Function, ...]:
     """One function for each block of a decoder and one for the decoder itself.
 
-    A chunk that continues a prompt shares what does not attend with one that starts it.
+    What does not attend is the same for all prefills of as many rows: it is lowered once. `known`
+    has those blocks, by the names of their functions; this adds to it.
     """
     blocks = cut_blocks(decoder.ops)
     shapes = {blocks[0].reads: phase.residual}
@@ -50,11 +51,12 @@ def lower_decoder(
     calls: list[Statement] = []
     for block in blocks:
         kind = "attention" if block.attends else "feed_forward"
-        shared = phase.continues and not block.attends
-        of = replace(phase, continues=False) if shared else phase
+        of = phase if block.attends or phase.decode else _of_any_prompts(phase)
         name = f"{decoder.name.replace('decoder', kind)}_{of.name}"
         context = _context(block, phase)
-        if not shared:
+        assert known.get(name, block) == block, "blocks of one name are alike"
+        if name not in known:
+            known[name] = block
             functions.append(
                 _block_function(
                     block,
@@ -82,6 +84,11 @@ def lower_decoder(
         )
     )
     return tuple(functions)
+
+
+def _of_any_prompts(phase: PhasePlan) -> PhasePlan:
+    """A prefill of as many rows, however many prompts they are of and wherever these start."""
+    return replace(phase, continues=False, tokens=phase.rows, prompts=1)
 
 
 def cut_blocks(ops: Sequence[PlannedOp]) -> tuple[Block, ...]:
@@ -141,8 +148,15 @@ def decoder_arguments(phase: PhasePlan) -> tuple[str, ...]:
     tables = (*_tables(phase), *mask_names(phase))
     if phase.decode:
         return (*tables, "positions", "page_table", "cache", *sum_names(phase))
-    where = ("start", "page_table") if phase.continues else ("user",)
-    return (*tables, "blocks", *where, "cache")
+    return (*tables, "blocks", *prefill_arguments(phase), "cache")
+
+
+def prefill_arguments(phase: PhasePlan) -> tuple[str, ...]:
+    """What a prefill takes between blocks and caches."""
+    where = ("start", "page_table") if phase.continues else ()
+    if phase.prompts > 1:
+        return ("prompts", *where)
+    return where or ("user",)
 
 
 def mask_names(phase: PhasePlan) -> tuple[str, ...]:
@@ -197,7 +211,9 @@ def _block_function(
     weights = dict.fromkeys(w for op in block.ops for w in _weights(op))
     width = max(len(block.reads), 2)
     doc = (
-        f"{'Attention' if block.attends else 'Feed-forward'} and residual of {_rows(phase)}.",
+        f"Attention and residual of {_rows(phase)}."
+        if block.attends
+        else f"Feed-forward and residual of {_any_rows(phase)}.",
         "",
         f"{block.reads:<{width}}  {describe(at[block.reads])}; freed here",
         f"{'w':<{width}}  weights of the layer: {', '.join(weights)}",
@@ -223,10 +239,15 @@ def _weights(op: PlannedOp) -> tuple[str, ...]:
 
 
 def _rows(phase: PhasePlan) -> str:
+    if phase.decode:
+        return "one token of each user"
     what = "a later chunk" if phase.continues else "the first chunk"
-    return (
-        "one token of each user" if phase.decode else f"{what} of a prompt, {phase.tokens} tokens"
-    )
+    of = "a prompt" if phase.prompts == 1 else f"each of {phase.prompts} prompts"
+    return f"{what} of {of}, {phase.tokens} tokens"
+
+
+def _any_rows(phase: PhasePlan) -> str:
+    return _rows(phase) if phase.decode else f"{phase.rows} tokens of a prefill"
 
 
 def _layers(layers: tuple[int, ...]) -> str:

@@ -155,6 +155,17 @@ class TensorTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EntryTable:
+    """Which entry function serves what: the first `keys` of a row are its key. Without a comment a
+    table belongs to the one before it."""
+
+    name: str
+    comment: str
+    keys: int
+    rows: tuple[tuple[int | str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallModule:
     """A whole module: what `emit` turns into text."""
 
@@ -166,9 +177,8 @@ class CallModule:
     tensor_layers: tuple[LayerTable, ...]
     functions: tuple[Function, ...]
     tables: tuple[LayerTable, ...]
-    prefill: tuple[tuple[int, str], ...]
-    chunks: tuple[tuple[int, str], ...]
     entries: tuple[Function, ...]
+    entry_tables: tuple[EntryTable, ...]
 
 
 def names_in(expression: Expression) -> tuple[str, ...]:

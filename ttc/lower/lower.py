@@ -21,10 +21,12 @@ from itertools import groupby
 from ttc.hardware.hardware import Chip
 from ttc.lower.attention import lower_positions
 from ttc.lower.blocks import (
+    Block,
     decoder_arguments,
     describe,
     lower_decoder,
     mask_names,
+    prefill_arguments,
     sum_names,
     swap_name,
     table_names,
@@ -33,6 +35,7 @@ from ttc.lower.calls import (
     Call,
     CallModule,
     Constant,
+    EntryTable,
     Expression,
     Free,
     Function,
@@ -50,7 +53,7 @@ from ttc.lower.calls import (
 from ttc.lower.collectives import lower_collective, pack_sum
 from ttc.lower.constants import Constants, dtype_name
 from ttc.lower.liveness import free_after_last_use
-from ttc.lower.operations import lower_op
+from ttc.lower.operations import lower_op, lower_picked
 from ttc.lower.scores import lower_mask
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import PhasePlan, Plan, WeightPlan
@@ -63,17 +66,19 @@ def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
     constants = Constants(chip.compute_config)
     functions: list[Function] = []
     tables: list[LayerTable] = []
+    known: dict[str, Block] = {}
     for phase in plan.phases:
         for decoder in phase.decoders:
-            functions += lower_decoder(decoder, phase, constants)
+            functions += lower_decoder(decoder, phase, constants, known)
         tables.append(_layer_table(phase))
     entries = [
         _decode(plan, constants),
         _greedy(plan, constants),
         _advance(),
-        *(_prefill(phase, plan, constants) for phase in (*plan.prefill, *plan.chunks)),
+        *(_prefill(phase, plan, constants) for phase in plan.prefills),
         _head(plan, constants),
         _head_prefill(plan, constants),
+        *((_head_prompts(plan, constants),) if plan.batched else ()),
     ]
     tensors, caches, tensor_layers = _tensor_tables(plan, constants)
     return CallModule(
@@ -91,9 +96,8 @@ def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
         tensor_layers=tensor_layers,
         functions=tuple(functions),
         tables=tuple(tables),
-        prefill=tuple((phase.tokens, phase.name) for phase in plan.prefill),
-        chunks=tuple((phase.tokens, phase.name) for phase in plan.chunks),
         entries=tuple(entries),
+        entry_tables=_entry_tables(plan),
     )
 
 
@@ -120,6 +124,41 @@ def _numbers(plan: Plan) -> Section:
 
 def _runs(names: list[str]) -> tuple[tuple[str, int], ...]:
     return tuple((name, len(list(group))) for name, group in groupby(names))
+
+
+def _entry_tables(plan: Plan) -> tuple[EntryTable, ...]:
+    """The prefills by size, and when several prompts are read at once."""
+
+    def table(name: str, phases: tuple[PhasePlan, ...], comment: str = "") -> EntryTable:
+        rows = tuple((phase.tokens, phase.name) for phase in phases)
+        return EntryTable(name=name, comment=comment, keys=1, rows=rows)
+
+    def several(name: str, phases: tuple[PhasePlan, ...], comment: str = "") -> EntryTable:
+        rows = tuple((phase.prompts, phase.tokens, phase.name) for phase in phases)
+        return EntryTable(name=name, comment=comment, keys=2, rows=rows)
+
+    return (
+        table(
+            "PREFILL",
+            plan.prefill,
+            "The prefill of a prompt's first chunk of up to so many tokens, and that of its later "
+            "chunks.",
+        ),
+        table("PREFILL_CHUNK", plan.chunks),
+        several(
+            "PREFILL_PROMPTS",
+            plan.batched,
+            "The same of several prompts at once: (prompts, tokens of each).",
+        ),
+        several("PREFILL_CHUNK_PROMPTS", plan.batched_chunks),
+        EntryTable(
+            name="TOGETHER",
+            comment="Chunks of a size, and how many wait at least: (prompts, tokens) of their "
+            "program.",
+            keys=2,
+            rows=tuple((use.tokens, use.least, use.prompts, use.padded) for use in plan.together),
+        ),
+    )
 
 
 def _layer_table(phase: PhasePlan) -> LayerTable:
@@ -195,27 +234,29 @@ def _decode(plan: Plan, constants: Constants) -> Function:
 def _prefill(phase: PhasePlan, plan: Plan, constants: Constants) -> Function:
     tables, x = _tables(phase), phase.value
     body = free_after_last_use(_enter(phase, constants), owned=(), keep=(x, *tables))
-    what, rows, tokens = "The first chunk", "0, 1, 2, ...", phase.tokens
-    blocks = -(-tokens // plan.kv_cache.block_tokens)
-    before: tuple[str, ...] = ("user",)
-    where: tuple[str, ...] = ("user            the slot of the user, for caches without blocks",)
+    what, rows, prompts = "The first chunk", "0, 1, 2, ...", phase.prompts
     if phase.continues:
-        what, rows, before = "A later chunk", "start, start + 1, ...", ("start", "page_table")
-        where = (
-            f"start           int32 [1], a multiple of {plan.chunk_start_tokens}",
-            f"page_table      int32 [1, {plan.pages}], the cache blocks of the prompt from its "
-            "first",
-        )
+        what, rows = "A later chunk", "start, start + 1, ..."
+    of = "a prompt" if prompts == 1 else f"each of {prompts} prompts"
+    blocks = -(-phase.tokens // plan.kv_cache.block_tokens)
+    before = prefill_arguments(phase)
+    where = {
+        "user": "the slot of the user, for caches without blocks",
+        "prompts": f"int32 [{prompts}] row major: 0, 1, 2, ...",
+        "start": f"int32 [1], a multiple of {plan.chunk_start_tokens}",
+        "page_table": f"int32 [{prompts}, {plan.pages}], the cache blocks of {of} from its first",
+    }
     return Function(
         name=phase.name,
         parameters=("tokens", "rope_positions", "blocks", *before, "caches", "w"),
         doc=(
-            f"{what} of a prompt, up to {tokens} tokens; padding tokens come last.",
+            f"{what} of {of}, up to {phase.tokens} tokens; padding tokens come last.",
             "",
-            f"tokens          uint32 [1, {tokens}] row major",
-            f"rope_positions  uint32 [1, {tokens}] row major: {rows}",
-            f"blocks          int32 [1, {blocks}], the cache blocks it is written to; -1 for none",
-            *where,
+            f"tokens          uint32 [1, {phase.rows}] row major",
+            f"rope_positions  uint32 [1, {phase.tokens}] row major: {rows}",
+            f"blocks          int32 [{prompts}, {blocks}], the cache blocks it is written to; "
+            "-1 for none",
+            *(f"{name:<15} {where[name]}" for name in before),
             "caches          (k, v) of each layer, written in place",
             f"->              {describe(phase.residual)}, before the head; the caller frees it",
         ),
@@ -264,6 +305,25 @@ def _head_prefill(plan: Plan, constants: Constants) -> Function:
             "x    what a prefill returned; it stays",
             f"row  a multiple of {rows.rows}",
             f"->   {describe(plan.head.logits)}; the caller frees it",
+        ),
+        body=(*body, Local(function="head", args=(rows.value, "w"), results=(result,))),
+        returns=(result,),
+    )
+
+
+def _head_prompts(plan: Plan, constants: Constants) -> Function:
+    rows = plan.head.from_prefill
+    body = free_after_last_use(lower_picked(rows, constants), owned=(), keep=(rows.value, "x"))
+    result = plan.head.result
+    return Function(
+        name="head_prompts",
+        parameters=("x", "last", "w"),
+        doc=(
+            "Logits of the last token of each prompt of a prefill.",
+            "",
+            "x     what a prefill of several prompts returned; it stays",
+            f"last  uint32 [1, {rows.rows}] row major, rows of x; any row where there is no prompt",
+            f"->    {describe(plan.head.logits)}, a row for each; the caller frees it",
         ),
         body=(*body, Local(function="head", args=(rows.value, "w"), results=(result,))),
         returns=(result,),

@@ -272,11 +272,6 @@ def _concat(op: PlannedConcat, constants: Constants) -> tuple[Statement, ...]:
 
 def _rows(op: PlannedRows, constants: Constants) -> tuple[Statement, ...]:
     width = op.sliced.shape[3]
-    move = Call(
-        function="interleaved_to_sharded",
-        args=(Ref(name="rows"), constants.placement(op.out.placement)),
-        results=(op.value,),
-    )
     return (
         Call(
             function="slice",
@@ -287,8 +282,40 @@ def _rows(op: PlannedRows, constants: Constants) -> tuple[Statement, ...]:
             ),
             results=("rows",),
         ),
-        *(lower_collective(op.gather, "rows", op.value, constants) if op.gather else (move,)),
+        *_to_head(op, constants),
     )
+
+
+def lower_picked(op: PlannedRows, constants: Constants) -> tuple[Statement, ...]:
+    """As many rows from anywhere in a prefill: those that `last` numbers."""
+    return (
+        Call(
+            function="untilize",
+            args=(Ref(name="x"),),
+            results=("tokens",),
+            why="Rows are gathered as those of a table are.",
+        ),
+        Call(
+            function="embedding",
+            args=(Ref(name="last"), Ref(name="tokens")),
+            kwargs=(
+                ("layout", Name(name="TILE_LAYOUT")),
+                ("memory_config", constants.placement(op.sliced.placement)),
+            ),
+            results=("rows",),
+        ),
+        Call(function="reshape", args=(Ref(name="rows"), op.sliced.shape), results=("rows",)),
+        *_to_head(op, constants),
+    )
+
+
+def _to_head(op: PlannedRows, constants: Constants) -> tuple[Statement, ...]:
+    """The rows where the head wants them."""
+    if op.gather:
+        return lower_collective(op.gather, "rows", op.value, constants)
+    placement = constants.placement(op.out.placement)
+    args = (Ref(name="rows"), placement)
+    return (Call(function="interleaved_to_sharded", args=args, results=(op.value,)),)
 
 
 _LOWERINGS: Mapping[type, Callable[[Any, Constants], tuple[Statement, ...]]] = {

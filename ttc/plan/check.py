@@ -28,6 +28,10 @@ def check_plan(plan: Plan) -> None:
     if plan.chunks:
         assert chunk % plan.chunk_start_tokens == 0, "a chunk starts where another ends"
         assert plan.chunk_start_tokens % plan.kv_cache.block_tokens == 0, "chunks fill whole blocks"
+    for use in plan.together:
+        step = (use.prompts, use.padded)
+        assert step in {(each.prompts, each.tokens) for each in plan.batched}, "it has a program"
+        assert use.tokens <= use.padded and 1 < use.least <= use.prompts, "it saves time"
     paged = all(not isinstance(op, PlannedAttention) or op.scores is None for op in every)
     assert plan.chunks or plan.context <= chunk or not paged, "a prompt can be continued"
 

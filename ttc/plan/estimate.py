@@ -55,22 +55,26 @@ class KindTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """A decode step with `tokens` in each user's cache, or a prefill of `tokens` after `start`."""
+    """A decode step with `tokens` in each user's cache, or a prefill of `tokens` after `start`, of
+    each of `prompts`."""
 
     tokens: int
     start: int
     ms: float
     kinds: tuple[KindTime, ...]
+    prompts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """Times of a plan. Decode: with few tokens in the caches and with a full context. `chunks`: the
-    largest chunk as the last of a context, if it is not the first as well."""
+    largest chunk as the last of a context, if it is not the first as well. `batched`: first chunks
+    of several prompts."""
 
     decode: tuple[StepTime, ...]
     prefill: tuple[StepTime, ...]
     chunks: tuple[StepTime, ...]
+    batched: tuple[StepTime, ...]
     sources: tuple[tuple[str, str], ...]
 
 
@@ -97,6 +101,7 @@ class _Step:
     stored: dict[str, TensorPlan]
     tokens: int
     start: int
+    prompts: int
     decode: bool
 
     @property
@@ -127,6 +132,9 @@ def estimate(plan: Plan, chip: Chip) -> Estimate:
             for phase in plan.chunks
             if last and phase.tokens == chunk
         ),
+        batched=tuple(
+            step_time(priced, phase, plan.head, phase.tokens) for phase in plan.batched
+        ),
         sources=tuple(sorted(load_laws(chip.arch).sources.items())),
     )
 
@@ -134,13 +142,20 @@ def estimate(plan: Plan, chip: Chip) -> Estimate:
 def step_time(
     priced: Priced, phase: PhasePlan, head: HeadPlan, tokens: int, start: int = 0
 ) -> StepTime:
-    """A decode step with `tokens` in each cache, or a prefill of `tokens` that `start` precede."""
+    """A decode step with `tokens` in each cache, or a prefill of `tokens` that `start` precede, of
+    each of the phase's prompts."""
     laws, decode = load_laws(priced.chip.arch), phase.decode
 
     def step(layer: int | None, *, decode: bool) -> _Step:
         stored = {w.name: w.tensor for w in priced.weights if w.decoder in (None, layer)}
         return _Step(
-            priced=priced, laws=laws, stored=stored, tokens=tokens, start=start, decode=decode
+            priced=priced,
+            laws=laws,
+            stored=stored,
+            tokens=tokens,
+            start=start,
+            prompts=phase.prompts,
+            decode=decode,
         )
 
     costs: list[tuple[int, Cost]] = []
@@ -149,13 +164,23 @@ def step_time(
         costs += [(len(decoder.layers), cost) for cost in _costs(layer, decoder.ops)]
     costs += [(1, cost) for cost in _costs(step(None, decode=decode), phase.enter)]
     costs += [(1, cost) for cost in _costs(step(None, decode=True), head.ops)]
+    if phase.prompts > 1:
+        costs.append((1, _pick(step(None, decode=False), phase)))
     if decode:
         seconds = priced.vocab * laws.argmax_seconds_each_logit
         costs.append((1, Cost(kind="sampling", seconds=seconds, bound="compute")))
         if head.gather:
             costs.append((1, _exchange(step(None, decode=True), head.gather)))
     kinds = _by_kind(costs)
-    return StepTime(tokens=tokens, start=start, ms=sum(kind.ms for kind in kinds), kinds=kinds)
+    ms = sum(kind.ms for kind in kinds)
+    return StepTime(tokens=tokens, start=start, ms=ms, kinds=kinds, prompts=phase.prompts)
+
+
+def _pick(step: _Step, phase: PhasePlan) -> Cost:
+    """All tokens become rows, of which the last of each prompt are gathered as tiles."""
+    moved = 2 * dram_bytes(phase.residual, step.chip) / step.laws.interleaved_bytes_per_second
+    launched = 2 * (step.laws.small_operation_seconds + step.laws.gap_seconds)
+    return Cost(kind="other", seconds=launched + moved, bound="DRAM")
 
 
 def _by_kind(costs: Iterable[tuple[int, Cost]]) -> tuple[KindTime, ...]:
@@ -262,8 +287,9 @@ def _product(step: _Step, op: PlannedLinear) -> _Times:
         )
         times.append((count * cycles / (chip.dram_banks * chip.clock_hz), "compute"))
     else:
-        flops = 2.0 * step.tokens * op.rows * op.out.shape[3]
-        peak = _peak_flops(chip, op.compute) * laws.gemm_utilisation(step.tokens)
+        rows = step.prompts * step.tokens
+        flops = 2.0 * rows * op.rows * op.out.shape[3]
+        peak = _peak_flops(chip, op.compute) * laws.gemm_utilisation(rows)
         times.append((flops / peak, "compute"))
     return times
 
@@ -289,7 +315,7 @@ def _attention_prefill(step: _Step, op: PlannedAttention) -> _Times:
     """Scores and sums of what is before and a causal triangle, or of a band that a window cuts."""
     laws, tokens = step.laws, step.tokens
     seen = min(step.start + tokens / 2, op.window or step.start + tokens)
-    flops = 4.0 * tokens * seen * op.out.shape[3]
+    flops = 4.0 * step.prompts * tokens * seen * op.out.shape[3]
     others = (operations_of([op]) - 1) * laws.small_operation_seconds
     return [(others + flops / laws.attention_flops_per_second, "compute")]
 

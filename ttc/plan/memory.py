@@ -164,7 +164,8 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip, inputs: ChunkInputs
 
     A prefill brings its tokens, their positions and the blocks they go to along, a chunk that
     continues a prompt also where it starts and a page table; it keeps the tables it gathers over
-    all decoders. A decode step moves each table to L1 as soon as it is gathered.
+    all decoders. One of several prompts numbers them, and picks the last token of each out of all
+    rows. A decode step moves each table to L1 as soon as it is gathered.
     """
 
     def size(tensor: TensorPlan) -> int:
@@ -172,14 +173,7 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip, inputs: ChunkInputs
 
     arena = Arena()
     if not phase.decode:
-        prompt = size(_row_major((1, 1, 1, phase.tokens), "uint32"))
-        arena.hold("prompt", prompt)
-        arena.hold("prompt_positions", prompt)
-        blocks = ceil(phase.tokens / inputs.block_tokens)
-        arena.hold("prompt_blocks", size(_row_major((1, 1, 1, blocks), "int32")))
-    if phase.continues:
-        arena.hold("start", size(_row_major((1, 1, 1, 1), "int32")))
-        arena.hold("pages", size(_row_major((1, 1, 1, inputs.pages), "int32")))
+        _hold_prompts(arena, phase, inputs, size)
     run(arena, phase.enter, size, {})
     tables = {
         f"{kind}_{i}": table for i, table in enumerate(phase.positions) for kind in ("cos", "sin")
@@ -197,13 +191,37 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip, inputs: ChunkInputs
     value = run_decoders(arena, phase.decoders, size, phase.value, phase.residual)
     for name in (*tables, *(mask.name for mask in phase.masks)):
         arena.free(name)
-    if not phase.decode:
+    if phase.prompts > 1:
+        rows = replace(phase.residual, dtype="bf16", layout="row_major")
+        arena.hold("rows", size(rows))
+        arena.hold("head", size(head.from_prefill.sliced))
+        arena.free("rows")
+    elif not phase.decode:
         arena.hold("head", size(head.from_prefill.sliced))
     run(arena, head.ops, size, {head.value: head.from_prefill.out})
     if phase.decode and size(head.chosen_from):
         _hold_choice(arena, head, size)
     assert phase.decode or value in arena.blocks, "the caller frees what a prefill returns"
     return arena.highest
+
+
+def _hold_prompts(arena: Arena, phase: PhasePlan, inputs: ChunkInputs, size: Size) -> None:
+    """What a prefill is given, in the order in which it is brought to the device."""
+    prompts, blocks = phase.prompts, ceil(phase.tokens / inputs.block_tokens)
+    given: dict[str, tuple[tuple[int, int, int, int], DType]] = {
+        "prompt": ((1, 1, 1, phase.rows), "uint32"),
+        "prompt_positions": ((1, 1, 1, phase.tokens), "uint32"),
+        "prompt_blocks": ((1, 1, prompts, blocks), "int32"),
+    }
+    if prompts > 1:
+        given |= {"prompts": ((1, 1, 1, prompts), "int32"), "last": ((1, 1, 1, TILE), "uint32")}
+    if phase.continues:
+        given |= {
+            "start": ((1, 1, 1, 1), "int32"),
+            "pages": ((1, 1, prompts, inputs.pages), "int32"),
+        }
+    for name, (shape, dtype) in given.items():
+        arena.hold(name, size(_row_major(shape, dtype)))
 
 
 def _hold_choice(arena: Arena, head: HeadPlan, size: Size) -> None:

@@ -32,6 +32,7 @@ from ttc.plan.programs import (
 )
 from ttc.plan.scores import Scores
 from ttc.plan.tables import MaskTable, PlannedMask, RopeForm, RopeTable
+from ttc.plan.together import Together
 from ttc.spec.precision import Fidelity
 
 # Weights ------------------------------------------------------------------------------------
@@ -236,7 +237,8 @@ class PlannedAttention:
     `gathered`, which becomes `split` where it is not, as the operation that joins heads reads it.
     With `scores` there is no `program`: the attention is made of products of its own.
     `continues`: a prefill that reads the keys and values of earlier chunks from the cache, its own
-    among them; its attention writes heads, `gathered`, which are joined.
+    among them; its attention writes heads, `gathered`, which are joined. `prompts`: of so many
+    prompts, of which each attends to itself.
     """
 
     node: Attention
@@ -254,6 +256,7 @@ class PlannedAttention:
     out: TensorPlan
     scores: Scores | None = None
     continues: bool = False
+    prompts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,12 +337,13 @@ class DecoderPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhasePlan:
-    """Decode (`tokens` is 1), or prefill of a chunk of up to `tokens`.
+    """Decode (`tokens` is 1), or prefill of a chunk of up to `tokens` of each of `prompts`.
 
     `enter` makes the residual stream, called `value`, that the decoders work on; `positions` has an
     entry for each table that any of them rotates by, `masks` for each that any adds to its scores.
     `continues`: a chunk that starts anywhere in its prompt, of which the cache holds what comes
-    before; else one that starts the prompt.
+    before; else one that starts the prompt. Rows of several prompts follow each other: all but
+    attention takes them for one.
     """
 
     decode: bool
@@ -351,12 +355,20 @@ class PhasePlan:
     decoders: tuple[DecoderPlan, ...]
     masks: tuple[PlannedMask, ...] = ()
     continues: bool = False
+    prompts: int = 1
 
     @property
     def name(self) -> str:
-        """decode, prefill_TOKENS, or prefill_chunk_TOKENS where it continues a prompt."""
+        """decode, prefill_TOKENS, or prefill_chunk_TOKENS where it continues a prompt; of several
+        prompts PROMPTSxTOKENS."""
         kind = "prefill_chunk" if self.continues else "prefill"
-        return "decode" if self.decode else f"{kind}_{self.tokens}"
+        size = f"{self.tokens}" if self.prompts == 1 else f"{self.prompts}x{self.tokens}"
+        return "decode" if self.decode else f"{kind}_{size}"
+
+    @property
+    def rows(self) -> int:
+        """Tokens of all prompts."""
+        return self.prompts * self.tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,6 +428,7 @@ class Plan:
     holds it: the first chunk by one of `prefill`, the others by those of `chunks` (none where no
     chunk can follow another), which start at multiples of `chunk_start_tokens` and are given a page
     table of `pages` entries. `buffers` and `semaphores` are what collectives keep between steps.
+    Several prompts are read by `batched` and `batched_chunks`, as `together` says.
     """
 
     spec: str
@@ -436,6 +449,9 @@ class Plan:
     decode: PhasePlan
     prefill: tuple[PhasePlan, ...]
     chunks: tuple[PhasePlan, ...]
+    batched: tuple[PhasePlan, ...]
+    batched_chunks: tuple[PhasePlan, ...]
+    together: tuple[Together, ...]
     head: HeadPlan
     weights: tuple[WeightPlan, ...]
     memory: MemoryPlan
@@ -468,4 +484,9 @@ class Plan:
     @property
     def phases(self) -> tuple[PhasePlan, ...]:
         """Every step that is emitted."""
-        return (self.decode, *self.prefill, *self.chunks)
+        return (self.decode, *self.prefills)
+
+    @property
+    def prefills(self) -> tuple[PhasePlan, ...]:
+        """Those that read prompts; what they share with others comes first."""
+        return (*self.prefill, *self.chunks, *self.batched, *self.batched_chunks)

@@ -187,7 +187,7 @@ def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
         stored=stored,
         kv_cache=kv_cache,
         decode=users.decode,
-        prefill=(*prompts.first, *prompts.later),
+        prefill=prompts.phases,
         head=users.head,
     )
     return _Chosen(
@@ -224,6 +224,9 @@ def _plan(request: Request, mesh: Mesh, context: int) -> tuple[Plan, Sizing]:
         decode=decode,
         prefill=prompts.first,
         chunks=prompts.later,
+        batched=prompts.batched,
+        batched_chunks=prompts.batched_later,
+        together=prompts.together,
         head=chosen.users.head,
         weights=chosen.weights,
         memory=chosen.memory,
@@ -367,7 +370,7 @@ def _decoders_decode(setting: Setting, rope_form: RopeForm) -> tuple[DecoderPlan
 
 
 def _decoders_prefill(
-    setting: Setting, rope_form: RopeForm, tokens: int
+    setting: Setting, rope_form: RopeForm, tokens: int, prompts: int = 1
 ) -> tuple[DecoderPlan, ...]:
     def plan_ops(variant: Variant, inputs: Values) -> Planned:
         step = PrefillStep(
@@ -376,10 +379,11 @@ def _decoders_prefill(
             precision=variant.precision,
             rope_form=rope_form,
             tokens=tokens,
+            prompts=prompts,
         )
         return plan_prefill_ops(step, inputs)
 
-    return _decoders(setting, _residual(setting, tokens, decode=False), plan_ops)
+    return _decoders(setting, _residual(setting, prompts * tokens, decode=False), plan_ops)
 
 
 def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:
@@ -400,7 +404,9 @@ def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:
     )
 
 
-def _plan_prefill(setting: Setting, rope_form: RopeForm, tokens: int) -> PhasePlan:
+def _plan_prefill(
+    setting: Setting, rope_form: RopeForm, tokens: int, prompts: int
+) -> PhasePlan:
     before, _ = _entering(setting.graph.model)
     step = PrefillStep(
         setting=setting,
@@ -408,17 +414,19 @@ def _plan_prefill(setting: Setting, rope_form: RopeForm, tokens: int) -> PhasePl
         precision=setting.model_precision,
         rope_form=rope_form,
         tokens=tokens,
+        prompts=prompts,
     )
     return PhasePlan(
         decode=False,
         tokens=tokens,
+        prompts=prompts,
         enter=plan_prefill_ops(step, {}),
         value=before.outputs[0],
-        residual=_residual(setting, tokens, decode=False),
+        residual=_residual(setting, step.rows, decode=False),
         positions=tuple(
             plan_prefill_positions(setting, tokens, table) for table in setting.rope_tables
         ),
-        decoders=_decoders_prefill(setting, rope_form, tokens),
+        decoders=_decoders_prefill(setting, rope_form, tokens, prompts),
         masks=plan_prefill_masks(setting, tokens),
     )
 

@@ -1,4 +1,4 @@
-"""Planning of a prefill: all tokens of one prompt, activations interleaved in DRAM."""
+"""Planning of a prefill: all tokens of a prompt, or of several, activations interleaved in DRAM."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -60,13 +60,19 @@ KEY_TOKENS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillStep:
-    """What every operation of a prefill is planned against."""
+    """What every operation of a prefill is planned against: `tokens` of each of `prompts`."""
 
     setting: Setting
     graph: Graph
     precision: EffectivePrecision
     rope_form: RopeForm
     tokens: int
+    prompts: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Tokens of all prompts, which are rows of one matrix everywhere but in attention."""
+        return self.prompts * self.tokens
 
 
 def plan_prefill_ops(step: PrefillStep, inputs: Mapping[str, TensorPlan]) -> tuple[PlannedOp, ...]:
@@ -75,7 +81,7 @@ def plan_prefill_ops(step: PrefillStep, inputs: Mapping[str, TensorPlan]) -> tup
 
 
 def plan_prefill_positions(setting: Setting, tokens: int, table: str) -> PlannedPositions:
-    """cos and sin of the positions of a prompt, in DRAM.
+    """cos and sin of the positions of a prompt, in DRAM; prompts that are read together share them.
 
     Where a sequence turns by its length, a prompt has tables apart from those of decode steps.
     """
@@ -110,12 +116,12 @@ def continue_prompt(phase: PhasePlan, keys: int) -> PhasePlan:
 def _continued(op: PlannedAttention, keys: int) -> PlannedAttention:
     assert op.program is not None, "what is made of products reads no blocks"
     q_chunk = min(op.program.q_chunk_tokens, keys)
-    tokens, width = op.out.shape[2:]
+    prompts, tokens, width = op.prompts, op.out.shape[2] // op.prompts, op.out.shape[3]
     return replace(
         op,
         continues=True,
         program=replace(op.program, q_chunk_tokens=q_chunk, k_chunk_tokens=keys),
-        gathered=replace(op.out, shape=(1, op.heads, tokens, width // op.heads)),
+        gathered=replace(op.out, shape=(prompts, op.heads, tokens, width // op.heads)),
     )
 
 
@@ -123,7 +129,7 @@ def _embedding(
     node: Embedding, step: PrefillStep, values: Values
 ) -> tuple[PlannedEmbedding, Values]:
     out = TensorPlan(
-        shape=(1, 1, step.tokens, step.setting.embedded),
+        shape=(1, 1, step.rows, step.setting.embedded),
         dtype=step.precision.dtype("residual", "prefill"),
         placement=DRAM,
     )
@@ -159,7 +165,7 @@ def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLin
         dtype = "bf16"
     columns = sum(setting.weight_shapes[name][0] for name in node.weights)
     program, buffers = plan_multicast(
-        tokens=step.tokens,
+        tokens=step.rows,
         rows=x.shape[3],
         columns=columns,
         x_dtype=x.dtype,
@@ -169,7 +175,7 @@ def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLin
         chip=setting.chip,
         kept_bytes=setting.kept_l1_bytes,
     )
-    out = TensorPlan(shape=(1, 1, step.tokens, columns), dtype=dtype, placement=DRAM)
+    out = TensorPlan(shape=(1, 1, step.rows, columns), dtype=dtype, placement=DRAM)
     collective = None
     if setting.sums_ranks(node):
         collective = (
@@ -194,7 +200,7 @@ def _split_qkv(node: SplitQkv, step: PrefillStep, values: Values) -> tuple[Plann
     dims, dtype = step.setting.dims, values[node.qkv].dtype
 
     def heads(count: int) -> TensorPlan:
-        shape = (1, count, step.tokens, dims.head_dim)
+        shape = (step.prompts, count, step.tokens, dims.head_dim)
         return TensorPlan(shape=shape, dtype=dtype, placement=DRAM)
 
     q, k = heads(dims.heads), heads(dims.kv_heads)
@@ -239,7 +245,7 @@ def _attention(
         k_chunk_tokens=min(KEY_TOKENS, step.tokens),
     )
     width = dims.heads * dims.head_dim
-    out = TensorPlan(shape=(1, 1, step.tokens, width), dtype=q.dtype, placement=DRAM)
+    out = TensorPlan(shape=(1, 1, step.rows, width), dtype=q.dtype, placement=DRAM)
     window, scores = window_of(node, setting), None
     if node.cap:
         out = replace(out, dtype="bf16")
@@ -259,6 +265,7 @@ def _attention(
         split=out,
         out=out,
         scores=scores,
+        prompts=step.prompts,
     )
     return op, {node.out: out}
 
@@ -291,7 +298,7 @@ def _unary(
 def _concat(node: Concat, step: PrefillStep, values: Values) -> tuple[PlannedConcat, Values]:
     xs = [values[name] for name in node.xs]
     width = sum(x.shape[3] for x in xs)
-    out = TensorPlan(shape=(1, 1, step.tokens, width), dtype=xs[0].dtype, placement=DRAM)
+    out = TensorPlan(shape=(1, 1, step.rows, width), dtype=xs[0].dtype, placement=DRAM)
     return PlannedConcat(node=node, moved=0, out=out), {node.out: out}
 
 

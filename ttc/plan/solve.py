@@ -35,7 +35,7 @@ class BatchPlan:
     setting: Setting
     decode: PhasePlan
     head: HeadPlan
-    prefill: Callable[[int], PhasePlan]  # by tokens
+    prefill: Callable[[int, int], PhasePlan]  # by tokens, and by how many prompts have them
     kv_cache: Callable[[Setting], KvCachePlan]
     tables: Callable[[Setting], list[WeightPlan]]  # those whose rows are positions
 
@@ -55,9 +55,12 @@ class Sizing:
 
     def need(self, batch: int, context: int, chunk: int) -> int:
         """Bytes for `batch` users of `context` tokens, whose prompts are read in chunks."""
-        planned = self.of_batch(batch)
-        kv = kv_bytes(planned.kv_cache(self._at(batch, context)), self.setting.chip)
-        return self._beside_kv(batch, context, chunk) + kv
+        inputs = chunk_inputs(self._at(batch, context), chunk)
+        return self._staying(batch, context) + self._step(batch, chunk, inputs)
+
+    def room(self, batch: int, context: int) -> int:
+        """Bytes that a step may take beside all that stays."""
+        return self.limit - self._staying(batch, context)
 
     def fits(self, batch: int, context: int) -> bool:
         """Whether a request fits with the smallest chunk that it must have."""
@@ -98,9 +101,9 @@ class Sizing:
         if setting.whole_caches:
             return setting.slots * self.largest_context(setting.batch) // paging.block_tokens
         planned = self.of_batch(setting.batch)
-        free = self.limit - self._beside_kv(
-            setting.batch, setting.context, self._needed(setting.context)
-        )
+        chunk = self._needed(setting.context)
+        step = self._step(setting.batch, chunk, chunk_inputs(setting, chunk))
+        free = self.limit - self._beside_kv(setting.batch, setting.context) - step
 
         def fits(blocks: int) -> bool:
             shared = replace(setting, paging=replace(paging, max_blocks=blocks))
@@ -108,14 +111,19 @@ class Sizing:
 
         return _last(fits, max(0, free) // (paging.block_tokens * setting.dims.layers))
 
-    def _beside_kv(self, batch: int, context: int, chunk: int) -> int:
+    def _staying(self, batch: int, context: int) -> int:
+        """Bytes that are in use between steps, and the trace region."""
+        planned = self.of_batch(batch)
+        kv = kv_bytes(planned.kv_cache(self._at(batch, context)), self.setting.chip)
+        return self._beside_kv(batch, context) + kv
+
+    def _beside_kv(self, batch: int, context: int) -> int:
         chip, planned = self.setting.chip, self.of_batch(batch)
         at = self._at(batch, context)
         return (
             self._weights
             + sum(dram_bytes(table.tensor, chip) for table in planned.tables(at))
             + input_bytes(at, planned.decode)
-            + self._step(batch, chunk, chunk_inputs(at, chunk))
             + trace_region_bytes(planned.decode, planned.head, chip)
         )
 
@@ -129,7 +137,7 @@ class Sizing:
     def _step_bytes(self, batch: int, chunk: int, inputs: ChunkInputs) -> int:
         """The most that a decode step takes, or a chunk that starts or continues a prompt."""
         planned = self.of_batch(batch)
-        first = planned.prefill(chunk)
+        first = planned.prefill(chunk, 1)
         phases = [planned.decode, first]
         if not self.setting.whole_caches:
             phases.append(continue_prompt(first, keys_at_once(chunk)))

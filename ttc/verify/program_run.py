@@ -1,7 +1,7 @@
 """The job of `verify_program`: runs in the child, with the real ttnn and a mock device."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -112,15 +112,9 @@ def run_program(
     setattr(program, "ttnn", recorder)  # noqa: B010  the functions of the module find it there
     resident = recorder.in_use()
     work = {
-        f"prefill_{tokens}": partial(_run_prefill, run, program, inputs, recorder, tokens)
-        for tokens in program.PREFILL
+        each.name: partial(_run_prefill, run, program, inputs, recorder, each)
+        for each in _prefills(program)
     }
-    for tokens in program.PREFILL_CHUNK:
-        for start in dict.fromkeys((0, _last_start(program, tokens))):
-            name = f"prefill_chunk_{tokens} from {start}"
-            work[name] = partial(
-                _run_prefill, run, program, inputs, recorder, tokens, start, name=name
-            )
     work["decode"] = partial(_run_decode, run, program, inputs, recorder)
     done = [run.phase(name, phase) for name, phase in work.items()]
     return ProgramRun(
@@ -152,40 +146,65 @@ def _allocate(run: _Run, program: Program) -> _Inputs:
     )
 
 
-def _last_start(program: Program, tokens: int) -> int:
-    """Where the last chunk of so many tokens starts in a context."""
-    return max(0, program.CONTEXT - tokens) // program.CHUNK_START * program.CHUNK_START
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prefill:
+    """A program that reads `tokens` of each of `prompts`, from `start` on if one is given."""
+
+    name: str
+    entry: Callable[..., Any]
+    prompts: int
+    tokens: int
+    start: int | None = None
+
+
+def _prefills(program: Program) -> Iterator[_Prefill]:
+    """All of them; those of later chunks from the first start and from the last of a context."""
+    alone = {(1, tokens): entry for tokens, entry in program.PREFILL.items()}
+    for (prompts, tokens), entry in (alone | dict(program.PREFILL_PROMPTS)).items():
+        name = f"prefill_{_size(prompts, tokens)}"
+        yield _Prefill(name=name, entry=entry, prompts=prompts, tokens=tokens)
+    alone = {(1, tokens): entry for tokens, entry in program.PREFILL_CHUNK.items()}
+    for (prompts, tokens), entry in (alone | dict(program.PREFILL_CHUNK_PROMPTS)).items():
+        last = max(0, program.CONTEXT - tokens) // program.CHUNK_START * program.CHUNK_START
+        for start in dict.fromkeys((0, last)):
+            name = f"prefill_chunk_{_size(prompts, tokens)} from {start}"
+            yield _Prefill(name=name, entry=entry, prompts=prompts, tokens=tokens, start=start)
+
+
+def _size(prompts: int, tokens: int) -> str:
+    return f"{tokens}" if prompts == 1 else f"{prompts}x{tokens}"
 
 
 def _run_prefill(
-    run: _Run,
-    program: Program,
-    inputs: _Inputs,
-    recorder: CallRecorder,
-    tokens: int,
-    start: int | None = None,
-    *,
-    name: str = "",
+    run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder, what: _Prefill
 ) -> PhaseRun:
-    """A chunk of `tokens` tokens, and the head on its first rows; from `start` on, if one is given.
+    """One chunk of each prompt, and the head on its first rows or on the last of each.
 
     A second one where the first left something: ttnn keeps the semaphores of a collective from its
     first run on, and only what the second leaves would grow with every prompt.
     """
     uint32, int32 = run.ttnn.uint32, run.ttnn.int32
+    prompts, tokens, start = what.prompts, what.tokens, what.start
     given = [
+        run.row_major((1, prompts * tokens), uint32),
         run.row_major((1, tokens), uint32),
-        run.row_major((1, tokens), uint32),
-        run.row_major((1, -(-tokens // program.KV_BLOCK)), int32),
+        run.row_major((prompts, -(-tokens // program.KV_BLOCK)), int32),
     ]
-    entry = program.PREFILL if start is None else program.PREFILL_CHUNK
-    user = [0] if start is None else []
+    last, user = None, list[int]()
+    if prompts > 1:
+        given.append(run.row_major((prompts,), int32))
+        last = run.row_major((1, _TILE_ROWS), uint32)
+    elif start is None:
+        user = [0]
     if start is not None:
-        given += [run.integers([start]), run.row_major((1, program.PAGES), int32)]
+        given += [run.integers([start]), run.row_major((prompts, program.PAGES), int32)]
 
     def step() -> None:
-        x = entry[tokens](*given, *user, inputs.caches, inputs.weights)
-        logits = program.head_prefill(x, 0, inputs.weights)
+        x = what.entry(*given, *user, inputs.caches, inputs.weights)
+        if last is None:
+            logits = program.head_prefill(x, 0, inputs.weights)
+        else:
+            logits = program.head_prompts(x, last, inputs.weights)
         recorder.deallocate(x)
         recorder.deallocate(logits)
 
@@ -196,9 +215,9 @@ def _run_prefill(
         inputs_only = after
         step()
         after = recorder.in_use()
-    for tensor in given:
+    for tensor in (*given, *([] if last is None else [last])):
         run.ttnn.deallocate(tensor)
-    return _phase_run(name or f"prefill_{tokens}", seen, after, inputs_only)
+    return _phase_run(what.name, seen, after, inputs_only)
 
 
 def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder) -> PhaseRun:

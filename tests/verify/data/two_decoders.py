@@ -178,3 +178,6 @@ def head_prefill(x, row, w):
 
 PREFILL = {64: prefill_64}
 PREFILL_CHUNK = {}
+PREFILL_PROMPTS = {}
+PREFILL_CHUNK_PROMPTS = {}
+TOGETHER = {}
