@@ -201,6 +201,14 @@ def _call_as_planned(weights: Any, plan: Plan) -> None:
             part.dtype = getattr(emulated, names[weight.dtype])
 
 
+def read(replica: Replica, user: int, prompt: list[int]) -> NDArray[np.float32]:
+    """Logits [vocab] after a prompt that a user reads, with nobody else."""
+    assert replica.admit(user, prompt, len(prompt))
+    found = [logits for batch in replica.batches() for logits in replica.read(batch).values()]
+    (logits,) = found
+    return logits
+
+
 def run(session: Session, token_ids: list[int]) -> NDArray[np.float32]:
     """Logits of every position: a prompt through prefill, the rest token by token."""
     logits = [session.prefill_all(token_ids[:PROMPT_TOKENS])]

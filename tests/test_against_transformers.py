@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_models import PROMPT_TOKENS, Case, make_case, open_session, pcc, run, variants_of
+from random_models import PROMPT_TOKENS, Case, make_case, open_session, pcc, read, run, variants_of
 
 from ttc.plan import planner
 from ttc.plan.plan import WeightPlan
@@ -135,10 +135,13 @@ def test_prompts_of_every_length_in_turn(tmp_path: Path, variant: str) -> None:
         replica = session.replicas[0]
         for turn, tokens in enumerate(lengths):
             replica.release(turn % 3)
-            logits = replica.join(turn % 3, case.token_ids[:tokens], tokens)
-            assert logits is not None
-            np.testing.assert_allclose(logits[0], alone[tokens], rtol=1e-3, atol=1e-3)
+            logits = read(replica, turn % 3, case.token_ids[:tokens])
+            np.testing.assert_allclose(logits, alone[tokens], rtol=1e-3, atol=1e-3)
         assert replica.cached_tokens(2) == 32, "of the same length before"
+        for waiting in (lengths[:3], lengths[3:]):
+            logits = session.prefill([case.token_ids[:tokens] for tokens in waiting])
+            expected = [alone[tokens] for tokens in waiting]
+            np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("ranges", [1, 3])

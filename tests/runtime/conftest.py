@@ -67,23 +67,46 @@ def _prefill(tokens, rope_positions, blocks, user, caches, w):
 
 def _prefill_chunk(tokens, rope_positions, blocks, start, page_table, caches, w):
     first = int(start.values)
-    assert first % CHUNK_START == 0
-    assert page_table.values.shape == (1, PAGES)
     _write(tokens, rope_positions, blocks, first, caches)
-    ends = range(first + 1, first + tokens.values.shape[1] + 1)
-    return ttnn.Tensor([ttnn.total(caches, page_table, 0, min(end, CONTEXT)) for end in ends])
+    return ttnn.Tensor(_totals(rope_positions, 1, first, page_table, caches))
+
+
+def _prefill_prompts(tokens, rope_positions, blocks, prompts, caches, w):
+    _write(tokens, rope_positions, blocks, 0, caches)
+    assert prompts.values.tolist() == list(range(len(blocks.values)))
+    rows = tokens.values.reshape(len(blocks.values), -1)
+    return ttnn.Tensor(ttnn.torch.cumsum(rows, 1).flatten().tolist())
+
+
+def _prefill_chunk_prompts(tokens, rope_positions, blocks, prompts, start, page_table, caches, w):
+    first = int(start.values)
+    _write(tokens, rope_positions, blocks, first, caches)
+    return ttnn.Tensor(_totals(rope_positions, len(blocks.values), first, page_table, caches))
+
+
+def _totals(rope_positions, prompts, first, page_table, caches):
+    assert first % CHUNK_START == 0
+    assert page_table.values.shape == (prompts, PAGES)
+    ends = range(first + 1, first + rope_positions.values.shape[1] + 1)
+    return [
+        ttnn.total(caches, page_table, prompt, min(end, CONTEXT))
+        for prompt in range(prompts)
+        for end in ends
+    ]
 
 
 def _write(tokens, rope_positions, blocks, first, caches):
-    count = tokens.values.shape[1]
+    count = rope_positions.values.shape[1]
     assert rope_positions.values[0].tolist() == [
         min(first + i, CONTEXT - 1) for i in range(count)
     ]
-    assert blocks.values.shape == (1, count // KV_BLOCK)
-    ttnn.prefilled.append((first, count))
-    for position, token in enumerate(tokens.values[0]):
-        if blocks.values[0, position // KV_BLOCK] >= 0:
-            ttnn.append(caches, blocks, 0, position, token)
+    prompts = tokens.values.shape[1] // count
+    assert blocks.values.shape == (prompts, count // KV_BLOCK)
+    ttnn.prefilled.append((first, count) if prompts == 1 else (first, count, prompts))
+    for place, token in enumerate(tokens.values[0]):
+        prompt, position = divmod(place, count)
+        if blocks.values[prompt, position // KV_BLOCK] >= 0:
+            ttnn.append(caches, blocks, prompt, position, token)
 
 
 def head_prefill(x, row, w):
@@ -91,8 +114,16 @@ def head_prefill(x, row, w):
     return ttnn.Tensor(ttnn.torch.stack(logits)[None, None])
 
 
+def head_prompts(x, last, w):
+    logits = [ttnn.likeliest(x.values[row] % VOCAB, VOCAB) for row in last.values[0].tolist()]
+    return ttnn.Tensor(ttnn.torch.stack(logits)[None, None])
+
+
 PREFILL = {32: _prefill, 64: _prefill}
 PREFILL_CHUNK = {32: _prefill_chunk, 64: _prefill_chunk}
+PREFILL_PROMPTS = {(3, 32): _prefill_prompts, (2, 64): _prefill_prompts}
+PREFILL_CHUNK_PROMPTS = {(3, 32): _prefill_chunk_prompts}
+TOGETHER = {}
 '''
 
 
@@ -160,21 +191,24 @@ type MakeSession = Callable[..., Session]
 
 @pytest.fixture
 def make_session(tmp_path: Path) -> MakeSession:
-    """Sessions of the summing program; `blocks` is the order in which blocks are handed out.
+    """Sessions of the summing program; `blocks` is the order in which blocks are handed out, and
+    `together` says whether several prompts are read at once.
 
     Each replica has a ttnn of its own, as each has chips of its own.
     """
     (tmp_path / "model.py").write_text(SUMMING_PROGRAM)
 
-    def replica(blocks: list[int] | None) -> Replica:
+    def replica(blocks: list[int] | None, together: bool) -> Replica:
         device = SimpleNamespace(compute_with_storage_grid_size=lambda: SimpleNamespace(x=8, y=8))
         backend = Backend(ttnn=small_ttnn(), device=device)
         program = load_program(tmp_path / "model.py", backend.ttnn)
+        if together:
+            program.TOGETHER = {(32, 2): (3, 32), (64, 2): (2, 64)}
         weights = load_weights(program, lambda name: tmp_path / f"{name}.tensorbin", backend)
         return Replica(program=program, backend=backend, weights=weights, blocks=blocks)
 
-    def make(blocks: list[int] | None = None, replicas: int = 1) -> Session:
-        made = tuple(replica(blocks) for _ in range(replicas))
+    def make(blocks: list[int] | None = None, replicas: int = 1, together: bool = False) -> Session:
+        made = tuple(replica(blocks, together) for _ in range(replicas))
         return Session(program=made[0].program, replicas=made)
 
     return make

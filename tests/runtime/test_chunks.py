@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ttc.runtime.chunks import Chunk, chunks_of
+from ttc.runtime.replica import Replica
 from ttc.runtime.session import Session
 
 pytestmark = pytest.mark.emulate
@@ -24,14 +25,23 @@ def best(logits: Any) -> list[int]:
     return [int(token) for token in np.argmax(logits, axis=-1)]
 
 
+def read(replica: Replica, user: int, prompt: list[int]) -> int:
+    """The likeliest token after a prompt that a user reads, with nobody else."""
+    assert replica.admit(user, prompt, 96)
+    for batch in replica.batches():
+        for logits in replica.read(batch).values():
+            return int(logits.argmax())
+    raise AssertionError("a batch ends the prompt")
+
+
 @pytest.mark.parametrize("tokens", range(1, 97))
 def test_every_length_gives_what_one_piece_gives(
     make_session: Callable[..., Session], tokens: int
 ) -> None:
     replica = make_session(BLOCKS).replicas[0]
     prompt = PROMPT[:tokens]
-    assert best(replica.join(1, prompt, 96, last=False)) == sums(prompt)
-    assert best(replica.join(2, prompt, 96, last=True)) == sums(prompt)[-1:]
+    assert best(replica.join(1, prompt, 96)) == sums(prompt)
+    assert read(replica, 2, prompt) == sums(prompt)[-1]
     assert replica.lengths == [0, tokens, tokens]
 
 
@@ -51,11 +61,10 @@ def test_what_the_cache_holds_is_not_read_again(
 ) -> None:
     replica = make_session(BLOCKS).replicas[0]
     replica.join(0, PROMPT[:held], held)
-    read = len(replica.backend.ttnn.prefilled)
-    logits = replica.join(1, PROMPT[:tokens], 96)
-    assert replica.backend.ttnn.prefilled[read:] == [(held, 64 if tokens - held > 32 else 32)]
-    assert best(logits) == sums(PROMPT[:tokens])[-1:]
-    assert best(replica.join(2, PROMPT[:tokens], 96, last=False)) == sums(PROMPT[:tokens])
+    before = len(replica.backend.ttnn.prefilled)
+    assert read(replica, 1, PROMPT[:tokens]) == sums(PROMPT[:tokens])[-1]
+    assert replica.backend.ttnn.prefilled[before:] == [(held, 64 if tokens - held > 32 else 32)]
+    assert best(replica.join(2, PROMPT[:tokens], 96)) == sums(PROMPT[:tokens])
 
 
 def test_a_start_between_those_of_programs_writes_nothing_that_is_held(
@@ -64,11 +73,19 @@ def test_a_start_between_those_of_programs_writes_nothing_that_is_held(
     """Chunks start at multiples of 64 here: the block before 32 is read again and not written."""
     replica = make_session(BLOCKS).replicas[0]
     replica.program.CHUNK_START = 64
-    replica.join(0, PROMPT, 96)
-    other = [5] * 32 + PROMPT[32:]  # what is held stays what it was
-    replica.prefill(0, other, start=32, last=True)
-    assert replica.backend.ttnn.prefilled[-2:] == [(0, 64), (64, 32)]
-    assert best(replica.prefill(0, PROMPT, start=64, last=True)) == sums(PROMPT)[-1:]
+    read(replica, 0, PROMPT[:40])
+    held = replica.backend.ttnn
+    writes: list[Any] = []
+
+    def append(*where: Any) -> None:
+        writes.append(where[2:])
+        held_append(*where)
+
+    held_append, held.append = held.append, append
+    assert read(replica, 1, PROMPT) == sums(PROMPT)[-1]
+    assert held.prefilled[1:] == [(0, 64), (64, 32)]
+    assert sorted(position for _, position, _ in writes[:32]) == list(range(32, 64))
+    assert len(writes) == 64
 
 
 def test_chunks_cover_a_prompt_once(session: Session) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from ttc.errors import UsageError
 from ttc.runtime.blocks import BlockUse
+from ttc.runtime.chunks import Batch
 from ttc.runtime.engine import Engine, Piece, Request
+from ttc.runtime.replica import Replica
 from ttc.runtime.request import Limits
 from ttc.runtime.sampling import Sampling
 from ttc.runtime.session import Session
@@ -189,19 +191,70 @@ def test_a_failing_prefill_harms_nobody_else(
     fine = each.add(request([1], max_new_tokens=5))
     each.step()
     replica = session.replicas[0]
-    prefill = type(replica).prefill
+    read = type(replica).read
 
     def fail(*args: Any, **named: Any) -> Any:
         raise RuntimeError("the device is on fire")
 
-    monkeypatch.setattr(type(replica), "prefill", fail)
+    monkeypatch.setattr(type(replica), "read", fail)
     each.add(request([2]))
     with pytest.raises(RuntimeError, match="fire"):
         each.step()
-    monkeypatch.setattr(type(replica), "prefill", prefill)
+    monkeypatch.setattr(type(replica), "read", read)
     assert each.waiting == []
     assert each.block_use.held == 1
     assert tokens(finished(each)[fine]) == [2, 4, 8, 16]
+
+
+def test_prompts_that_wait_are_read_together(make_session: MakeSession) -> None:
+    each = engine(session := make_session(together=True))
+    prompts = [[1] * 20, [2] * 31, [3]]
+    for prompt in prompts:
+        each.add(request(prompt, max_new_tokens=3))
+    each.step()
+    assert session.replicas[0].backend.ttnn.prefilled == [(0, 32, 3)]
+    assert [time.prompts for time in each.times.prefills] == [3]
+    assert [time.tokens for time in each.times.prefills] == [52]
+    found = finished(each)
+    for number, prompt in enumerate(prompts):
+        first = sum(prompt) % 23
+        assert tokens(found[number])[-1] == first * 4 % 23
+
+
+def test_a_prompt_that_fails_among_others(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows which of several prompts it was: each is read alone then."""
+    each = engine(session := make_session(together=True))
+    kind = type(session.replicas[0])
+    read = kind.read
+
+    def fail(replica: Replica, batch: Batch) -> Any:
+        if 1 in batch.users:
+            raise RuntimeError("the device is on fire")
+        return read(replica, batch)
+
+    monkeypatch.setattr(kind, "read", fail)
+    for token in (1, 2, 3):
+        each.add(request([token], max_new_tokens=2))
+    with pytest.raises(RuntimeError, match="fire"):
+        each.step()
+    assert (each.running, each.waiting, each.block_use.held) == ([0], [2], 2)
+    found = finished(each)
+    assert [tokens(found[number]) for number in (0, 2)] == [[1, 2], [3, 6]]
+    assert 1 not in found
+    assert each.block_use.held == 0
+
+
+def test_a_beginning_that_is_being_read_is_waited_for(make_session: MakeSession) -> None:
+    """The second prompt would find a block of the first; the third begins otherwise."""
+    each = engine(session := make_session(together=True))
+    for prompt in ([5] * 40, [5] * 40 + [6], [7] * 40):
+        each.add(request(prompt, max_new_tokens=2))
+    each.step()
+    assert session.replicas[0].backend.ttnn.prefilled == [(0, 64), (32, 32), (0, 64)]
+    found = finished(each)
+    assert [tokens(found[n])[-1] for n in range(3)] == [200 * 2 % 23, 206 * 2 % 23, 280 * 2 % 23]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +312,7 @@ def test_a_stream_does_not_depend_on_who_else_is_there(
     """33 slots of 11 replicas, blocks for fewer; users come and go at random for 200 steps."""
     rng = random.Random(seed)
     blocks = rng.sample(range(9), 8)
-    each = engine(make_session(blocks, replicas=11))
+    each = engine(make_session(blocks, replicas=11, together=seed % 2 == 1))
     asked: dict[int, Request] = {}
     got: dict[int, list[Piece]] = {}
     for _ in range(200):

@@ -26,7 +26,7 @@ def test_prefill_gives_the_logits_of_the_last_token(session: Session) -> None:
 
 def test_the_smallest_bucket_that_holds_the_prompt(session: Session) -> None:
     session.prefill([[1] * 32, [2] * 33, [1]])
-    assert session.replicas[0].backend.ttnn.prefilled == [(0, 32), (0, 64), (0, 32)]
+    assert session.replicas[0].backend.ttnn.prefilled == [(0, 64), (0, 32), (0, 32)]
 
 
 def test_prefill_all_gives_the_logits_of_every_token(session: Session) -> None:

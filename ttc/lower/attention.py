@@ -164,9 +164,7 @@ def lower_rope(op: PlannedRope, constants: Constants) -> tuple[Statement, ...]:
 
 def _same_memory(name: str, shape: tuple[int, ...], why: str = "") -> tuple[Call, ...]:
     """Another shape of whole tiles in the same order, which moves nothing."""
-    return (
-        Call(function="reshape", args=(Ref(name=name), shape), results=(name,), why=why),
-    )
+    return (Call(function="reshape", args=(Ref(name=name), shape), results=(name,), why=why),)
 
 
 def rope_operands(op: PlannedRope) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -31,7 +31,8 @@ def check_plan(plan: Plan) -> None:
     for use in plan.together:
         step = (use.prompts, use.padded)
         assert step in {(each.prompts, each.tokens) for each in plan.batched}, "it has a program"
-        assert use.tokens <= use.padded and 1 < use.least <= use.prompts, "it saves time"
+        assert use.tokens <= use.padded, "it has room for the tokens"
+        assert 1 < use.least <= use.prompts, "it reads several prompts"
     paged = all(not isinstance(op, PlannedAttention) or op.scores is None for op in every)
     assert plan.chunks or plan.context <= chunk or not paged, "a prompt can be continued"
 

@@ -132,9 +132,7 @@ def estimate(plan: Plan, chip: Chip) -> Estimate:
             for phase in plan.chunks
             if last and phase.tokens == chunk
         ),
-        batched=tuple(
-            step_time(priced, phase, plan.head, phase.tokens) for phase in plan.batched
-        ),
+        batched=tuple(step_time(priced, phase, plan.head, phase.tokens) for phase in plan.batched),
         sources=tuple(sorted(load_laws(chip.arch).sources.items())),
     )
 

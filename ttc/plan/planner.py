@@ -404,9 +404,7 @@ def _plan_decode(setting: Setting, rope_form: RopeForm) -> PhasePlan:
     )
 
 
-def _plan_prefill(
-    setting: Setting, rope_form: RopeForm, tokens: int, prompts: int
-) -> PhasePlan:
+def _plan_prefill(setting: Setting, rope_form: RopeForm, tokens: int, prompts: int) -> PhasePlan:
     before, _ = _entering(setting.graph.model)
     step = PrefillStep(
         setting=setting,

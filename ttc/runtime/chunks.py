@@ -1,6 +1,6 @@
 """In which pieces prompts are read, and which pieces of several prompts are read at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttc.runtime.program import Program
@@ -38,8 +38,7 @@ class Batch:
 
     def one_by_one(self) -> "Iterator[Batch]":
         """The same chunks, each by a program of one prompt."""
-        for user, chunk in zip(self.users, self.chunks, strict=True):
-            yield Batch(users=(user,), chunks=(chunk,), prompts=1, tokens=chunk.bucket)
+        return map(alone, self.users, self.chunks)
 
 
 def chunks_of(program: Program, tokens: int, held: int) -> Iterator[Chunk]:
@@ -58,23 +57,44 @@ def chunks_of(program: Program, tokens: int, held: int) -> Iterator[Chunk]:
         first = end
 
 
-def batches_of(program: Program, chunks: Mapping[int, Sequence[Chunk]]) -> Iterator[Batch]:
-    """All chunks of some users' prompts, in an order in which they can be read.
+def batches_of(
+    program: Program, prompts: Mapping[int, Sequence[Chunk]], kinds: Mapping[int, Hashable]
+) -> Iterator[Batch]:
+    """All chunks of some users' prompts, in the order of the users.
 
-    Chunks that start alike are read together where the plan says that it saves time: the longest
-    first, with rows that would be padding given to shorter ones.
+    Prompts of one kind of which one chunk is left, and which go on from the same position, are read
+    together where the plan says that it saves time; they take the place of the first of them. One
+    of several chunks is read to its end: the time that the last one could share is little, and the
+    others would wait for it.
     """
-    by_start: dict[int, list[tuple[int, Chunk]]] = {}
-    for user, each in chunks.items():
-        for chunk in each:
-            by_start.setdefault(chunk.first, []).append((user, chunk))
-    for _, waiting in sorted(by_start.items()):
-        waiting.sort(key=lambda one: -one[1].tokens)
-        while waiting:
-            prompts, tokens = _size(program, [chunk for _, chunk in waiting])
-            users, taken = zip(*waiting[:prompts], strict=True)
-            yield Batch(users=users, chunks=taken, prompts=prompts, tokens=tokens)
-            del waiting[:prompts]
+    together: dict[tuple[int, Hashable] | int, list[tuple[int, Chunk]]] = {}
+    for user, chunks in prompts.items():
+        key = user if len(chunks) > 1 else (chunks[0].first, kinds[user])
+        together.setdefault(key, []).extend((user, chunk) for chunk in chunks)
+    for key, waiting in together.items():
+        if isinstance(key, int):
+            yield from (alone(user, chunk) for user, chunk in waiting)
+        else:
+            yield from _shared(program, waiting)
+
+
+def _shared(program: Program, waiting: list[tuple[int, Chunk]]) -> Iterator[Batch]:
+    """Chunks that start alike: the longest first, and rows that would be padding are given to
+    shorter ones."""
+    waiting = sorted(waiting, key=lambda each: -each[1].tokens)
+    while waiting:
+        count, tokens = _size(program, [chunk for _, chunk in waiting])
+        if count == 1:
+            yield alone(*waiting[0])
+        else:
+            users, chunks = zip(*waiting[:count], strict=True)
+            yield Batch(users=users, chunks=chunks, prompts=count, tokens=tokens)
+        waiting = waiting[count:]
+
+
+def alone(user: int, chunk: Chunk) -> Batch:
+    """A chunk that a program of one prompt reads."""
+    return Batch(users=(user,), chunks=(chunk,), prompts=1, tokens=chunk.bucket)
 
 
 def _size(program: Program, waiting: Sequence[Chunk]) -> tuple[int, int]:

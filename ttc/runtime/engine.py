@@ -2,12 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ttc.errors import Problem, UsageError
 from ttc.runtime.blocks import BlockUse
+from ttc.runtime.chunks import Batch
 from ttc.runtime.request import Limits
 from ttc.runtime.sampling import Row, Sampler, Sampling, logprob
 from ttc.runtime.session import Session
@@ -65,13 +66,26 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillTime:
+    """What one prefill took.
+
+    prompts  how many ended in it; several chunks of a long prompt come before the one that ends it
+    tokens   of those prompts, with what caches held already
+    """
+
+    prompts: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimes:
-    """What a step took. `prefills` has (tokens, seconds) of each prompt that was read.
+    """What a step took.
 
     users, decode_s  how many got one more token, and in how many seconds
     """
 
-    prefills: tuple[tuple[int, float], ...]
+    prefills: tuple[PrefillTime, ...]
     users: int
     decode_s: float
 
@@ -79,8 +93,9 @@ class StepTimes:
 class Engine:
     """All requests to a session. A request waits until a slot and blocks for all of it are free.
 
-    Requests are let in in the order in which they came. What one gets does not depend on the
-    others: each has its own blocks, its own random generator, its own end.
+    Requests are let in in the order in which they came, and the prompts of all that are let in are
+    read in the same step, several at once where the program can. What one gets does not depend on
+    the others: each has its own blocks, its own random generator, its own end.
     """
 
     def __init__(
@@ -103,7 +118,8 @@ class Engine:
         self._batch = _at_most("batch", batch, session.batch)
         self._context = _at_most("context", context, session.room)
         self._waiting: deque[_User] = deque()
-        self._running: dict[int, _User] = {}  # by user of the session
+        self._reading: dict[int, _User] = {}  # by user of the session; prompts that are not read
+        self._running: dict[int, _User] = {}
         self._count = 0
         self._pieces: list[Piece] = []  # that no step has returned yet
         self._on_device = False  # whether the devices hold the next tokens of those who are there
@@ -126,13 +142,13 @@ class Engine:
 
     @property
     def waiting(self) -> list[int]:
-        """Requests that nothing was done for yet, the next one first."""
-        return [user.number for user in self._waiting]
+        """Requests that have got nothing yet, the next one first."""
+        return [user.number for user in (*self._reading.values(), *self._waiting)]
 
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._reading or self._waiting)
 
     @property
     def block_use(self) -> BlockUse:
@@ -173,16 +189,12 @@ class Engine:
         if users:
             self._decode()
         decode_s = time.perf_counter() - started
-        prefills: list[tuple[int, float]] = []
-        if not self._running:
+        prefills: list[PrefillTime] = []
+        if not self._running and not self._reading:
             self._session.release_all()  # those of `Session.prefill`, whom nobody asks for
-        while self._waiting and len(self._running) < self._batch:
-            started = time.perf_counter()
-            user = self._waiting.popleft()  # before anything can fail: the others go on then
-            if not self._start(user):
-                self._waiting.appendleft(user)
-                break
-            prefills.append((user.output.prompt_tokens, time.perf_counter() - started))
+        while self._admit():
+            for place, batch in self._session.batches():
+                prefills += self._read(place, batch)
         self.times = StepTimes(prefills=tuple(prefills), users=users, decode_s=decode_s)
         pieces, self._pieces = self._pieces, []
         return pieces
@@ -190,7 +202,7 @@ class Engine:
     def cancel(self, number: int) -> None:
         """End a request that waits or runs; nothing happens if it is over."""
         self._waiting = deque(user for user in self._waiting if user.number != number)
-        for place, user in list(self._running.items()):
+        for place, user in [*self._reading.items(), *self._running.items()]:
             if user.number == number:
                 self._leave(place)
 
@@ -225,22 +237,47 @@ class Engine:
         for place in list(running):
             self._draw(place, logits[place])
 
-    def _start(self, user: "_User") -> bool:
-        """Read a prompt and choose the first token; False if there is no room for it now."""
-        request = user.request
-        last = len(request.token_ids) + request.limits.max_new_tokens - 1  # is not read again
-        before, self._on_device = self._on_device, False
-        joined = self._session.join(request.token_ids, min(last, self._context))
-        if joined is None:
-            self._on_device = before
-            assert self._running, "a request that was checked fits when nobody else is there"
-            return False
-        place, logits = joined
-        self._running[place] = user
-        user.output.cached_tokens = self._session.cached_tokens(place)
-        self._draw(place, logits[0])
-        user.output.ttft_s = time.perf_counter() - user.came
-        return True
+    def _admit(self) -> bool:
+        """Let in who waits, as far as there is room; whether there are prompts to be read."""
+        while self._waiting and len(self._running) + len(self._reading) < self._batch:
+            request = self._waiting[0].request
+            last = len(request.token_ids) + request.limits.max_new_tokens - 1  # is not read again
+            place = self._session.admit(request.token_ids, min(last, self._context))
+            if place is None:
+                nobody = not self._running and not self._reading
+                assert not nobody, "a request that was checked fits when nobody else is there"
+                break
+            user = self._reading[place] = self._waiting.popleft()
+            user.output.cached_tokens = self._session.cached_tokens(place)
+            self._on_device = False
+        return bool(self._reading)
+
+    def _read(self, place: int, batch: Batch) -> Iterator[PrefillTime]:
+        """Read chunks of prompts, and choose the first tokens of those that end.
+
+        Where the backend refuses several at once, the others are not to suffer for one.
+        """
+        started = time.perf_counter()
+        try:
+            read = self._session.read(place, batch)
+        except Exception:
+            if len(batch.users) == 1:
+                self._leave(self._session.users_of(place, batch)[0])
+                raise
+            for alone in batch.one_by_one():
+                yield from self._read(place, alone)
+            return
+        now = time.perf_counter()
+        users = [(number, self._reading.pop(number)) for number in read]
+        self._running |= users
+        for number, user in users:
+            self._draw(number, read[number])
+            user.output.ttft_s = time.perf_counter() - user.came
+        yield PrefillTime(
+            prompts=len(users),
+            tokens=sum(user.output.prompt_tokens for _, user in users),
+            seconds=now - started,
+        )
 
     def _draw(self, place: int, logits: Row) -> None:
         """Choose a request's next token by its logits [vocab]."""
@@ -257,7 +294,7 @@ class Engine:
             self._leave(place)
 
     def _leave(self, place: int) -> None:
-        del self._running[place]
+        (self._running if place in self._running else self._reading).pop(place)
         self._session.release(place)
         self._on_device = False
 

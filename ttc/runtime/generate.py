@@ -5,19 +5,19 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from ttc.errors import Problem, UsageError
-from ttc.runtime.engine import Engine, Output, Piece, Request, StepTimes
+from ttc.runtime.engine import Engine, Output, Piece, PrefillTime, Request, StepTimes
 
 
 @dataclass(slots=True, kw_only=True)
 class Timing:
     """Times as users see them.
 
-    prefills  (tokens, seconds) of each prompt, in the order in which they were read
+    prefills  in the order in which they ran
     steps     (users, seconds) of each decode step
     total_s   from the first request to the last token
     """
 
-    prefills: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
+    prefills: list[PrefillTime] = field(default_factory=list[PrefillTime])
     steps: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
     ttfts_s: list[float] = field(default_factory=list[float])
     total_s: float = 0.0
@@ -52,8 +52,8 @@ class Timing:
 
     @property
     def prefill_tokens_per_s(self) -> float | None:
-        seconds = sum(seconds for _, seconds in self.prefills)
-        return sum(tokens for tokens, _ in self.prefills) / seconds if seconds else None
+        seconds = sum(each.seconds for each in self.prefills)
+        return sum(each.tokens for each in self.prefills) / seconds if seconds else None
 
 
 class Generation:

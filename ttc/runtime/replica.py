@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ttc.errors import ArtefactError, Problem
 from ttc.runtime.backends import Backend
 from ttc.runtime.blocks import BlockPool, Holding
-from ttc.runtime.chunks import Chunk, chunks_of
+from ttc.runtime.chunks import Batch, Chunk, alone, batches_of, chunks_of
 from ttc.runtime.program import Program, Tensor
 from ttc.runtime.prompt_tables import PromptTables
 from ttc.runtime.trace import Traced
@@ -96,6 +97,7 @@ class Replica:
     lengths: list[int] = field(init=False)
     pool: BlockPool = field(init=False)
     _holdings: dict[int, Holding] = field(init=False, default_factory=dict[int, Holding])
+    _unread: dict[int, Sequence[int]] = field(init=False, default_factory=dict[int, Sequence[int]])
     _rows: torch.Tensor = field(init=False)
     _stale: bool = field(init=False, default=True)
     _page_table: Tensor = field(init=False)
@@ -146,103 +148,181 @@ class Replica:
             self.release(user)
         self.pool.forget()
 
-    def join(
-        self, user: int, prompt: Sequence[int], tokens: int, *, last: bool = True
-    ) -> Logits | None:
-        """Give a free slot to a user and read a prompt, with room for `tokens` tokens in all.
-
-        Logits as `prefill` has them; None, and nothing changes, if too few blocks are left.
+    def admit(self, user: int, prompt: Sequence[int], tokens: int) -> bool:
+        """Give a free slot to a user whose prompt `read` will read, with room for `tokens` tokens
+        in all; False, and nothing changes, if too few blocks are left.
         """
         assert user not in self._holdings, "the slot is free"
+        assert 0 < len(prompt) <= self.program.CONTEXT, "a prompt ends in its context"
         holding = self.pool.take(prompt, tokens)
         if holding is None:
-            return None
+            return False
         self._holdings[user] = holding
         self._stale = True
         self._rows[user] = self.program.KV_BLOCKS - 1
         self._rows[user, : len(holding.blocks)] = torch.tensor(holding.blocks, dtype=torch.int32)
+        self._unread[user] = prompt
+        return True
+
+    def repeats(self, prompt: Sequence[int]) -> bool:
+        """Whether a prompt begins like one that is not read yet, so that waiting saves work."""
+        found = self.pool.cached_tokens(prompt) // self.program.CHUNK_START
+        alike = self.weights.prompt_tables.alike
+        return self.prefix_reuse and any(
+            self._common(prompt, other) // self.program.CHUNK_START > found
+            for other in self._unread.values()
+            if alike(len(prompt)) == alike(len(other))
+        )
+
+    def _common(self, prompt: Sequence[int], other: Sequence[int]) -> int:
+        """Tokens of the blocks with which two prompts begin, all but the last token at most."""
+        pairs = zip(prompt[:-1], other, strict=False)
+        equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return equal // self.program.KV_BLOCK * self.program.KV_BLOCK
+
+    def batches(self) -> list[Batch]:
+        """What is left to be read of the prompts of all users, in order."""
+        chunks = {
+            user: list(chunks_of(self.program, len(prompt), self._holdings[user].cached_tokens))
+            for user, prompt in self._unread.items()
+        }
+        alike = self.weights.prompt_tables.alike
+        kinds = {user: alike(len(prompt)) for user, prompt in self._unread.items()}
+        return list(batches_of(self.program, chunks, kinds))
+
+    def read(self, batch: Batch) -> dict[int, Logits]:
+        """Read what `batches` has next; the logits [vocab] of users whose prompts end in it."""
+        prompts = [self._unread[user] for user in batch.users]
+        ends = {
+            row: user
+            for row, user in enumerate(batch.users)
+            if batch.chunks[row].end == len(prompts[row])
+        }
+        x = self._run(batch, prompts, [self._holdings[user].cached_tokens for user in batch.users])
+        if not ends:
+            logits = np.empty((len(prompts), 0), np.float32)
+        elif batch.prompts > 1:
+            logits = self._last_of_each(x, batch)
+        else:
+            logits = self._tokens_of(x, batch.chunks[0], batch.chunks[0].end - 1)
+        self.backend.free(x)
+        for user in ends.values():
+            prompt = self._unread.pop(user)
+            self.lengths[user] = len(prompt)
+            self.pool.publish(self._holdings[user], prompt)
+        return {user: logits[row] for row, user in ends.items()}
+
+    def join(self, user: int, prompt: Sequence[int], tokens: int) -> Logits | None:
+        """Give a free slot to a user and read a prompt alone, with room for `tokens` tokens in all;
+        the logits [tokens, vocab] after each of its tokens.
+
+        What other prompts left is computed again for that, and not written. None, and nothing
+        changes, if too few blocks are left.
+        """
+        if not self.admit(user, prompt, tokens):
+            return None
+        held, read = self._holdings[user].cached_tokens, list[Logits]()
         try:
-            self.backend.write(self._rows, self._page_table, "int32")
-            logits = self.prefill(user, prompt, start=holding.cached_tokens, last=last)
+            for chunk in chunks_of(self.program, len(prompt), 0):
+                x = self._run(alone(user, chunk), [prompt], [held])
+                read.append(self._tokens_of(x, chunk, chunk.first))
+                self.backend.free(x)
         except BaseException:
             self.release(user)
             raise
-        self.pool.publish(holding, prompt)
-        return logits
-
-    def prefill(self, user: int, prompt: Sequence[int], *, start: int = 0, last: bool) -> Logits:
-        """Read a prompt; logits [1, vocab] after its last token, or [tokens, vocab] after each.
-
-        start  tokens of the prompt that the user's blocks hold already: a multiple of the block,
-               less than the prompt. They are read again only where their logits are asked for,
-               and never written
-        """
-        assert 0 <= start < len(prompt) <= self.program.CONTEXT, "a prompt ends in its context"
-        assert start % self.program.KV_BLOCK == 0, "what is held are whole blocks"
-        read: list[Logits] = []
-        self.weights.prompt_tables.write(len(prompt), self.weights, self.backend)
-        for chunk in chunks_of(self.program, len(prompt), start if last else 0):
-            wanted = len(prompt) - 1 if last else chunk.first
-            read += self._read_chunk(user, prompt, chunk, start, wanted)
+        del self._unread[user]
         self.lengths[user] = len(prompt)
+        self.pool.publish(self._holdings[user], prompt)
         return np.concatenate(read)
 
-    def _read_chunk(
-        self, user: int, prompt: Sequence[int], chunk: Chunk, held: int, wanted: int
-    ) -> list[Logits]:
-        """Run one chunk; the logits of its tokens from position `wanted` on.
+    def _run(self, batch: Batch, prompts: Sequence[Sequence[int]], held: Sequence[int]) -> Tensor:
+        """Run one program; the residual stream of all its rows.
 
-        Blocks before position `held` are not written.
+        held  tokens of each prompt whose blocks are not written
         """
-        program, put = self.program, self.backend.put
-        padded = torch.zeros(1, chunk.bucket, dtype=torch.int32)
-        padded[0, : chunk.tokens] = torch.tensor(prompt[chunk.first : chunk.end])
-        positions = torch.arange(chunk.first, chunk.first + chunk.bucket, dtype=torch.int32)
+        program, put, size = self.program, self.backend.put, batch.tokens
+        self.weights.prompt_tables.write(len(prompts[0]), self.weights, self.backend)
+        padded = torch.zeros(batch.prompts, size, dtype=torch.int32)
+        for row, (prompt, chunk) in enumerate(zip(prompts, batch.chunks, strict=True)):
+            padded[row, : chunk.tokens] = torch.tensor(prompt[chunk.first : chunk.end])
+        positions = torch.arange(batch.first, batch.first + size, dtype=torch.int32)
         inputs = [
-            put(padded, "uint32"),
+            put(padded.reshape(1, -1), "uint32"),
             put(positions.clamp(max=program.CONTEXT - 1)[None], "uint32"),
-            put(self._written_blocks(user, chunk, held), "int32"),
+            put(self._written_blocks(batch, held), "int32"),
         ]
-        for tensor in inputs[:2]:
-            self.backend.mark_live(tensor, chunk.tokens)
-        if chunk.first:
-            inputs += [
-                put(torch.tensor([chunk.first], dtype=torch.int32), "int32"),
-                put(self._read_blocks(user), "int32"),
-            ]
-            run = program.PREFILL_CHUNK[chunk.bucket]
-            x = run(*inputs, self._caches, self.weights)
+        last = len(batch.users) - 1
+        self.backend.mark_live(inputs[0], last * size + batch.chunks[last].tokens)
+        user: tuple[int, ...] = ()
+        if batch.prompts > 1:
+            inputs.append(put(torch.arange(batch.prompts, dtype=torch.int32), "int32"))
         else:
-            x = program.PREFILL[chunk.bucket](*inputs, user, self._caches, self.weights)
+            self.backend.mark_live(inputs[1], batch.chunks[0].tokens)
+            user = () if batch.first else batch.users
+        if batch.first:
+            inputs += [
+                put(torch.tensor([batch.first], dtype=torch.int32), "int32"),
+                put(self._read_blocks(batch), "int32"),
+            ]
+        x = self._program_of(batch)(*inputs, *user, self._caches, self.weights)
         for tensor in inputs:
             self.backend.free(tensor)
+        return x
+
+    def _program_of(self, batch: Batch) -> Callable[..., Tensor]:
+        program = self.program
+        if batch.prompts > 1:
+            several = program.PREFILL_CHUNK_PROMPTS if batch.first else program.PREFILL_PROMPTS
+            return several[batch.prompts, batch.tokens]
+        return (program.PREFILL_CHUNK if batch.first else program.PREFILL)[batch.tokens]
+
+    def _tokens_of(self, x: Tensor, chunk: Chunk, wanted: int) -> Logits:
+        """Logits [tokens, vocab] of a chunk's tokens from position `wanted` on."""
         first = (wanted - chunk.first) // TILE_ROWS * TILE_ROWS
         tiles = [
-            self._head(x, row, min(TILE_ROWS, chunk.tokens - row))
+            self._head(self.program.head_prefill(x, row, self.weights), chunk.tokens - row)
             for row in range(first, chunk.tokens, TILE_ROWS)
         ]
-        self.backend.free(x)
-        return [np.concatenate(tiles)[wanted - chunk.first - first :]] if tiles else []
+        return np.concatenate(tiles)[wanted - chunk.first - first :]
 
-    def _written_blocks(self, user: int, chunk: Chunk, held: int) -> torch.Tensor:
-        """int32 [1, bucket / block]: where a chunk goes; -1 for what is held, or is padding."""
+    def _last_of_each(self, x: Tensor, batch: Batch) -> Logits:
+        """Logits [users, vocab] of the last token of each chunk."""
+        rows = torch.zeros(1, TILE_ROWS, dtype=torch.int32)
+        ends = [row * batch.tokens + chunk.tokens - 1 for row, chunk in enumerate(batch.chunks)]
+        rows[0, : len(ends)] = torch.tensor(ends)
+        last = self.backend.put(rows, "uint32")
+        logits = self._head(self.program.head_prompts(x, last, self.weights), len(ends))
+        self.backend.free(last)
+        return logits
+
+    def _written_blocks(self, batch: Batch, held: Sequence[int]) -> torch.Tensor:
+        """int32 [prompts, tokens / block]: where chunks go; -1 for what is held, or is padding."""
         block = self.program.KV_BLOCK
-        first, end = chunk.first // block, -(-chunk.end // block)
-        begin = max(first, held // block)
-        blocks = torch.full((1, -(-chunk.bucket // block)), -1, dtype=torch.int32)
-        blocks[0, begin - first : end - first] = self._rows[user, begin:end]
+        blocks = torch.full((batch.prompts, -(-batch.tokens // block)), -1, dtype=torch.int32)
+        first = batch.first // block
+        for row, (user, chunk) in enumerate(zip(batch.users, batch.chunks, strict=True)):
+            begin, end = max(first, held[row] // block), -(-chunk.end // block)
+            blocks[row, begin - first : end - first] = self._rows[user, begin:end]
         return blocks
 
-    def _read_blocks(self, user: int) -> torch.Tensor:
-        """int32 [1, PAGES]: the user's page table; the end, which nothing reads, is anyone's."""
-        pages = torch.zeros(1, self.program.PAGES, dtype=torch.int32)
-        pages[0, : self._rows.shape[1]] = self._rows[user]
+    def _read_blocks(self, batch: Batch) -> torch.Tensor:
+        """int32 [prompts, PAGES]: the users' page tables.
+
+        The end, which nothing reads, and rows without a user name the block of nobody.
+        """
+        pages = torch.full(
+            (batch.prompts, self.program.PAGES), self.program.KV_BLOCKS - 1, dtype=torch.int32
+        )
+        for row, user in enumerate(batch.users):
+            pages[row, : self._rows.shape[1]] = self._rows[user]
         return pages
 
     def write(self, tokens: Sequence[int]) -> None:
         """Bring the next token of each user and its position to the device, before a step."""
         full = [*tokens, *[0] * (TILE_ROWS - len(tokens))]
         write = self.backend.write
+        if self._stale:
+            write(self._rows, self._page_table, "int32")
         write(torch.tensor([full], dtype=torch.int32), self._tokens, "uint32")
         write(self._host_positions(), self._positions, "int32")
         write(self._host_rope_positions(), self._rope_positions, "uint32")
@@ -278,6 +358,7 @@ class Replica:
         """Make a user's slot idle and give its blocks back, before the next `write`."""
         if user in self._holdings:
             self.pool.give_back(self._holdings.pop(user))
+            self._unread.pop(user, None)
             self._stale = True
         self.lengths[user] = 0
 
@@ -313,9 +394,9 @@ class Replica:
         if not self._decode.keeps_result:
             self.backend.free(logits)
 
-    def _head(self, x: Tensor, row: int, rows: int) -> Logits:
-        logits = self.program.head_prefill(x, row, self.weights)
-        values = self._rows_of(logits, rows)
+    def _head(self, logits: Tensor, rows: int) -> Logits:
+        """The first rows of what a head returned, which nobody needs after it."""
+        values = self._rows_of(logits, min(rows, TILE_ROWS))
         self.backend.free(logits)
         return values
 

@@ -9,6 +9,7 @@ from ttc.errors import Problem, UsageError
 from ttc.runtime.artefact import Artefact
 from ttc.runtime.backends import Backend
 from ttc.runtime.blocks import BlockUse
+from ttc.runtime.chunks import Batch
 from ttc.runtime.program import Program
 from ttc.runtime.replica import Logits, Replica, load_weights, weight_names
 from ttc.runtime.weight_files import checked_files
@@ -103,23 +104,42 @@ class Session:
         blocks = self.replicas[0].pool.use.total
         return min(self.program.CONTEXT, blocks * self.program.KV_BLOCK)
 
-    def join(self, prompt: Sequence[int], tokens: int) -> tuple[int, Logits] | None:
-        """Let a user in beside those that are there: (user, logits [1, vocab] of what comes next).
+    def admit(self, prompt: Sequence[int], tokens: int) -> int | None:
+        """Let a user in beside those that are there, whose prompt is to be read: its number.
 
         The user has room for `tokens` tokens, prompt and answer, which nobody can take away. None,
-        and nothing changes, if no replica has a slot and blocks for that now. The replica that
-        has read most of the prompt before is preferred, then the one with the fewest users.
+        and nothing changes, if no replica has a slot and blocks for that now, or if the prompt
+        begins like one that is still to be read, whose beginning it will share then. The replica
+        that has read most of the prompt before is preferred, then the one with the fewest users.
         UsageError for a prompt that no replica could read.
         """
         self.check_prompt(prompt)
+        if any(replica.repeats(prompt) for replica in self.replicas):
+            return None
         for place in self._preferred(prompt):
             replica = self.replicas[place]
             slot = replica.free_slot
             assert slot is not None, "only replicas with a free slot are preferred"
-            logits = replica.join(slot, prompt, tokens)
-            if logits is not None:
-                return slot * len(self.replicas) + place, logits
+            if replica.admit(slot, prompt, tokens):
+                return slot * len(self.replicas) + place
         return None
+
+    def batches(self) -> list[tuple[int, Batch]]:
+        """What is left to be read of the prompts of all users, in order, and by which replica."""
+        return [
+            (place, batch)
+            for place, replica in enumerate(self.replicas)
+            for batch in replica.batches()
+        ]
+
+    def users_of(self, place: int, batch: Batch) -> tuple[int, ...]:
+        """The users whose prompts a batch of a replica reads."""
+        return tuple(slot * len(self.replicas) + place for slot in batch.users)
+
+    def read(self, place: int, batch: Batch) -> dict[int, Logits]:
+        """Read what `batches` has next; the logits [vocab] of users whose prompts end in it."""
+        read = self.replicas[place].read(batch)
+        return {slot * len(self.replicas) + place: logits for slot, logits in read.items()}
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read one prompt per user, from user 0 on; the logits [users, vocab] of what comes next.
@@ -139,15 +159,27 @@ class Session:
             self.check_prompt(prompt)
         rooms = self._rooms(prompts)
         self._clear()
-        return np.concatenate(
-            [self._read(user, *each) for user, each in enumerate(zip(prompts, rooms, strict=True))]
-        )
+        logits: dict[int, Logits] = {}
+        try:
+            for user, (prompt, room) in enumerate(zip(prompts, rooms, strict=True)):
+                replica, slot = self._place(user)
+                if replica.repeats(prompt):
+                    logits |= self._read_all()
+                admitted = replica.admit(slot, prompt, room)
+                assert admitted, "the rooms of all users fit"
+            logits |= self._read_all()
+        except BaseException:
+            self._clear()
+            raise
+        return np.stack([logits[user] for user in range(len(prompts))])
 
     def prefill_all(self, prompt: Sequence[int]) -> Logits:
         """Read a prompt as user 0; the logits [tokens, vocab] after each of its tokens."""
         self.check_prompt(prompt)
         self._clear()
-        return self._read(0, prompt, self.room, last=False)
+        logits = self.replicas[0].join(0, prompt, self.room)
+        assert logits is not None, "there is room where nobody is"
+        return logits
 
     def decode(self, tokens: Sequence[int]) -> Logits:
         """Append a token per user; the logits [users, vocab] of what comes next.
@@ -276,10 +308,11 @@ class Session:
         for replica in self.replicas:
             replica.clear()
 
-    def _read(self, user: int, prompt: Sequence[int], room: int, *, last: bool = True) -> Logits:
-        replica, slot = self._place(user)
-        logits = replica.join(slot, prompt, room, last=last)
-        assert logits is not None, "the rooms of all users fit"
+    def _read_all(self) -> dict[int, Logits]:
+        """Read what is left of all prompts."""
+        logits: dict[int, Logits] = {}
+        for place, batch in self.batches():
+            logits |= self.read(place, batch)
         return logits
 
     def _with_room(self) -> list[int]:

@@ -28,7 +28,7 @@ class Summary:
     ttft_s            to the first token, the mean of all users, waiting for others included
     prefill_tokens_per_s         prompt tokens over the seconds in which prompts were read
     decode_tokens_per_s_per_user, decode_tokens_per_s  without the first step, which compiles
-    compile_prefill_s, compile_decode_s  the first prompt and the first step of the batch: on a
+    compile_prefill_s, compile_decode_s  the first prefill and the first step of the batch: on a
                       device they compile what they run, unless an earlier batch did
     at                the speed of single steps
     """
@@ -58,15 +58,15 @@ def summarise(batch: int, timing: Timing, *, new_tokens: int, cached_tokens: int
     seconds = sum(each for _, each in later)
     return Summary(
         batch=batch,
-        users=len(timing.prefills),
-        prompt_tokens=sum(tokens for tokens, _ in timing.prefills),
+        users=sum(each.prompts for each in timing.prefills),
+        prompt_tokens=sum(each.tokens for each in timing.prefills),
         new_tokens=new_tokens,
         cached_tokens=cached_tokens,
         ttft_s=timing.ttft_s,
         prefill_tokens_per_s=timing.prefill_tokens_per_s,
         decode_tokens_per_s_per_user=len(later) / seconds if later else None,
         decode_tokens_per_s=sum(users for users, _ in later) / seconds if later else None,
-        compile_prefill_s=timing.prefills[0][1] if timing.prefills else None,
+        compile_prefill_s=timing.prefills[0].seconds if timing.prefills else None,
         compile_decode_s=timing.steps[0][1] if timing.steps else None,
         total_s=timing.total_s,
         at=tuple(
