@@ -136,12 +136,13 @@ def test_an_unknown_key_is_an_error_and_is_never_dropped(llama: Path) -> None:
 
 
 def test_arithmetic_that_the_family_does_not_have(llama: Path) -> None:
-    change(llama, attention_bias=True, hidden_act="relu")
+    change(llama, use_qk_norm=True, hidden_act="selu")
     with pytest.raises(CheckpointError) as raised:
         draft(llama)
     assert {each.details[0] for each in raised.value.problems} == {
-        "attention_bias is true, the architecture has false",
-        'hidden_act is "relu", the architecture has "silu" or "swish"',
+        "use_qk_norm is true, the architecture has false",
+        'hidden_act is "selu"; known are silu, swish, gelu, gelu_python, gelu_new, '
+        "gelu_pytorch_tanh, gelu_fast, relu",
     }
 
 
@@ -169,6 +170,28 @@ def test_a_key_that_is_needed(llama: Path) -> None:
     change(llama, num_hidden_layers="absent")
     with pytest.raises(CheckpointError, match=r"config\.json has no 'num_hidden_layers'"):
         draft(llama)
+
+
+def test_options_of_a_model(tmp_path: Path) -> None:
+    changes = {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_new"}
+    folder = make_folder(tmp_path / "tiny", "LlamaForCausalLM", **changes)
+    written = draft(folder).spec
+    assert load_model(written).options == {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "activation": "gelu_tanh",
+    }
+    assert "options: {attention_bias: true, mlp_bias: true" in written.read_text()
+    change(folder, mlp_bias=False)
+    with pytest.raises(CheckpointError, match="models with the option mlp_bias have them"):
+        draft(folder, force=True)
+    change(folder, hidden_act="quick_gelu")
+    with pytest.raises(CheckpointError, match='hidden_act is "quick_gelu"; known are') as raised:
+        draft(folder, force=True)
+    at = raised.value.problems[0].at
+    assert at is not None
+    assert at.text[at.column - 1 :].startswith('"hidden_act"')
+    assert str(at).startswith(str(folder / "config.json"))
 
 
 def test_a_default_rope_with_a_factor_does_not_scale(llama: Path) -> None:

@@ -103,8 +103,12 @@ class Located:
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:
-    """Raise a SpecError that lists the problems in line order; do nothing when there are none."""
-    ordered = sorted(problems, key=lambda each: (each.at.line, each.at.column) if each.at else ())
+    """Raise a SpecError that lists the problems in line order, each once; nothing when there are
+    none.
+    """
+    ordered = sorted(
+        dict.fromkeys(problems), key=lambda each: (each.at.line, each.at.column) if each.at else ()
+    )
     if ordered:
         raise SpecError(ordered)
 

@@ -40,11 +40,11 @@ def test_missing_keys_stand_for_what_transformers_takes() -> None:
 
 
 def test_what_is_missing_wrong_or_unknown_is_told() -> None:
-    reading = read(hidden_size="absent", vocab_size="many", attention_bias=True, temper=1)
+    reading = read(hidden_size="absent", vocab_size="many", use_qk_norm=True, temper=1)
     assert reading.missing == ("hidden_size",)
     assert reading.wrong == (
         "vocab_size is 'many'",
-        "attention_bias is true, the architecture has false",
+        "use_qk_norm is true, the architecture has false",
     )
     assert reading.unknown == {"temper": 1}
     assert "temper" in read(temper=None).ignored, "nothing is set"

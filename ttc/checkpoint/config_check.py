@@ -5,6 +5,7 @@ from dataclasses import asdict
 from math import isclose
 from typing import Any, cast
 
+from ttc.checkpoint.config_places import Places
 from ttc.checkpoint.config_reading import Reading, read_config, shortest_cycle
 from ttc.checkpoint.files import Checkpoint, Headers
 from ttc.checkpoint.gguf_file import ROPE_FACTORS
@@ -31,7 +32,7 @@ def check_config(spec: ModelSpec, checkpoint: Headers) -> None:
         return
     reading = read_config(config, with_shared(spec.architecture.config))
     silence = checkpoint.format == "hf"
-    problems = [*_architecture(spec, config), *_wrong(spec, reading)]
+    problems = [*_architecture(spec, config), *_wrong(spec, reading, Places(checkpoint))]
     problems += _values(spec, reading, silence=silence)
     scaled = silence or any(name in config for name in SPELLINGS)
     problems += _rope(spec, "rope", spec.rope, reading.rope, scaled=scaled)
@@ -84,11 +85,11 @@ def _architecture(spec: ModelSpec, config: Mapping[str, Any]) -> Iterator[Proble
         )
 
 
-def _wrong(spec: ModelSpec, reading: Reading) -> Iterator[Problem]:
+def _wrong(spec: ModelSpec, reading: Reading, places: Places) -> Iterator[Problem]:
     for each in reading.wrong:
         yield Problem(
             message=f"the checkpoint does not fit the architecture '{spec.architecture.name}'",
-            at=spec.source_of("architecture"),
+            at=places.of(each) or spec.source_of("architecture"),
             details=(each,),
             help="choose the architecture of the checkpoint, or give another checkpoint",
         )
@@ -100,6 +101,7 @@ def _values(spec: ModelSpec, reading: Reading, *, silence: bool) -> Iterator[Pro
     ours |= {"norm_eps": spec.norm_eps, "tie_embeddings": spec.tie_embeddings}
     numbers = {**spec.architecture.numbers, **spec.numbers}
     ours |= {f"numbers.{name}": value for name, value in numbers.items()}
+    ours |= {f"options.{name}": value for name, value in spec.options.items()}
     same_heads = ours["dims.head_dim"] == reading.values.get("dims.head_dim")
     for path, theirs in reading.values.items():
         keys = reading.keys[path]

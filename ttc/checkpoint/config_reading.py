@@ -16,6 +16,7 @@ from ttc.spec.config_keys import (
     KindPeriod,
     KindRule,
     KindWhere,
+    OptionRule,
     Rule,
 )
 from ttc.spec.rope import Dynamic, Rope, Yarn
@@ -28,7 +29,7 @@ INFERRED = ("rotary_dim",)  # sizes that a spec leaves out where they are those 
 class Reading:
     """The fields of a spec as a configuration gives them.
 
-    values   field path (dims.hidden, norm_eps, numbers.NAME) -> value; what is wrong is not in it
+    values   field path (dims.hidden, norm_eps, options.NAME) -> value; what is wrong is not in it
     keys     field path -> the keys that say it; () for a value that a missing key stands for
     kinds    kind of every layer, () where the architecture has no kinds
     used     every key that was used, with what it says
@@ -88,6 +89,8 @@ class _Reader:
             self._read(name, rule, {"norm_eps": _plain, "tie_embeddings": _flag}.get(name, _whole))
         rope, local_rope = self._ropes()
         kinds = self._kinds()
+        for name, option in self.by.options.items():
+            self._option(name, option)
         for name, rule in self.by.numbers.items():
             self._number(name, rule, kinds)
         self._fixed()
@@ -141,6 +144,24 @@ class _Reader:
             return
         self.values[path] = value
         self.keys[path] = (key,) if key else ()
+
+    def _option(self, name: str, rule: OptionRule) -> None:
+        """A flag, or the word that stands for what the key says."""
+        key = next((key for key in rule.keys if self.config.get(key) is not None), None)
+        given: object = rule.absent if key is None else self.config[key]
+        if key is not None:
+            self.used[key] = given
+            if isinstance(rule.absent, bool) and not isinstance(given, bool):
+                self.wrong.append(f"{key} is {json_text(given)}, expected true or false")
+                return
+            if isinstance(rule.absent, str):
+                if given not in rule.values:
+                    known = ", ".join(rule.values)
+                    self.wrong.append(f"{key} is {json_text(given)}; known are {known}")
+                    return
+                given = rule.values[str(given)]
+        self.values[f"options.{name}"] = given
+        self.keys[f"options.{name}"] = (key,) if key else ()
 
     def _is_below(self, key: str, limit: str) -> bool:
         """Whether a number is less than that of another key, which must be given."""

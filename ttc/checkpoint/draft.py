@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
+from ttc.checkpoint.config_places import Places
 from ttc.checkpoint.config_reading import Reading, json_text, read_config
 from ttc.checkpoint.files import Headers
 from ttc.checkpoint.names import BODY, HARMLESS, PREFIXES
@@ -28,6 +29,8 @@ from ttc.errors import CheckpointError, Problem
 from ttc.spec.architecture import Architecture
 from ttc.spec.config_keys import with_shared
 from ttc.spec.model import ModelSpec
+from ttc.spec.options import with_options
+from ttc.spec.steps import Option
 
 ON_REQUEST = "ignored because the command says so"
 
@@ -77,10 +80,12 @@ def draft_spec(
     CheckpointError with everything in config.json that is missing, wrong or unknown.
     """
     reading = _read(headers, architecture, ignore)
-    problems = [_missing(key) for key in reading.missing] + [_wrong(each) for each in reading.wrong]
+    places = Places(headers)
+    problems = [_missing(key) for key in reading.missing]
+    problems += [_wrong(each, places) for each in reading.wrong]
     known = with_shared(architecture.config)
     names = [*reading.used, *known.fixed, *known.ignored]
-    problems += [_unknown(key, value, names) for key, value in reading.unknown.items()]
+    problems += [_unknown(key, value, names, places) for key, value in reading.unknown.items()]
     if problems:
         raise CheckpointError(problems)
     fields: dict[str, object] = {"architecture": architecture.name} | spec_fields(
@@ -122,15 +127,17 @@ def _missing(key: str) -> Problem:
     return Problem(message=f"config.json has no '{key}'", help="add it to config.json")
 
 
-def _wrong(what: str) -> Problem:
-    return Problem(message="config.json does not fit the architecture", details=(what,))
+def _wrong(what: str, places: Places) -> Problem:
+    message = "config.json does not fit the architecture"
+    return Problem(message=message, at=places.of(what), details=(what,))
 
 
-def _unknown(key: str, value: object, known: Sequence[str]) -> Problem:
+def _unknown(key: str, value: object, known: Sequence[str], places: Places) -> Problem:
     near = get_close_matches(key, known, n=1)
     meant = f"did you mean '{near[0]}'? " if near else ""
     return Problem(
         message=f"config.json has the unknown key '{key}'",
+        at=places.of(key),
         note=f"it says {json_text(value)}",
         help=f"{meant}if it changes no arithmetic, --ignore {key}; if it does, the model needs an "
         "architecture that has it",
@@ -144,7 +151,9 @@ def nearest(
     found = _patterns(headers)
 
     def likeness(candidate: tuple[Architecture, Path]) -> float:
-        names = set(_expected(candidate[0]).values())
+        flags = dict.fromkeys(candidate[0].options, False)
+        needed = set(_expected(with_options(candidate[0], flags)).values())
+        names = needed | (set(_expected(candidate[0]).values()) & found.keys())
         return len(names & found.keys()) / len(names | found.keys())
 
     return max(known, key=likeness)
@@ -155,6 +164,7 @@ def draft_family(
 ) -> Draft:
     """A spec and an architecture to be finished by hand, for a class that ttc does not know."""
     reading = _read(headers, near, ())
+    near = with_options(near, _options(near, reading))
     name = str((headers.config() or {}).get("model_type") or "new").replace("-", "_")
     open_points = [
         f"the steps are those of {near.name}: compare them with modeling_{name}.py of transformers",
@@ -174,6 +184,14 @@ def draft_family(
         ignored=reading.ignored,
         undecided=tuple(open_points),
     )
+
+
+def _options(architecture: Architecture, reading: Reading) -> dict[str, Option]:
+    """What config.json says of the options, or what the architecture has."""
+    return {
+        name: reading.values.get(f"options.{name}", usual)
+        for name, usual in architecture.options.items()
+    }
 
 
 def _open_keys(reading: Reading) -> Iterator[str]:

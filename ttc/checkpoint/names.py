@@ -248,12 +248,17 @@ def _unexpected(
     if not unexpected:
         return
     lines = [f"'{name}' {list(checkpoint.shape(name))}" for name in unexpected]
+    named = {_tensor_name(each, checkpoint): each.option for each in spec.architecture.left_out}
+    options = {named[tensor] for name in unexpected for tensor in named if name.endswith(tensor)}
+    by_option = f"models with the option {' and '.join(sorted(options))} have them"
     yield Problem(
         message=f"{_tensors(len(unexpected))} unknown to architecture '{spec.architecture.name}'",
         at=spec.source_of("architecture"),
         note=f"does not use them, {checkpoint.description} holds them",
         details=_listed(lines),
-        help="choose the architecture that uses them, or add them to its weights",
+        help=by_option
+        if options
+        else "choose the architecture that uses them, or add them to its weights",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ttc.checkpoint.config_reading import Reading, shortest_cycle
 from ttc.spec.architecture import Architecture
-from ttc.spec.model import ModelSpec
+from ttc.spec.model import MERGED, ModelSpec
 from ttc.spec.rope import (
     BETA_FAST,
     BETA_SLOW,
@@ -42,6 +42,7 @@ def spec_fields(reading: Reading, architecture: Architecture) -> dict[str, objec
             for name, value in numbers.items()
             if value != architecture.numbers.get(name)
         },
+        options=_unusual(_under("options.", values), architecture),
         kinds=shortest_cycle(reading.kinds),
         tie_embeddings=values.get("tie_embeddings"),
         max_context_tokens=values.get("max_context_tokens"),
@@ -56,10 +57,17 @@ def fields_of(spec: ModelSpec) -> dict[str, object]:
         rope=spec.rope,
         local_rope=spec.local_rope,
         numbers=dict(spec.numbers),
+        options=_unusual(spec.options, spec.architecture),
         kinds=spec.layer_kinds,
         tie_embeddings=spec.tie_embeddings,
         max_context_tokens=spec.max_context_tokens,
     )
+
+
+def _unusual(options: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """The options that differ from what the architecture takes anyway."""
+    usual = architecture.options
+    return {name: value for name, value in options.items() if value != usual[name]}
 
 
 def _under(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,6 +85,7 @@ def _fields(
     rope: Rope | None,
     local_rope: Rope | None,
     numbers: dict[str, Any],
+    options: dict[str, Any],
     kinds: tuple[str, ...],
     tie_embeddings: bool | None,
     max_context_tokens: int | None,
@@ -89,6 +98,7 @@ def _fields(
         "rope": _rope(rope),
         "local_rope": _rope(local_rope),
         "numbers": numbers or None,
+        "options": options or None,
         "layer_kinds": list(kinds) or None,
         "tie_embeddings": tie_embeddings,
         "max_context_tokens": max_context_tokens,
@@ -124,7 +134,7 @@ def differing(fields: Mapping[str, object], base: Mapping[str, object]) -> dict[
     given: dict[str, object] = {}
     for name, value in fields.items():
         other = base.get(name)
-        if name in ("dims", "numbers") and isinstance(other, dict):
+        if name in MERGED and isinstance(other, dict):
             entries = cast(dict[str, object], value)
             held = cast(dict[str, object], other)
             value = {key: each for key, each in entries.items() if held.get(key) != each}

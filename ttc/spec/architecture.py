@@ -10,12 +10,12 @@ from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located, raise_problems
 from ttc.schema import load_yaml
 from ttc.spec import library
+from ttc.spec.biases import with_biases
 from ttc.spec.config_keys import ConfigKeys, check_config_keys, read_config_keys
-from ttc.spec.steps import Scope, Step, read_steps
+from ttc.spec.steps import FORMATS, Option, Scope, Step, read_steps, word_settings
 
 __all__ = ["Architecture", "Step", "WeightSpec", "load_architecture"]
 
-FORMATS = ("hf", "meta", "gguf")
 ONCE = ("embedding", "lm_head")  # groups with exactly one weight
 
 
@@ -30,6 +30,7 @@ class WeightSpec:
     rotary  the number of heads, as a product of names of dims, whose rows are in rotary order: hf
             stores each head as two halves, meta and gguf as pairs; None for other weights
     after   the weights whose rows come before these in the same tensor
+    option  the flag that says whether a model has it, "" for all models
     """
 
     name: str
@@ -40,6 +41,7 @@ class WeightSpec:
     group: str
     rotary: tuple[str, ...] | None
     after: tuple[str, ...]
+    option: str
     at: Source
 
 
@@ -49,9 +51,11 @@ class Architecture:
 
     The block `decoder` reads x and `model` reads tokens; the last step of each is its result.
     `numbers` are scalars that a spec gives, with the value where it does not (None: it must), and
-    `kinds` those of its decoders, () where all are alike. `config` says what keys of a config.json
-    mean. `file` is the path to write into emitted files: it does not depend on the working
-    directory.
+    `kinds` those of its decoders, () where all are alike. `options` are what its models may differ
+    in, with the value where a spec does not say; of a spec's architecture, `left_out` are the
+    weights that the model does not have (see ttc/spec/options.py). `config` says what keys of a
+    config.json mean. `file` is the path to write into emitted files: it does not depend on the
+    working directory.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Architecture:
     dims: tuple[str, ...]
     numbers: Mapping[str, float | None]
     kinds: tuple[str, ...]
+    options: Mapping[str, Option]
     weights: tuple[WeightSpec, ...]
     decoder_weights: tuple[WeightSpec, ...]
     prefixes: Mapping[str, str]
@@ -67,6 +72,7 @@ class Architecture:
     config: ConfigKeys
     file: str
     at: Source
+    left_out: tuple[WeightSpec, ...] = ()
 
     def weight(self, name: str) -> WeightSpec:
         """The weight of that name, of the model or of a decoder."""
@@ -86,7 +92,8 @@ def load_architecture(wanted: str | Path) -> Architecture:
     path = library.resolve(library.ARCHITECTURES, wanted)
     data = load_yaml(path, "architecture", shown=library.shown(path))
     raise_problems(_undecided(data))
-    problems = _check_name(data["architecture"], path)
+    data, problems = with_biases(data)
+    problems += _check_name(data["architecture"], path)
     weights = data["weights"].fields()
     decoder_weights = {
         name: each for name, each in data["decoder_weights"].fields().items() if name != "prefix"
@@ -101,8 +108,13 @@ def load_architecture(wanted: str | Path) -> Architecture:
         _check_used(weights, model, "model")
         + _check_used(decoder_weights, decoder, "decoder")
         + _check_numbers_used(data, (*model, *decoder))
+        + _check_options(data, {**weights, **decoder_weights}, (*model, *decoder))
         + check_config_keys(
-            data.get("config"), dims=_dims(data), numbers=_numbers(data), kinds=_kinds(data)
+            data.get("config"),
+            dims=_dims(data),
+            numbers=_numbers(data),
+            kinds=_kinds(data),
+            options=_options(data),
         )
     )
     rotary = {name: _heads(each) for name, each in _rotary(data).items()}
@@ -115,6 +127,7 @@ def load_architecture(wanted: str | Path) -> Architecture:
         dims=_dims(data),
         numbers=_numbers(data),
         kinds=_kinds(data),
+        options=_options(data),
         weights=tuple(_weight(name, each, rotary) for name, each in weights.items()),
         decoder_weights=tuple(
             _weight(name, each, rotary) for name, each in decoder_weights.items()
@@ -122,7 +135,7 @@ def load_architecture(wanted: str | Path) -> Architecture:
         prefixes=MappingProxyType(prefixes),
         decoder=decoder,
         model=model,
-        config=read_config_keys(data.get("config")),
+        config=read_config_keys(data.get("config"), _options(data)),
         file=library.stable(path),
         at=data["architecture"].at,
     )
@@ -161,6 +174,16 @@ def _kinds(data: Located) -> tuple[str, ...]:
     return tuple(each.text for each in listed.elements()) if listed else ()
 
 
+def _options(data: Located) -> Mapping[str, Option]:
+    listed = data.get("options")
+    return MappingProxyType(
+        {
+            name: each.flag if isinstance(each.value, bool) else each.text
+            for name, each in (listed.fields().items() if listed else ())
+        }
+    )
+
+
 def _rotary(data: Located) -> dict[str, Located]:
     rows = data.get("rotary_rows")
     return rows.fields() if rows else {}
@@ -176,7 +199,7 @@ def _heads(data: Located) -> tuple[str, ...]:
 
 
 def _weight(name: str, data: Located, rotary: Mapping[str, tuple[str, ...]]) -> WeightSpec:
-    after = data.get("after")
+    after, option = data.get("after"), data.get("if")
     return WeightSpec(
         name=name,
         shape=tuple(_product(each.text) for each in data["shape"].elements()),
@@ -186,6 +209,7 @@ def _weight(name: str, data: Located, rotary: Mapping[str, tuple[str, ...]]) -> 
         group=data["group"].text,
         rotary=rotary.get(name),
         after=tuple(each.text for each in after.elements()) if after else (),
+        option=option.text if option else "",
         at=data.key_at,
     )
 
@@ -200,6 +224,7 @@ def _scope(data: Located, block: str, weights: Mapping[str, Located]) -> Scope:
         blocks=("decoder",) if model else (),
         numbers=tuple(_numbers(data)),
         kinds=() if model else _kinds(data),
+        words=tuple(name for name, word in _options(data).items() if isinstance(word, str)),
     )
 
 
@@ -342,3 +367,37 @@ def _check_numbers_used(data: Located, steps: tuple[Step, ...]) -> list[Problem]
         Problem(message=f"the number '{name}' is never used", at=data["numbers"].at)
         for name in unused
     ]
+
+
+def _check_options(
+    data: Located, weights: Mapping[str, Located], steps: tuple[Step, ...]
+) -> list[Problem]:
+    """A weight names a flag, and every option must change something."""
+    options, listed = _options(data), data.get("options")
+    flags = [name for name, value in options.items() if isinstance(value, bool)]
+    conditions = [each["if"] for each in weights.values() if "if" in each.fields()]
+    problems = [
+        Problem(
+            message=f"unknown option '{each.text}'",
+            at=each.at,
+            note="" if flags else "'options' has no flags",
+            help=did_you_mean(each.text, flags),
+        )
+        for each in conditions
+        if each.text not in flags
+    ]
+    used = {each.text for each in conditions}
+    for name, each in listed.fields().items() if listed else ():
+        settings = word_settings(steps, name)
+        if name not in used and not settings:
+            problems.append(Problem(message=f"the option '{name}' is never used", at=each.key_at))
+        problems += [
+            Problem(
+                message=f"unknown {setting} '{each.written}'",
+                at=each.at,
+                help=did_you_mean(each.written, values),
+            )
+            for setting, values in settings.items()
+            if options[name] not in values
+        ]
+    return problems

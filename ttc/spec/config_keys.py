@@ -2,11 +2,11 @@
 
 `config_keys.yaml` says it for every architecture, and the `config` section of an architecture for
 one: its entries of `sizes`, `numbers`, `fixed` and `ignored` come before the shared ones, its other
-fields replace them.
+fields replace them. The shared `options` are for the architectures that have them.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from typing import Any
 from ttc.errors import Problem, did_you_mean
 from ttc.located import Located
 from ttc.schema import load_yaml
+from ttc.spec.steps import Option
 
 SHARED = Path(__file__).parent / "config_keys.yaml"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -36,6 +37,18 @@ class Rule:
     power: float = 1.0
     times: float | str = 1.0
     below: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionRule:
+    """The first key that is given says a flag, or by `values` a word; else it is `absent`."""
+
+    keys: tuple[str, ...]
+    values: Mapping[str, str]
+    absent: Option
+
+
+NO_RULE = OptionRule(keys=(), values=NOTHING, absent=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +125,7 @@ class ConfigKeys:
     local_rope: RopeKeys | None = None
     numbers: Mapping[str, Rule] = NOTHING
     layer_kinds: tuple[KindRule, ...] = ()
+    options: Mapping[str, OptionRule] = NOTHING
     fixed: Mapping[str, tuple[object, ...]] = NOTHING
     ignored: Mapping[str, str] = field(default=NOTHING, repr=False)
 
@@ -124,9 +138,14 @@ def shared_keys() -> ConfigKeys:
     return _section(load_yaml(SHARED, "config_keys"))
 
 
-def read_config_keys(section: Located | None) -> ConfigKeys:
-    """The `config` of an architecture, whose schema holds."""
-    return _section(section) if section else ConfigKeys()
+def read_config_keys(section: Located | None, options: Mapping[str, Option]) -> ConfigKeys:
+    """The `config` of an architecture, whose schema holds, with these options."""
+    keys = _section(section) if section else ConfigKeys()
+    rules = {
+        name: replace(keys.options.get(name, NO_RULE), absent=absent)
+        for name, absent in options.items()
+    }
+    return replace(keys, options=MappingProxyType(rules))
 
 
 def check_config_keys(
@@ -135,12 +154,13 @@ def check_config_keys(
     dims: Collection[str],
     numbers: Collection[str],
     kinds: Collection[str],
+    options: Collection[str],
 ) -> list[Problem]:
     """Names in the `config` of an architecture that the architecture does not declare."""
     if section is None:
         return []
     problems: list[Problem] = []
-    for field_name, choices in (("sizes", dims), ("numbers", numbers)):
+    for field_name, choices in (("sizes", dims), ("numbers", numbers), ("options", options)):
         problems += [
             Problem(
                 message=f"unknown {field_name[:-1]} '{name}'",
@@ -152,7 +172,7 @@ def check_config_keys(
         ]
     rules = section.get("layer_kinds")
     for rule, data in zip(
-        read_config_keys(section).layer_kinds, rules.elements() if rules else (), strict=True
+        _section(section).layer_kinds, rules.elements() if rules else (), strict=True
     ):
         problems += [
             Problem(message=f"unknown kind '{kind}'", at=data.at, help=did_you_mean(kind, kinds))
@@ -188,6 +208,9 @@ def with_shared(own: ConfigKeys) -> ConfigKeys:
         local_rope=own.local_rope,
         numbers=own.numbers,
         layer_kinds=own.layer_kinds,
+        options=MappingProxyType(
+            {name: _over(rule, shared.options.get(name)) for name, rule in own.options.items()}
+        ),
         fixed=MappingProxyType({**shared.fixed, **own.fixed}),
         ignored=MappingProxyType({**shared.ignored, **own.ignored}),
     )
@@ -205,6 +228,9 @@ def _section(data: Located) -> ConfigKeys:
         local_rope=_rope(fields["local_rope"]) if "local_rope" in fields else None,
         numbers=_rules(data, "numbers"),
         layer_kinds=tuple(map(_kind_rule, kinds.elements())) if kinds else (),
+        options=MappingProxyType(
+            {name: _option_rule(each) for name, each in _entries(data, "options")}
+        ),
         fixed=MappingProxyType({key: _values(each) for key, each in _entries(data, "fixed")}),
         ignored=MappingProxyType({key: each.text for key, each in _entries(data, "ignored")}),
     )
@@ -237,6 +263,23 @@ def _rule(data: Located) -> Rule:
         times=plain.get("times", 1.0),
         below=plain.get("below", ""),
     )
+
+
+def _option_rule(data: Located) -> OptionRule:
+    plain: Any = data.plain()
+    key, values = plain.get("key", []), plain.get("values", {})
+    return OptionRule(
+        keys=(key,) if isinstance(key, str) else tuple(key),
+        values=MappingProxyType(values),
+        absent=False,
+    )
+
+
+def _over(own: OptionRule, shared: OptionRule | None) -> OptionRule:
+    """An architecture's rule: where it gives no keys or values, those that all share."""
+    if shared is None:
+        return own
+    return replace(own, keys=own.keys or shared.keys, values=own.values or shared.values)
 
 
 def _rope(data: Located) -> RopeKeys:

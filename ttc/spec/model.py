@@ -16,9 +16,15 @@ from ttc.spec.agreement import check_agreement
 from ttc.spec.architecture import Architecture, load_architecture
 from ttc.spec.fidelity import load_fidelities
 from ttc.spec.groups import Settings, check_decoders, read_settings
+from ttc.spec.options import check_options, read_options, with_options
 from ttc.spec.rope import Rope, read_rope
+from ttc.spec.steps import Option
 
-MERGED = ("dims", "numbers")  # mappings of which a variant gives only the entries that differ
+MERGED = (
+    "dims",
+    "numbers",
+    "options",
+)  # mappings of which a variant gives only the entries that differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +66,7 @@ class ParallelWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A spec, checked against itself and its architecture.
+    """A spec, checked against itself and its architecture, which has what `options` leave of it.
 
     `name` is the file's name, `model` the Hugging Face id, `weights` where the checkpoint is when
     it is not on the hub. `numbers` are named scalars that the architecture's steps use, and
@@ -80,6 +86,7 @@ class ModelSpec:
     rope: Rope
     local_rope: Rope | None
     numbers: Mapping[str, int | float]
+    options: Mapping[str, Option]
     layer_kinds: tuple[str, ...]
     tie_embeddings: bool
     max_context_tokens: int
@@ -126,16 +133,19 @@ def load_model(wanted: str | Path) -> ModelSpec:
     raise_problems(problems + architecture_problems)
     assert architecture is not None, "an architecture that is not found is a problem"
     raise_problems(
-        check_agreement(data, architecture) + _check_tied(data["tie_embeddings"], architecture)
+        check_agreement(data, architecture)
+        + check_options(data.get("options"), architecture)
+        + _check_tied(data["tie_embeddings"], architecture)
     )
     chunks, weights = data.get("prefill_chunk_tokens"), data.get("weights")
     parallel = data.get("parallel")
+    options = read_options(data.get("options"), architecture)
     numbers, kinds = data.get("numbers"), data.get("layer_kinds")
     known_on = data.get("known_on")
     return ModelSpec(
         name=path.stem,
         model=data["model"].text,
-        architecture=architecture,
+        architecture=with_options(architecture, options),
         dims=dims,
         norm_eps=data["norm_eps"].number,
         rope=rope,
@@ -143,6 +153,7 @@ def load_model(wanted: str | Path) -> ModelSpec:
         numbers=MappingProxyType(
             {name: _scalar(each) for name, each in numbers.fields().items()} if numbers else {}
         ),
+        options=options,
         layer_kinds=tuple(each.text for each in kinds.elements()) if kinds else (),
         tie_embeddings=data["tie_embeddings"].flag,
         max_context_tokens=data["max_context_tokens"].integer,

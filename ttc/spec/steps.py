@@ -1,7 +1,7 @@
 """The steps of an architecture: which operations there are, and what one step must look like."""
 
 import keyword
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -10,6 +10,7 @@ from typing import Literal
 from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located
 
+FORMATS = ("hf", "meta", "gguf")  # of checkpoints
 KINDS = "kinds"  # the setting that every step of a decoder may have
 
 
@@ -56,6 +57,9 @@ class WeightOf:
     rank: int
 
 
+# The value of an option: a flag, or the word that a setting then says.
+type Option = bool | str
+
 # "number" is a literal or a name among the architecture's `numbers`.
 type Setting = OneOf | WeightOf | Literal["size", "value", "number"]
 
@@ -67,6 +71,11 @@ class Operation:
     operands: tuple[str, ...]
     settings: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))
     optional: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def known(self) -> dict[str, Setting]:
+        """All its settings."""
+        return {**self.settings, **self.optional}
 
 
 ACTIVATIONS = OneOf(values=("silu", "gelu", "gelu_tanh", "relu"))
@@ -103,7 +112,8 @@ OPERATIONS: Mapping[str, Operation] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """What the steps of one block may name: weights with their ranks, sizes, other blocks,
-    numbers, and the kinds of decoders (none where all are alike, and in the model's own block)."""
+    numbers, the kinds of decoders (none where all are alike, and in the model's own block), and
+    options that are words."""
 
     block: str
     input: str
@@ -112,6 +122,7 @@ class Scope:
     blocks: tuple[str, ...]
     numbers: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 def read_steps(data: Located, scope: Scope) -> tuple[tuple[Step, ...], list[Problem]]:
@@ -226,7 +237,7 @@ class _StepReader:
 
     def _settings(self, op: str, body: Located) -> tuple[tuple[str, str | Mapping[str, str]], ...]:
         operation = OPERATIONS[op]
-        known: dict[str, Setting] = {**operation.settings, **operation.optional}
+        known = operation.known
         given = {name: each for name, each in body.fields().items() if name not in (op, KINDS)}
         meant: set[str] = set()
         for name, each in given.items():
@@ -275,7 +286,7 @@ class _StepReader:
                 if not literal:
                     self._expect(data, "number", self.scope.numbers)
             case OneOf(values=values):
-                self._expect(data, name, values)
+                self._expect(data, name, (*values, *self.scope.words))
             case WeightOf(rank=rank):
                 has = self.scope.weights.get(data.written)
                 if self._expect(data, "weight", self.scope.weights) and has != rank:
@@ -319,3 +330,13 @@ def _written(data: Located) -> str | Mapping[str, str]:
     if not isinstance(data.value, dict):
         return data.written
     return MappingProxyType({kind: each.written for kind, each in data.fields().items()})
+
+
+def word_settings(steps: Iterable[Step], option: str) -> dict[str, tuple[str, ...]]:
+    """The settings with fixed values that name an option, and their values."""
+    return {
+        name: setting.values
+        for step in steps
+        for name, setting in OPERATIONS[step.op].known.items()
+        if isinstance(setting, OneOf) and option in step.values(name)
+    }
