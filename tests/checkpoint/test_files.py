@@ -60,3 +60,32 @@ def test_a_hub_id_is_downloaded(tiny_folder: Path, monkeypatch: pytest.MonkeyPat
     assert open_checkpoint("org/name").description == "org/name"
     assert open_checkpoint("org/name@v1.0").description == "org/name@v1.0"
     assert asked == [("org/name", None), ("org/name", "v1.0")]
+
+
+POINTER = """\
+version https://git-lfs.github.com/spec/v1
+oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+size 12345
+"""
+INDEX = '{"weight_map": {"w": "a.safetensors"}}'
+
+
+@pytest.mark.parametrize(
+    ("file", "others"),
+    [
+        ("model.safetensors", {}),
+        ("pytorch_model.bin", {}),
+        ("consolidated.00.pth", {"params.json": '{"dim": 4, "n_layers": 1, "n_heads": 1}'}),
+        ("model.safetensors.index.json", {}),
+        ("a.safetensors", {"model.safetensors.index.json": INDEX}),
+        ("model.gguf", {}),
+    ],
+)  # fmt: skip
+def test_a_repository_that_was_cloned_without_its_large_files(
+    tmp_path: Path, file: str, others: dict[str, str]
+) -> None:
+    for name, text in ({file: POINTER} | others).items():
+        (tmp_path / name).write_text(text)
+    message = refusal(tmp_path / file if file.endswith(".gguf") else tmp_path)
+    assert f"{tmp_path / file} is a git-lfs pointer" in message
+    assert "`git lfs pull`" in message

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ttc.checkpoint.packing import BLOCK_FORMATS, Packer, round_to_bf16, widen_bf16
+from ttc.checkpoint.packing import BLOCK_FORMATS, Packer, all_finite, round_to_bf16, widen_bf16
 from ttc.plan.placement import TILE_BYTES, DType
 
 pytestmark = pytest.mark.fast
@@ -102,3 +102,11 @@ def test_rounding_to_bf16_is_to_nearest_with_ties_to_even() -> None:
     bits = np.array([0x3F800000, 0x3F808000, 0x3F808001, 0x3F818000, 0x7F7FFFFF], np.uint32)
     rounded = round_to_bf16(bits.view(np.float32))
     assert rounded.tolist() == [0x3F80, 0x3F80, 0x3F81, 0x3F82, 0x7F80]
+
+
+def test_all_finite_over_every_pattern() -> None:
+    every = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
+    finite = np.isfinite(widen_bf16(every))
+    assert all_finite(every[finite])
+    assert all_finite(np.empty(0, np.uint16))
+    assert not any(all_finite(np.array([0, bits], np.uint16)) for bits in every[~finite])

@@ -1,5 +1,6 @@
 """What one rank stores of a weight, before it is packed."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ from ttc.checkpoint import strips
 from ttc.checkpoint.index import WeightSource
 from ttc.checkpoint.names import Binding, BoundTensor
 from ttc.checkpoint.strips import stored_matrix
+from ttc.errors import CheckpointError
 from ttc.plan.parallel import ZEROS, Share, even_share, head_share
-from ttc.plan.placement import DRAM, TensorPlan
+from ttc.plan.placement import DRAM, DType, TensorPlan
 from ttc.plan.plan import WeightPart, WeightPlan
 
 pytestmark = pytest.mark.fast
@@ -49,7 +51,7 @@ def source(heads: int = 0, **tensors: Array) -> WeightSource:
         name: BoundTensor(name=name, shape=values.shape, first=0, rows="halves", heads=heads)
         for name, values in tensors.items()
     }
-    checkpoint: Any = Tensors(tensors=tensors, rows_read=0)
+    checkpoint: Any = Tensors(tensors=tensors, rows_read=0, description="tiny")
     binding = Binding(tensors=bound, ignored=())
     return WeightSource(checkpoint=checkpoint, binding=binding, chip="wormhole_b0")
 
@@ -142,3 +144,36 @@ def test_blocks_cover_a_matrix_and_read_each_row_once(monkeypatch: pytest.Monkey
     assert np.array_equal(np.concatenate([block for _, block in blocks]), matrix)
     checkpoint: Any = of.checkpoint
     assert checkpoint.rows_read == 1000
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("value", "counts"),
+    [
+        (np.nan, "2 NaN and 0 infinite"),
+        (-np.nan, "2 NaN and 0 infinite"),
+        (np.inf, "0 NaN and 2 infinite"),
+        (-np.inf, "0 NaN and 2 infinite"),
+    ],
+)
+def test_a_weight_that_is_no_number(dtype: DType, value: float, counts: str) -> None:
+    """The tensor is named, all of it is counted, and nothing is stored."""
+    wo = random(10, 12)
+    wo[4, 7] = wo[9, 0] = value
+    plan = weight((12, 10), WeightPart(tensor="wo"))
+    plan = replace(plan, tensor=replace(plan.tensor, dtype=dtype))
+    of = source(wo=wo)
+    with pytest.raises(CheckpointError, match="'wo' of tiny holds values that are no") as caught:
+        stored_matrix(plan, of)
+    note = caught.value.problems[0].note
+    assert note == f"{counts} (or too large for bf16) of 120, the first at [4, 7]"
+
+
+def test_a_value_that_bf16_does_not_have() -> None:
+    wide = random(1, 12)[0]
+    wide[3] = np.finfo(np.float32).max
+    plan = weight((1, 12), WeightPart(tensor="norm"), transpose=False)
+    assert stored_matrix(plan, source(norm=wide))[0, 3] == wide[3]
+    plan = replace(plan, tensor=replace(plan.tensor, dtype="bf16"))
+    with pytest.raises(CheckpointError, match=r"0 NaN and 1 infinite .* the first at \[3\]"):
+        stored_matrix(plan, source(norm=wide))

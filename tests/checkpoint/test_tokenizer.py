@@ -98,6 +98,18 @@ def test_a_damaged_tokenizer(folder: Path, tmp_path: Path) -> None:
     assert "tokenizer.json of tiny cannot be read" in refusal(folder, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
+def test_a_file_that_is_no_text(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).write_bytes(b"\xff\xfe{")
+    assert f"{folder / name} cannot be read as text" in refusal(folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_git_lfs_pointer(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\nsize 3\n")
+    assert f"{folder / name} is a git-lfs pointer" in refusal(folder, tmp_path)
+
+
 def test_a_slow_tokenizer_that_cannot_be_converted(tiny_folder: Path, tmp_path: Path) -> None:
     (tiny_folder / "tokenizer.model").write_bytes(b"not a model")
     assert "tokenizer.model cannot be converted" in refusal(tiny_folder, tmp_path)

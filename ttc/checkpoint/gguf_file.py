@@ -110,7 +110,7 @@ class GgufFile:
         if len(data) != size_bytes:
             raise CheckpointError(
                 Problem(
-                    message=f"cannot read tensor '{name}' from {self.path.name}",
+                    message=f"cannot read tensor '{name}' from {self.path}",
                     note=found,
                     help="the file changed after it was opened; run the command again",
                 )
@@ -151,7 +151,7 @@ def _architecture(path: Path, metadata: Mapping[str, Value]) -> str:
     if metadata.get("split.count", 1) not in (0, 1):
         raise CheckpointError(
             Problem(
-                message=f"{path.name} is one of {metadata['split.count']} parts of a split file",
+                message=f"{path} is one of {metadata['split.count']} parts of a split file",
                 help="merge the parts (gguf-split --merge) and give the merged file",
             )
         )
@@ -160,7 +160,7 @@ def _architecture(path: Path, metadata: Mapping[str, Value]) -> str:
     if name not in known:
         raise CheckpointError(
             Problem(
-                message=f"{path.name} has an architecture that ttc cannot read from GGUF",
+                message=f"{path} has an architecture that ttc cannot read from GGUF",
                 note=f"general.architecture is {name!r}",
                 help=did_you_mean(str(name), known) + "; or give the Hugging Face checkpoint",
             )

@@ -16,6 +16,7 @@ from pathlib import Path
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ttc.checkpoint.fingerprint import Span
+from ttc.checkpoint.stored import refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 type Value = int | float | bool | str | tuple[int | float | bool, ...] | tuple[str, ...]
@@ -101,6 +102,7 @@ class _Reader:
 
 def read_gguf_header(path: Path) -> GgufHeader:
     """Metadata and tensors of a GGUF file; CheckpointError says what was expected and found."""
+    refuse_pointer(path)
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise _invalid(path, "the file is empty")
@@ -116,7 +118,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     if needed > size_bytes:
         raise CheckpointError(
             Problem(
-                message=f"{path.name} is truncated",
+                message=f"{path} is truncated",
                 note=f"its header describes {needed:,} bytes, the file has {size_bytes:,}",
                 help=f"download {path.name} again; {needed - size_bytes:,} bytes are missing",
             )
@@ -186,7 +188,7 @@ def _scalar_code(kind: int) -> str:
 def _invalid(path: Path, what: str) -> CheckpointError:
     return CheckpointError(
         Problem(
-            message=f"{path.name} is not a valid GGUF file",
+            message=f"{path} is not a valid GGUF file",
             note=what,
             help=f"download {path.name} again",
         )

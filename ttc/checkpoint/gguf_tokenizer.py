@@ -149,7 +149,7 @@ def _texts(gguf: GgufFile, key: str) -> tuple[str, ...]:
 def _unknown(gguf: GgufFile, found: str, hint: str) -> CheckpointError:
     return CheckpointError(
         Problem(
-            message=f"{gguf.path.name} has a tokenizer of a kind that ttc does not know",
+            message=f"{gguf.path} has a tokenizer of a kind that ttc does not know",
             note=found,
             details=(hint,) if hint else (),
             help="put the tokenizer.json and tokenizer_config.json of the model beside the file",
@@ -160,7 +160,7 @@ def _unknown(gguf: GgufFile, found: str, hint: str) -> CheckpointError:
 def _damaged(gguf: GgufFile, what: str) -> CheckpointError:
     return CheckpointError(
         Problem(
-            message=f"{gguf.path.name} has no usable tokenizer",
+            message=f"{gguf.path} has no usable tokenizer",
             note=what,
             help="put the tokenizer.json and tokenizer_config.json of the model beside the file",
         )

@@ -170,7 +170,7 @@ def _read_params(path: Path) -> dict[str, Any]:
         if not number or not least <= cast(float, value) <= LARGEST:
             problems.append(
                 Problem(
-                    message=f"{path.name} has {name}: {value!r}, expected a number from {least:g}",
+                    message=f"{path} has {name}: {value!r}, expected a number from {least:g}",
                     help="download the file again",
                 )
             )
@@ -190,7 +190,7 @@ def _by_rank(contents: _Contents) -> dict[str, tuple[StoredTensor, ...]]:
         if different := sorted(names ^ set(tensors)):
             raise CheckpointError(
                 Problem(
-                    message=f"{path.name} and {files[0][0].name} hold different tensors",
+                    message=f"{path} and {files[0][0].name} hold different tensors",
                     note=f"'{different[0]}' is in one of them only",
                     help="download the files again; all of one model are needed",
                 )

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from ttc.checkpoint.stored import read_json
+from ttc.checkpoint.stored import read_json, refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 TOKENIZER = "tokenizer.model"
@@ -23,6 +23,7 @@ def meta_tokenizer(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """
     if path.stat().st_size > LIMIT_BYTES:
         raise _unreadable(path, f"it is larger than {LIMIT_BYTES:,} bytes")
+    refuse_pointer(path)
     content = path.read_bytes()
     ranks = _ranks(path, content)
     if ranks is None:
@@ -157,7 +158,7 @@ def _add_begin(tokenizer: Any, begin: str) -> None:
 def _unreadable(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
         Problem(
-            message=f"{path.name} is not a tokenizer that can be read",
+            message=f"{path} is not a tokenizer that can be read",
             note=why,
             help="download the file again, or put a tokenizer.json beside it",
         )

@@ -43,6 +43,7 @@ EXPONENT_BYTES = 64  # of a tile in a block format: one for each row of each of 
 # A block whose largest exponent lies within takes the short way through float32 arithmetic: there
 # the unit of the format is a normal number, and no denormal reaches half of it.
 LOWEST_EXPONENT, HIGHEST_EXPONENT = 9, 230
+INFINITY, NEGATIVE_INFINITY = 0x7F80, 0xFF80  # bf16 bits; a NaN of the same sign is above
 ABSOLUTE, HIDDEN = np.uint16(0x7FFF), np.uint16(0x80)
 
 
@@ -61,6 +62,17 @@ def round_to_bf16(values: NDArray[np.float32]) -> Bits:
 def widen_bf16(bits: Bits) -> NDArray[np.float32]:
     """The float32 values of bf16 bits."""
     return np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
+
+
+def all_finite(values: Array) -> bool:
+    """Whether there is neither a NaN nor an infinity in bf16 bits or in float32 values."""
+    if values.dtype != np.uint16:
+        return bool(np.isfinite(values).all())
+    # Of the patterns that are not finite the positive ones are the largest int16, the negative
+    # ones the largest uint16: two maxima, no copy.
+    if not values.size:
+        return True
+    return int(values.view(np.int16).max()) < INFINITY and int(values.max()) < NEGATIVE_INFINITY
 
 
 class Packer:

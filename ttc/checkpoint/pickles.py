@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ttc.checkpoint.fingerprint import Span
-from ttc.checkpoint.stored import StoredTensor
+from ttc.checkpoint.stored import StoredTensor, refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 DTYPES = {
@@ -21,6 +21,7 @@ DTYPES = {
 
 def read_pickle(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a .pth or .bin file by name; CheckpointError if it is not one, or cut off."""
+    refuse_pointer(path)
     content = _load(path)
     if not isinstance(content, dict):
         raise _invalid(path, f"it holds a {type(content).__name__}, not tensors by name")
@@ -62,7 +63,7 @@ def _stored(path: Path, name: str, tensor: Any, size_bytes: int) -> StoredTensor
 def _invalid(path: Path, what: str) -> CheckpointError:
     return CheckpointError(
         Problem(
-            message=f"{path.name} cannot be read as a file of tensors",
+            message=f"{path} cannot be read as a file of tensors",
             note=what,
             help="download it again, or save the model as safetensors",
         )

@@ -135,7 +135,7 @@ def _weight_files(folder: Path) -> tuple[dict[Path, frozenset[str]], str]:
     listing = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     raise CheckpointError(
         Problem(
-            message=f"no weights in checkpoint folder '{folder.name}'",
+            message=f"no weights in the checkpoint folder {folder}",
             note=f"expected {SINGLE_FILE} or {INDEX_FILE}; found {listing or 'an empty folder'}",
             help=f"give a folder that holds {SINGLE_FILE} or params.json, a .gguf file or a hub id",
         )
@@ -156,7 +156,7 @@ def _shards(folder: Path, index: str) -> dict[str, set[str]]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
             Problem(
-                message=f"{index} has no 'weight_map'",
+                message=f"{folder / index} has no 'weight_map'",
                 help="download the file again; it maps every tensor name to a shard",
             )
         )
@@ -164,7 +164,7 @@ def _shards(folder: Path, index: str) -> dict[str, set[str]]:
     problems: list[Problem] = []
     for name, shard in sorted(cast(dict[str, object], weight_map).items()):
         if not isinstance(shard, str) or not _is_file_name(shard, index):
-            problems.append(_outside(name, shard, index))
+            problems.append(_outside(name, shard, folder / index))
         else:
             shards.setdefault(shard, set()).add(name)
     if problems:
@@ -178,7 +178,7 @@ def _is_file_name(shard: str, index: str) -> bool:
     return plain and shard.endswith(suffix)
 
 
-def _outside(name: str, shard: object, index: str) -> Problem:
+def _outside(name: str, shard: object, index: Path) -> Problem:
     return Problem(
         message=f"{index} places tensor '{name}' outside the checkpoint folder",
         note=f"expected the name of a file in the folder, found {shard!r}",
@@ -190,7 +190,7 @@ def _missing_shard(folder: Path, shard: str, shards: Mapping[str, set[str]], ind
     names = sorted(shards[shard])
     present = [other for other in shards if (folder / other).is_file()]
     return Problem(
-        message=f"missing shard {shard} in checkpoint folder '{folder.name}'",
+        message=f"missing shard {shard} in the checkpoint folder {folder}",
         note=f"{index} expects {len(names)} tensors in it, the first is '{names[0]}'",
         details=(f"{len(present)} of {len(shards)} shards are there",),
         help=f"download {shard} into the folder",
@@ -204,7 +204,7 @@ def _check_against_index(
     if absent:
         raise CheckpointError(
             Problem(
-                message=f"{path.name} lacks {len(absent)} tensors that {index} expects in it",
+                message=f"{path} lacks {len(absent)} tensors that {index} expects in it",
                 note=f"the first is '{absent[0]}'",
                 help=f"they are of different revisions; download {path.name} and the index again",
             )

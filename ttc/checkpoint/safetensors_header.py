@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from ttc.checkpoint.fingerprint import Span
-from ttc.checkpoint.stored import StoredTensor
+from ttc.checkpoint.stored import StoredTensor, refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library itself
@@ -25,6 +25,7 @@ def read_header(path: Path) -> tuple[int, dict[str, StoredTensor]]:
 
     Format: 8 bytes little-endian length n, n bytes of JSON, data; offsets count from the data.
     """
+    refuse_pointer(path)
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -101,7 +102,7 @@ def _sizes(value: object) -> bool:
 def _truncated(path: Path, needed: int, found: int, why: str) -> CheckpointError:
     return CheckpointError(
         Problem(
-            message=f"{path.name} is truncated",
+            message=f"{path} is truncated",
             note=f"{why} {needed:,} bytes, the file has {found:,}",
             help=f"download {path.name} again; {needed - found:,} bytes are missing",
         )
@@ -111,7 +112,7 @@ def _truncated(path: Path, needed: int, found: int, why: str) -> CheckpointError
 def _bad_header(path: Path, what: str) -> CheckpointError:
     return CheckpointError(
         Problem(
-            message=f"{path.name} is not a valid safetensors file",
+            message=f"{path} is not a valid safetensors file",
             note=what,
             help=f"download {path.name} again",
         )

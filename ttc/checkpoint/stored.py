@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ttc.checkpoint.fingerprint import Span
 from ttc.errors import CheckpointError, Problem
 
+POINTER = b"version https://git-lfs.github.com/spec/"  # how the file of a git-lfs pointer begins
+
 # numpy's names of the dtypes that are read as they are, under the names of safetensors.
 PLAIN_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
@@ -50,7 +52,7 @@ def read_rows(stored: StoredTensor, dtype: str, name: str, rows: slice | None) -
     if values.size != math.prod(shape):
         raise CheckpointError(
             Problem(
-                message=f"cannot read tensor '{name}' from {stored.path.name}",
+                message=f"cannot read tensor '{name}' from {stored.path}",
                 note=found,
                 help="the file changed after it was opened; run the command again",
             )
@@ -58,14 +60,44 @@ def read_rows(stored: StoredTensor, dtype: str, name: str, rows: slice | None) -
     return values.reshape(shape)
 
 
+def refuse_pointer(path: Path) -> None:
+    """CheckpointError for the few lines of text that git leaves in place of a large file."""
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) != POINTER:
+            return
+    raise CheckpointError(
+        Problem(
+            message=f"{path} is a git-lfs pointer, not the file that it stands for",
+            note="the repository was cloned without its large files",
+            help="run `git lfs install` and then `git lfs pull` in the folder, or give the hub id "
+            "of the checkpoint, which is then downloaded",
+        )
+    )
+
+
+def read_text(path: Path) -> str:
+    """A text file; CheckpointError if it is not UTF-8, or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            Problem(
+                message=f"{path} cannot be read as text",
+                note=str(error),
+                help="download the file again",
+            )
+        ) from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that must hold one object; CheckpointError says where it does not parse."""
     try:
+        refuse_pointer(path)
         content: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             Problem(
-                message=f"{path.name} cannot be read as JSON",
+                message=f"{path} cannot be read as JSON",
                 note=str(error),
                 help="download or write the file again",
             )
@@ -73,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(
             Problem(
-                message=f"{path.name} must hold a JSON object",
+                message=f"{path} must hold a JSON object",
                 note=f"it holds a {type(content).__name__}",
                 help="download or write the file again",
             )

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ttc.checkpoint.index import WeightSource
 from ttc.checkpoint.layouts import row_order, table_values
-from ttc.checkpoint.packing import round_to_bf16, widen_bf16
+from ttc.checkpoint.packing import all_finite, round_to_bf16, widen_bf16
+from ttc.errors import CheckpointError, Problem
 from ttc.plan.parallel import Share
 from ttc.plan.plan import WeightPart, WeightPlan
 
@@ -58,8 +59,7 @@ class LocalMatrix:
     def vector(self) -> Array:
         """All elements of a weight of vectors."""
         read = self._source.checkpoint.read
-        values = [_take(self._values(read(p.tensor), p), p.rows, axis=0) for p in self._parts]
-        return np.concatenate(values)
+        return np.concatenate([self._taken(p, read(p.tensor), p.rows) for p in self._parts])
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """(number of the first row, rows) from top to bottom; every block is a new array."""
@@ -84,9 +84,44 @@ class LocalMatrix:
         if not stored.size:
             return np.zeros((rows.size, self.columns), np.float32 if self._wide else np.uint16)
         low, high = int(stored.min()), int(stored.max()) + 1
-        values = self._values(self._source.checkpoint.read(part.tensor, slice(low, high)), part)
-        taken = _take(values, np.where(rows == ZERO, ZERO, rows - low), axis=0)
-        return taken if part.columns is None else _take(taken, part.columns, axis=1)
+        values = self._source.checkpoint.read(part.tensor, slice(low, high))
+        return self._taken(part, values, np.where(rows == ZERO, ZERO, rows - low))
+
+    def _taken(self, part: _Part, values: Array, rows: NDArray[np.int64]) -> Array:
+        """Rows and columns of what was read of a part; CheckpointError unless all are numbers."""
+        taken = _take(self._values(values, part), rows, axis=0)
+        if part.columns is not None and not self.is_vector:
+            taken = _take(taken, part.columns, axis=1)
+        if not all_finite(taken):
+            raise self._not_finite(part)
+        return taken
+
+    def _not_finite(self, part: _Part) -> CheckpointError:
+        """What to say of a tensor with values that are no numbers: all of it is counted."""
+        checkpoint = self._source.checkpoint
+        count, *rest = checkpoint.shape(part.tensor)
+        step = max(1, BLOCK_BYTES // (2 * prod(rest))) if rest else count
+        nans = infinite = 0
+        first = ""
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count)) if rest else None
+            values = self._values(checkpoint.read(part.tensor, rows), part)
+            wide = widen_bf16(values) if values.dtype == np.uint16 else values
+            nan, wrong = np.isnan(wide), ~np.isfinite(wide)
+            nans, infinite = nans + int(nan.sum()), infinite + int((wrong & ~nan).sum())
+            if not first and wrong.any():
+                row, *column = np.argwhere(wrong)[0]
+                first = f"[{', '.join(str(index) for index in (start + row, *column))}]"
+        return CheckpointError(
+            Problem(
+                message=f"'{part.tensor}' of {checkpoint.description} holds values that are no "
+                "numbers",
+                note=f"{nans:,} NaN and {infinite:,} infinite (or too large for bf16) of "
+                f"{count * prod(rest):,}, the first at {first}",
+                help="download the checkpoint again, or give another: whatever a model computes "
+                "with such a weight is NaN",
+            )
+        )
 
     def _values(self, values: Array, part: _Part) -> Array:
         """Checkpoint values, scaled and moved, in the form that the packer wants."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.gguf_file import GgufFile
-from ttc.checkpoint.stored import read_json
+from ttc.checkpoint.stored import read_json, read_text, refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -84,9 +84,11 @@ def _of_meta(checkpoint: Checkpoint) -> tuple[str, dict[str, Any], dict[str, Any
 def _tokenizer_text(checkpoint: Checkpoint) -> str:
     path = checkpoint.companion(TOKENIZER)
     if path is not None:
-        return path.read_text(encoding="utf-8")
+        refuse_pointer(path)
+        return read_text(path)
     slow = checkpoint.companion(SLOW_TOKENIZER)
     if slow is not None:
+        refuse_pointer(slow)
         return _convert_slow(slow)
     raise _no_tokenizer(checkpoint)
 
@@ -113,7 +115,7 @@ def _convert_slow(path: Path) -> str:
     except Exception as error:  # missing sentencepiece or protobuf, or an unknown tokenizer class
         raise CheckpointError(
             Problem(
-                message=f"{path.name} cannot be converted to {TOKENIZER}",
+                message=f"{path} cannot be converted to {TOKENIZER}",
                 note=str(error).strip().splitlines()[0] if str(error).strip() else "",
                 help=f"add the {TOKENIZER} of the model to the folder, "
                 "or install sentencepiece and protobuf",
@@ -127,7 +129,7 @@ def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
     config |= _optional_json(checkpoint, TOKENIZER_CONFIG)
     jinja = checkpoint.companion("chat_template.jinja")
     if jinja is not None:
-        config["chat_template"] = jinja.read_text(encoding="utf-8")
+        config["chat_template"] = read_text(jinja)
     elif "chat_template" not in config:
         config |= _optional_json(checkpoint, "chat_template.json")
     return {name: value for name, value in config.items() if name not in DROPPED}
