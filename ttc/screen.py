@@ -178,13 +178,15 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def explain_lines(plan: Plan) -> list[str]:
-    """The alternatives that were weighed, and which was taken."""
+    """The alternatives that were weighed, which was taken, and where tokens are chosen."""
     lines: list[str] = []
     for choice in plan.choices:
         lines.append(f"{choice.name}: {choice.taken}")
         for name, cost in choice.alternatives:
             mark = "*" if name == choice.taken else " "
             lines.append(f"  {mark} {name}: {cost}")
+    for place in plan.head.sampling.places:
+        lines.append(f"{', '.join(place.settings)} on the {place.where}: {place.why}")
     return lines
 
 

@@ -31,9 +31,16 @@ VOCAB = 23
 ROPE_POSITIONS = 6
 MESH_SHAPE = (1, 1)
 VOCAB_SHARDS = 1
+TOP_K = 32
+OFFSETS = (0,)
 SEMAPHORES = 0
 BUFFERS = {}
 PROMPT_TABLES = {}
+SAMPLING = {
+    **{name: ((1, 1, 32, 32), "float32", None, None) for name in ("scale", "mask", "places")},
+    **{name: ((1, 1, 32, 32), "float32", None, None) for name in ("top_p", "draws")},
+    **{name: ((32,), "int32", None, None) for name in ("best", "ones")},
+}
 MODEL_WEIGHTS = {"embed": ((1, 1), None, None, None)}
 DECODER_WEIGHTS = ({"wqkv": ((1, 1), None, None, None)},)
 CACHES = ((((KV_BLOCKS, 1, KV_BLOCK, 1), None, None, None),) * 2,)
@@ -46,13 +53,25 @@ def decode(tokens, positions, rope_positions, page_table, caches, w):
     logits = ttnn.torch.zeros(1, 1, 32, VOCAB)
     for user, position in enumerate(positions.values.tolist()):
         if position >= 0:
-            ttnn.append(caches, page_table, user, position, tokens.values[0, user])
+            ttnn.append(caches, page_table, user, position, tokens.values[0, 0, 0, user])
             logits[0, 0, user] = ttnn.sum_logits(caches, page_table, user, position + 1, VOCAB)
     return ttnn.Tensor(logits)
 
 
 def greedy(logits, tokens):
-    tokens.values[0] = logits.values[0, 0].argmax(-1)
+    tokens.values[0, 0, 0] = logits.values[0, 0].argmax(-1)
+
+
+def sample(logits, tokens, how):
+    best = logits.values[0, 0].sort(dim=-1, descending=True, stable=True)
+    count = min(32, VOCAB)
+    weights = (best.values[:, :count] * how.scale.values[0, 0, :, :count]
+        + how.mask.values[0, 0, :, :count]).softmax(-1)
+    before = weights.cumsum(-1) - weights
+    kept = before < how.top_p.values[0, 0, :, :count]
+    drawn = how.draws.values[0, 0, :, :count] * (weights * kept).sum(-1, keepdim=True)
+    places = kept * (before <= drawn) * how.places.values[0, 0, :, :count]
+    tokens.values[0, 0, 0] = best.indices.gather(-1, places.argmax(-1, keepdim=True))[:, 0]
 
 
 def advance(positions, rope_positions):

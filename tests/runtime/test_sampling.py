@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chisquare
 
 from ttc.errors import ArtefactError, UsageError
-from ttc.runtime.sampling import Sampler, Sampling, logprob, sample
+from ttc.runtime.sampling import BELOW_ONE, LIKELIEST, Draw, Sampler, Sampling, logprob, sample
 
 pytestmark = pytest.mark.fast
 
@@ -16,8 +16,8 @@ LOGITS = np.log(np.array([0.05, 0.5, 0.15, 0.3], dtype=np.float32))
 
 
 def drawn(how: Sampling, times: int = 300) -> set[int]:
-    generator = how.generator()
-    return {sample(LOGITS, how, generator) for _ in range(times)}
+    sampler = Sampler(how, [1])
+    return {sampler.draw(LOGITS) for _ in range(times)}
 
 
 @pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=2.0, top_k=1)])
@@ -84,13 +84,13 @@ def test_presence_and_frequency_count_the_answer() -> None:
 
 def test_penalties_change_the_greedy_choice() -> None:
     sampler = Sampler(Sampling(frequency_penalty=2.0), [0])
-    assert not sampler.likeliest
+    assert sampler.on_device(32) is None
     seen: list[int] = []
     for _ in range(4):
         seen.append(sampler.draw(LOGITS))
         sampler.tell(seen[-1])
     assert seen == [1, 3, 2, 1]
-    assert Sampler(Sampling(), [0]).likeliest
+    assert Sampler(Sampling(), [0]).on_device(32) == LIKELIEST
 
 
 def test_log_probabilities() -> None:
@@ -102,18 +102,47 @@ def test_a_seed_repeats_and_another_differs() -> None:
     flat = np.zeros(1000, dtype=np.float32)
 
     def sequence(seed: int) -> list[int]:
-        how = Sampling(temperature=1.0, seed=seed)
-        generator = how.generator()
-        return [sample(flat, how, generator) for _ in range(8)]
+        sampler = Sampler(Sampling(temperature=1.0, seed=seed), [1])
+        return [sampler.draw(flat) for _ in range(8)]
 
     assert sequence(1) == sequence(1)
     assert sequence(1) != sequence(2)
 
 
-def test_logits_that_are_not_numbers() -> None:
+@pytest.mark.parametrize("how", [Sampling(), Sampling(temperature=1.0), Sampling(top_k=2)])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
+def test_logits_that_are_not_numbers(how: Sampling, bad: float) -> None:
     """A checkpoint may hold NaN: that is no bug of the program."""
     with pytest.raises(ArtefactError, match="not numbers"):
-        sample(np.array([0.0, np.nan], dtype=np.float32), Sampling(), np.random.default_rng(0))
+        sample(np.array([0.0, 1.0, bad, 2.0], dtype=np.float32), how, 0.5)
+
+
+def test_numbers_are_shared_by_probability() -> None:
+    """The most likely token has the first numbers; each begins where the one before it ends."""
+    how = Sampling(temperature=1.0)
+    drawn = [sample(LOGITS, how, number) for number in (0.0, 0.49, 0.51, 0.79, 0.81, 0.94, 0.96)]
+    assert drawn == [1, 1, 3, 3, 2, 2, 0]
+    assert sample(LOGITS, how, BELOW_ONE) == 0
+    equal = np.zeros(4, dtype=np.float32)
+    assert [sample(equal, how, number) for number in (0.1, 0.3, 0.6, 0.8)] == [0, 1, 2, 3]
+    few = Sampling(temperature=1.0, top_k=2)
+    assert [sample(equal, few, number) for number in (0.0, 0.4, 0.6, BELOW_ONE)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        (Sampling(temperature=0.7, top_k=32, top_p=0.9), Draw(32, 0.9, 0.7)),
+        (Sampling(temperature=0.7, top_k=1), LIKELIEST),
+        (Sampling(temperature=0.0, top_k=50), LIKELIEST),
+        (Sampling(temperature=0.7, top_k=33), None),
+        (Sampling(temperature=0.7), None),
+        (Sampling(temperature=1e-4, top_k=8), None),
+        (Sampling(temperature=0.7, top_k=8, repetition_penalty=1.1), None),
+    ],
+)
+def test_what_a_device_can_draw(how: Sampling, expected: Draw | None) -> None:
+    assert Sampler(how, [0]).on_device(32) == expected
 
 
 @pytest.mark.parametrize(

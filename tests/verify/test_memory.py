@@ -7,7 +7,7 @@ import pytest
 
 from ttc.compiler import Compiled, compile_model
 from ttc.hardware.hardware import Mesh, load_mesh
-from ttc.plan.operations import decode_operations
+from ttc.plan.operations import decode_operations, sampling_operations
 from ttc.plan.placement import TILE
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
@@ -66,6 +66,7 @@ def test_planned_memory_is_what_ttnn_allocates(
     measured = seen.l1_peak_bytes_per_core
     assert 0.95 * measured < memory.l1_peak_bytes_per_core < 1.1 * measured
     assert decode_operations(built.plan.decode, built.plan.head) == seen.decode_step_ops
+    assert sampling_operations(built.plan.head) == seen.sample_ops
 
 
 def test_the_largest_context_allocates_and_one_block_more_does_not(

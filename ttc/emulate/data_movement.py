@@ -209,6 +209,32 @@ def concat(
     return first if alone else result
 
 
+def pad(
+    input_tensor: Tensor,
+    padding: Sequence[tuple[int, int]],
+    value: float,
+    *,
+    memory_config: MemoryConfig | None = None,
+) -> Tensor:
+    """The tensor with (before, after) more elements in each dimension; only after is emulated."""
+    op, x = "pad", input_tensor
+    device = device_of(op, x)
+    require(len(padding) == len(x.shape), op, f"{len(padding)} pairs for {len(x.shape)} dimensions")
+    require(all(before == 0 <= after for before, after in padding), op, "only the end is padded")
+    shape = [size + after for size, (_, after) in zip(x.shape, padding, strict=True)]
+    stored: list[torch.Tensor] = []
+    for values in x.values(op):
+        # Rows that are not stored stay so; where a dimension grows all of it is stored.
+        grown = [after > 0 for _, after in padding]
+        whole = [
+            n if more else have for n, more, have in zip(x.shape, grown, values.shape, strict=True)
+        ]
+        pads = [count for _, after in reversed(padding) for count in (0, after)]
+        stored.append(torch.nn.functional.pad(_extend_to(values, whole), pads, value=value))
+    placed = memory_config or x.memory_config()
+    return output(op, stored, shape, x.dtype, placed, device, layout=x.layout, wide_dst=False)
+
+
 def _extend_to(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     pads = [
         pad

@@ -20,6 +20,7 @@ class DataType(Enum):
     UINT32 = 2
     BFLOAT8_B = 3
     BFLOAT4_B = 4
+    UINT16 = 6
     INT32 = 7
 
 
@@ -31,7 +32,7 @@ class Layout(Enum):
 
 
 TILE = 32
-INTEGERS = (DataType.UINT32, DataType.INT32)
+INTEGERS = (DataType.UINT16, DataType.UINT32, DataType.INT32)
 BLOCK_FORMATS = {DataType.BFLOAT8_B: block_float.BFP8, DataType.BFLOAT4_B: block_float.BFP4}
 
 _HALF = torch.tensor(0x8000, dtype=torch.int32)

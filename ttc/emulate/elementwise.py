@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
-"""add, multiply and typecast.
+"""add, subtract, multiply, comparisons and typecast.
 
 ttnn runs BF16 sums and block format products on the matrix unit, BF16 products on the vector unit
 (float32, rounded to nearest even), always with a 16-bit Dst unless an operand is FLOAT32
@@ -48,6 +48,52 @@ def add(
         input_tensor_a_activations,
         input_tensor_b_activations,
     )
+
+
+def subtract(
+    input_tensor_a: Tensor,
+    input_tensor_b: Tensor | float,
+    *,
+    dtype: DataType | None = None,
+    memory_config: MemoryConfig | None = None,
+) -> Tensor:
+    """a - b, broadcast as in torch."""
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return fpu.add(a, -b, wide_dst=False)
+
+    a, b = input_tensor_a, input_tensor_b
+    return _binary("subtract", a, b, torch.sub, kernel, dtype, memory_config, None, (), ())
+
+
+def lt(
+    input_tensor_a: Tensor,
+    input_tensor_b: Tensor | float,
+    *,
+    memory_config: MemoryConfig | None = None,
+) -> Tensor:
+    """1 where a < b, else 0, in the element type of a."""
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a < b).to(a.dtype)
+
+    a, b = input_tensor_a, input_tensor_b
+    return _binary("lt", a, b, kernel, kernel, None, memory_config, None, (), ())
+
+
+def le(
+    input_tensor_a: Tensor,
+    input_tensor_b: Tensor | float,
+    *,
+    memory_config: MemoryConfig | None = None,
+) -> Tensor:
+    """1 where a <= b, else 0, in the element type of a."""
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a <= b).to(a.dtype)
+
+    a, b = input_tensor_a, input_tensor_b
+    return _binary("le", a, b, kernel, kernel, None, memory_config, None, (), ())
 
 
 def multiply(

@@ -29,6 +29,7 @@ _TO_TORCH = {
     DataType.FLOAT32: torch.float32,
     DataType.BFLOAT8_B: torch.float32,
     DataType.BFLOAT4_B: torch.float32,
+    DataType.UINT16: torch.uint16,
     DataType.UINT32: torch.uint32,
     DataType.INT32: torch.int32,
 }

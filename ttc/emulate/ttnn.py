@@ -13,6 +13,8 @@ from ttc.emulate import (
     indices,
     kv_cache,
     norm,
+    reduction,
+    selection,
     transformer,
     unary,
 )
@@ -77,12 +79,16 @@ bfloat16 = DataType.BFLOAT16
 bfloat8_b = DataType.BFLOAT8_B
 bfloat4_b = DataType.BFLOAT4_B
 float32 = DataType.FLOAT32
+uint16 = DataType.UINT16
 uint32 = DataType.UINT32
 int32 = DataType.INT32
 TILE_LAYOUT = Layout.TILE
 ROW_MAJOR_LAYOUT = Layout.ROW_MAJOR
 
 add = per_device(elementwise.add, writes=["output_tensor"])
+subtract = per_device(elementwise.subtract)
+lt = per_device(elementwise.lt)
+le = per_device(elementwise.le)
 mul = multiply = per_device(elementwise.multiply, writes=["output_tensor"])
 typecast = per_device(elementwise.typecast, writes=["output_tensor"])
 linear = per_device(matmuls.linear)
@@ -97,10 +103,16 @@ fill_cache = per_device(kv_cache.fill_cache, writes=["cache_tensor"])
 relu = per_device(unary.relu)
 embedding = per_device(indices.embedding)
 argmax = per_device(indices.argmax, writes=["output_tensor"])
+topk = per_device(selection.topk)
+gather = per_device(selection.gather)
+sampling = per_device(selection.sampling, writes=["output_tensor"])
+sum = per_device(reduction.sum_tensor)
+cumsum = per_device(reduction.cumsum)
 plus_one = per_device(indices.plus_one, writes=["input_tensor"])
 concat = per_device(data_movement.concat)
 copy = per_device(data_movement.copy, writes=["input_b"])
 interleaved_to_sharded = per_device(data_movement.interleaved_to_sharded)
+pad = per_device(data_movement.pad)
 reshape = per_device(data_movement.reshape)
 sharded_to_interleaved = per_device(data_movement.sharded_to_interleaved)
 slice = per_device(data_movement.slice_tensor)
@@ -166,6 +178,7 @@ __all__ = [
     "copy_host_to_device_tensor",
     "create_global_semaphore",
     "create_mesh_mapper",
+    "cumsum",
     "deallocate",
     "embedding",
     "empty",
@@ -174,33 +187,42 @@ __all__ = [
     "float32",
     "from_host_shards",
     "from_torch",
+    "gather",
     "gelu",
     "get_device_tensors",
     "int32",
     "interleaved_to_sharded",
     "layer_norm",
+    "le",
     "linear",
     "load_tensor",
+    "lt",
     "mark_live_rows",
     "matmul",
     "mesh_partition",
     "mul",
     "multiply",
     "open_mesh_device",
+    "pad",
     "plus_one",
     "reduce_scatter",
     "relu",
     "reshape",
     "rms_norm",
+    "sampling",
     "sharded_to_interleaved",
     "silu",
     "slice",
     "softmax",
+    "subtract",
+    "sum",
     "to_memory_config",
     "to_torch",
+    "topk",
     "transformer",
     "transpose",
     "typecast",
+    "uint16",
     "uint32",
     "unary_chain",
     "untilize",

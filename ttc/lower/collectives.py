@@ -3,7 +3,7 @@
 from ttc.graph.nodes import Node
 from ttc.lower.calls import Call, Expression, Name, Pack, Ref, Statement, Unpack
 from ttc.lower.constants import Constants, dtype_name
-from ttc.plan.plan import Collective
+from ttc.plan.exchange import Collective
 
 TOPOLOGIES = {"line": "Topology.Linear", "ring": "Topology.Ring"}
 WIDTH = 3  # the dim that ranks divide

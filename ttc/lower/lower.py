@@ -39,7 +39,6 @@ from ttc.lower.calls import (
     Expression,
     Free,
     Function,
-    Items,
     Layers,
     LayerTable,
     Local,
@@ -50,10 +49,11 @@ from ttc.lower.calls import (
     Statement,
     TensorTable,
 )
-from ttc.lower.collectives import lower_collective, pack_sum
+from ttc.lower.collectives import pack_sum
 from ttc.lower.constants import Constants, dtype_name
 from ttc.lower.liveness import free_after_last_use
 from ttc.lower.operations import lower_op, lower_picked
+from ttc.lower.sampling import lower_greedy, lower_sampling
 from ttc.lower.scores import lower_mask
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import PhasePlan, Plan, WeightPlan
@@ -73,7 +73,8 @@ def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
         tables.append(_layer_table(phase))
     entries = [
         _decode(plan, constants),
-        _greedy(plan, constants),
+        lower_greedy(plan, constants),
+        lower_sampling(plan, constants),
         _advance(),
         *(_prefill(phase, plan, constants) for phase in plan.prefills),
         _head(plan, constants),
@@ -113,11 +114,13 @@ def _numbers(plan: Plan) -> Section:
         ("ROPE_POSITIONS", plan.rope_positions),
         ("MESH_SHAPE", plan.parallel.replica_shape),
         ("VOCAB_SHARDS", plan.head.vocab_shards),
+        ("TOP_K", plan.head.sampling.top_k),
+        ("OFFSETS", plan.head.sampling.offsets),
         ("SEMAPHORES", plan.semaphores),
     )
     return Section(
         comment="Users, tokens of each, tokens of a cache block, blocks, what starts of chunks are "
-        "multiples of, sizes of inputs; chips of a replica.",
+        "multiples of, sizes of inputs; chips of a replica; tokens that a draw is among at most.",
         constants=tuple(Constant(name=name, value=value) for name, value in values),
     )
 
@@ -207,7 +210,7 @@ def _decode(plan: Plan, constants: Constants) -> Function:
         doc=(
             "One decode step: the next token's logits of every user.",
             "",
-            f"tokens          uint32 [1, {TILE}] row major, one token of each user",
+            f"tokens          uint32 [1, 1, 1, {TILE}] row major, one token of each user",
             f"positions       int32 [{plan.slots}], the tokens' positions; -1 for no user",
             f"rope_positions  uint32 [1, {plan.rope_positions}], the positions to rotate by",
             f"page_table      int32 [{plan.slots}, {plan.context // plan.kv_cache.block_tokens}],"
@@ -330,77 +333,6 @@ def _head_prompts(plan: Plan, constants: Constants) -> Function:
     )
 
 
-def _greedy(plan: Plan, constants: Constants) -> Function:
-    """The first of the largest logits. Ranks gather them: one argmax over all columns keeps the
-    order of equal ones, which a choice among the ranks' winners would have to be told of.
-    """
-    gathering = plan.head.gather
-    body: list[Statement] = []
-    logits = "logits"
-    if gathering is not None:
-        logits = "whole"
-        body += lower_collective(gathering, "logits", logits, constants)
-    body += _rows(plan, logits, constants)
-    body += [
-        Call(
-            function="argmax",
-            args=(Ref(name="rows"),),
-            kwargs=(
-                ("dim", 3),
-                ("keepdim", False),
-                ("output_tensor", Ref(name="tokens")),
-            ),
-        ),
-    ]
-    return Function(
-        name="greedy",
-        parameters=("logits", "tokens"),
-        doc=(
-            "Write the most likely token of every user into `tokens`, on the device.",
-            "",
-            "logits  what decode returned; it stays",
-            "tokens  the input of the next decode step",
-        ),
-        body=free_after_last_use(body, owned=(), keep=()),
-    )
-
-
-def _rows(plan: Plan, logits: str, constants: Constants) -> list[Statement]:
-    """Logits as rows, without the columns of padding; range by range where the plan says so."""
-    head, calls, first = plan.head, list[Statement](), 0
-    ranges = head.choice_columns
-    if len(ranges) == 1:
-        return [_rows_of(logits, "rows", head.chosen_from.shape[3], plan.vocab)]
-    for i, columns in enumerate(ranges):
-        stop = min(-(-(first + columns) // TILE) * TILE, head.chosen_from.shape[3])
-        calls += [
-            Call(
-                function="slice",
-                args=(Ref(name=logits), (0, 0, 0, first), (1, 1, TILE, stop)),
-                results=(f"columns_{i}",),
-                why="" if i else "All columns at once would not fit in L1 as they become rows.",
-            ),
-            _rows_of(f"columns_{i}", f"rows_{i}", stop - first, columns),
-        ]
-        first += columns
-    parts = Items(tuple(Ref(name=f"rows_{i}") for i in range(len(ranges))))
-    placement = constants.placement(head.chosen_from.placement)
-    joined = (("dim", 3), ("memory_config", placement))
-    return [*calls, Call(function="concat", args=(parts,), kwargs=joined, results=("rows",))]
-
-
-def _rows_of(tiles: str, rows: str, columns: int, wanted: int) -> Call:
-    """The first `wanted` of so many columns as rows."""
-    if columns == wanted:
-        return Call(function="untilize", args=(Ref(name=tiles),), results=(rows,))
-    return Call(
-        function="untilize_with_unpadding",
-        args=(Ref(name=tiles), (0, 0, TILE - 1, wanted - 1)),
-        results=(rows,),
-        why="The columns beyond the vocabulary are padding.",
-    )
-
-
 def _advance() -> Function:
     return Function(
         name="advance",
@@ -449,6 +381,12 @@ def _described(table: RopeTable) -> tuple[Expression, ...]:
     return (table.kind, table.order, table.head_dim, table.rotary_dim, table.rows, rope)
 
 
+def _input_row(tensor: TensorPlan, constants: Constants) -> tuple[Expression, ...]:
+    """Settings as rows have an entry for each user, and no other dim."""
+    shape, *others = _row(tensor, constants)
+    return (tensor.shape[3:] if tensor.layout == "row_major" else shape, *others)
+
+
 def _tensor_tables(
     plan: Plan, constants: Constants
 ) -> tuple[tuple[TensorTable, ...], Section, tuple[LayerTable, ...]]:
@@ -461,11 +399,14 @@ def _tensor_tables(
 
     model = rows([weight for weight in plan.weights if weight.decoder is None])
     buffers = tuple((name, _row(tensor, constants)) for name, tensor in plan.buffers)
+    inputs = plan.head.sampling.inputs
+    settings = tuple((name, _input_row(tensor, constants)) for name, tensor in inputs)
     tables = [
         TensorTable(name="BUFFERS", comment="Allocated once, of any content.", rows=buffers),
         TensorTable(
             name="PROMPT_TABLES", comment="Of a prompt's length.", rows=_prompt_tables(plan)
         ),
+        TensorTable(name="SAMPLING", comment="What a draw is given.", rows=settings),
         TensorTable(name="MODEL_WEIGHTS", comment="Stored once.", rows=model),
     ]
     caches: list[Constant] = []

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Literal
 
+from ttc.plan.exchange import Collective
 from ttc.plan.placement import TILE, DType, Placement, TensorPlan
-from ttc.plan.plan import Collective
 from ttc.plan.setting import Setting
 from ttc.spec.fidelity import load_fidelities
 

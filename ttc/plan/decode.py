@@ -26,6 +26,7 @@ from ttc.graph.nodes import (
     SplitQkv,
 )
 from ttc.plan.collectives import buffer_name, buffered_sum, gather, whole_sum
+from ttc.plan.exchange import Collective
 from ttc.plan.l1 import greedy_bytes
 from ttc.plan.matmul import L1_RESERVE_BYTES, plan_dram_sharded
 from ttc.plan.placement import (
@@ -43,7 +44,6 @@ from ttc.plan.placement import (
     tiles,
 )
 from ttc.plan.plan import (
-    Collective,
     PlannedAdd,
     PlannedAttention,
     PlannedConcat,

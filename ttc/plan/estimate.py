@@ -12,11 +12,11 @@ from typing import Literal
 
 from ttc.hardware.hardware import Chip
 from ttc.hardware.laws import Laws, load_laws
+from ttc.plan.exchange import Collective
 from ttc.plan.memory import dram_bytes
 from ttc.plan.operations import collectives_of, operations_of, reads_of, results_of
 from ttc.plan.placement import TILE_BYTES, TensorPlan, tiles
 from ttc.plan.plan import (
-    Collective,
     HeadPlan,
     PhasePlan,
     Plan,

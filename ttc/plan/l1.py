@@ -41,6 +41,7 @@ def l1_peak_bytes(
     cores = chip.grid.cores
     return max(
         greedy_bytes(head.logits, head.chosen_from, len(head.choice_columns), cores),
+        head.logits.bytes_per_core(cores) + head.sampling.buffer_bytes,
         *(
             peak_bytes(
                 ops,

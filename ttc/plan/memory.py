@@ -15,7 +15,7 @@ from ttc.hardware.hardware import Chip
 from ttc.plan.arena import Arena, Size, run, run_decoders
 from ttc.plan.capacity import MemoryPlan
 from ttc.plan.l1 import l1_peak_bytes
-from ttc.plan.operations import decode_operations
+from ttc.plan.operations import decode_operations, sampling_operations
 from ttc.plan.placement import (
     DRAM,
     ELEMENT_BYTES,
@@ -116,7 +116,7 @@ def plan_memory(
         weights_by_group=tuple(sorted(stored.by_group.items())),
         kv_cache_bytes=kv_bytes(kv_cache, chip),
         rope_bytes=stored.rope_bytes,
-        input_bytes=input_bytes(setting, decode),
+        input_bytes=input_bytes(setting, decode, head),
         activation_bytes=max(steps),
         trace_region_bytes=trace_region_bytes(decode, head, chip),
         dram_limit_bytes=chip.dram_bytes,
@@ -199,8 +199,8 @@ def step_bytes(phase: PhasePlan, head: HeadPlan, chip: Chip, inputs: ChunkInputs
     elif not phase.decode:
         arena.hold("head", size(head.from_prefill.sliced))
     run(arena, head.ops, size, {head.value: head.from_prefill.out})
-    if phase.decode and size(head.chosen_from):
-        _hold_choice(arena, head, size)
+    if phase.decode:
+        _hold_choices(arena, head, size)
     assert phase.decode or value in arena.blocks, "the caller frees what a prefill returns"
     return arena.highest
 
@@ -224,7 +224,25 @@ def _hold_prompts(arena: Arena, phase: PhasePlan, inputs: ChunkInputs, size: Siz
         arena.hold(name, size(_row_major(shape, dtype)))
 
 
-def _hold_choice(arena: Arena, head: HeadPlan, size: Size) -> None:
+def _hold_choices(arena: Arena, head: HeadPlan, size: Size) -> None:
+    """A token is chosen in one of two ways: as the likeliest, or by a draw."""
+    before = dict(arena.blocks)
+    if head.gather and head.sampling.whole:
+        arena.hold("whole", size(head.gather.out))
+    for part in head.sampling.ranges:  # cut out and padded; the candidates found are in L1
+        columns = replace(head.logits, shape=(1, 1, TILE, part.columns), placement=DRAM)
+        if head.sampling.cut:
+            arena.hold("columns", size(columns))
+        if part.width > part.columns:
+            arena.hold("padded", size(replace(columns, shape=(1, 1, TILE, part.width))))
+        arena.free("columns")
+        arena.free("padded")
+    arena.blocks = before
+    if size(head.chosen_from):
+        _hold_likeliest(arena, head, size)
+
+
+def _hold_likeliest(arena: Arena, head: HeadPlan, size: Size) -> None:
     """The choice of a token: all columns, then as rows, put together where they come in ranges."""
     whole, parts = head.chosen_from, head.choice_columns
 
@@ -258,21 +276,23 @@ def _hold_mask(arena: Arena, mask: PlannedMask, size: Size) -> None:
 
 
 def trace_region_bytes(decode: PhasePlan, head: HeadPlan, chip: Chip) -> int:
-    """Bytes to set aside when the device is opened, for the capture of a decode step."""
+    """Bytes to set aside when the device is opened: a decode step, and both choices after it."""
     per_operation = TRACE_BYTES_PER_OPERATION + chip.grid.cores * TRACE_BYTES_PER_CORE
-    wanted = decode_operations(decode, head) * per_operation
+    wanted = (decode_operations(decode, head) + sampling_operations(head)) * per_operation
     per_bank = ceil(wanted / chip.dram_banks)
     return ceil(per_bank / TRACE_ALIGNMENT) * TRACE_ALIGNMENT * chip.dram_banks
 
 
-def input_bytes(setting: Setting, decode: PhasePlan) -> int:
-    """What stays on the device between steps: tokens, positions, rows of tables, page table."""
+def input_bytes(setting: Setting, decode: PhasePlan, head: HeadPlan) -> int:
+    """What stays on the device between steps: tokens, positions, rows of tables, page table, and
+    the users' settings."""
     blocks = 1 if setting.whole_caches else setting.paging.per_user(setting.context)
     tensors = (
         _row_major((1, 1, 1, TILE), "uint32"),
         _row_major((1, 1, 1, setting.slots), "int32"),
         _row_major((1, 1, 1, rope_positions(setting, decode.positions)), "uint32"),
         _row_major((1, 1, setting.slots, blocks), "int32"),
+        *(tensor for _, tensor in head.sampling.inputs),
     )
     return sum(dram_bytes(tensor, setting.chip) for tensor in tensors)
 

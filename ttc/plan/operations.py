@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ttc.plan.exchange import Collective
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import (
-    Collective,
     HeadPlan,
     PhasePlan,
     PlannedAdd,
@@ -31,7 +31,8 @@ SCORE_OPERATIONS = 6
 
 # What feeds a decode step's result into the next: logits as rows, the largest of each, and the
 # next positions in the sequence and in the tables.
-FEEDBACK_OPERATIONS = 4
+ADVANCE_OPERATIONS = 2
+FEEDBACK_OPERATIONS = 2 + ADVANCE_OPERATIONS
 
 
 def operations_of(ops: Iterable[PlannedOp]) -> int:
@@ -80,7 +81,7 @@ def _joining(op: PlannedLinear) -> int:
 
 
 def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
-    """Device operations of one decode step, sampling and the next positions included."""
+    """Device operations of one greedy decode step, its choice and the next positions included."""
     decoders = sum(len(each.layers) * operations_of(each.ops) for each in decode.decoders)
     enter = operations_of(decode.enter) + sum(map(_position_operations, decode.positions))
     enter += sum(map(_mask_operations, decode.masks))
@@ -88,6 +89,12 @@ def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
     ranges = 2 * parts if parts > 1 else 0  # each is cut out and made rows, then all are joined
     feedback = FEEDBACK_OPERATIONS + ranges + _launched(head.gather)
     return enter + decoders + operations_of(head.ops) + feedback
+
+
+def sampling_operations(head: HeadPlan) -> int:
+    """Device operations of a draw and of the next positions, which follow a decode step."""
+    gathered = _launched(head.gather) if head.sampling.whole else 0
+    return head.sampling.operations + gathered + ADVANCE_OPERATIONS
 
 
 def _position_operations(positions: PlannedPositions) -> int:

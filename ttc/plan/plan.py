@@ -22,6 +22,7 @@ from ttc.graph.nodes import (
     SplitQkv,
 )
 from ttc.plan.capacity import Largest, MemoryPlan
+from ttc.plan.exchange import Collective
 from ttc.plan.parallel import Parallel, Share
 from ttc.plan.placement import DType, Layout, Placement, TensorPlan
 from ttc.plan.programs import (
@@ -30,6 +31,7 @@ from ttc.plan.programs import (
     SdpaProgram,
     ShardedNorm,
 )
+from ttc.plan.sampling import SamplingPlan
 from ttc.plan.scores import Scores
 from ttc.plan.tables import MaskTable, PlannedMask, RopeForm, RopeTable
 from ttc.plan.together import Together
@@ -114,32 +116,6 @@ class WeightPlan:
     def memory(self) -> Placement:
         """Where it lives on the device."""
         return self.tensor.placement
-
-
-# Collectives --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collective:
-    """An exchange between the ranks of a replica, along one axis of the mesh.
-
-    all_gather puts the parts of the width side by side; reduce_scatter adds over the ranks, and
-    each keeps its part of the width; all_reduce leaves the sums on every rank. `x` is what each
-    rank gives and `out` what it has then. Sums are added as `compute` says, None is ttnn's default
-    of a 16-bit Dst: with a `buffer` in the order of the ranks, without one hop by hop around the
-    ring or along the line, packed on each hop.
-    """
-
-    kind: Literal["all_gather", "reduce_scatter", "all_reduce"]
-    axis: int
-    topology: Literal["none", "line", "ring"]
-    links: int
-    x: TensorPlan
-    out: TensorPlan
-    operations: int
-    compute: Fidelity | None = None
-    buffer: str = ""
-    semaphore: int = 0
 
 
 # Planned operations ---------------------------------------------------------------------------
@@ -388,6 +364,7 @@ class HeadPlan:
     vocab_shards: int
     gather: Collective | None
     choice_columns: tuple[int, ...]
+    sampling: SamplingPlan
 
     @property
     def chosen_from(self) -> TensorPlan:

@@ -48,6 +48,7 @@ from ttc.plan.prefill import (
 )
 from ttc.plan.prompts import PromptPlan, cut_prompts
 from ttc.plan.rotation import no_rotation, rotation_refused
+from ttc.plan.sampling import plan_sampling
 from ttc.plan.setting import Setting, make_setting
 from ttc.plan.solve import BatchPlan, Sizing
 from ttc.plan.tables import RopeForm
@@ -454,18 +455,30 @@ def _plan_head(setting: Setting, rope_form: RopeForm) -> HeadPlan:
         vocab_shards=setting.parallel.tp,
         gather=whole,
         choice_columns=_choice_columns(setting, logits, whole.out if whole else logits),
+        sampling=plan_sampling(
+            logits,
+            setting.spec.dims.vocab,
+            setting.parallel.tp,
+            gather=partial(gather, setting),
+            chip=setting.chip,
+            free_bytes=_free_l1_bytes(setting) - logits.bytes_per_core(setting.chip.grid.cores),
+        ),
     )
 
 
 def _choice_columns(setting: Setting, logits: TensorPlan, whole: TensorPlan) -> tuple[int, ...]:
     """Ranges of columns that become rows at once: as few as fit in L1, all but the last equal."""
-    chip = setting.chip
-    free = chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes
+    free, cores = _free_l1_bytes(setting), setting.chip.grid.cores
     count, width = 1, tiles(whole.shape[3])
-    while count < width and greedy_bytes(logits, whole, count, chip.grid.cores) > free:
+    while count < width and greedy_bytes(logits, whole, count, cores) > free:
         count += 1
     vocab, columns = setting.spec.dims.vocab, ceil(width / count) * TILE
     return tuple(min(columns, vocab - first) for first in range(0, vocab, columns))
+
+
+def _free_l1_bytes(setting: Setting) -> int:
+    """What the choice of a token may take of a core's L1."""
+    return setting.chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes
 
 
 def _plan_kv_cache(setting: Setting, rope_form: RopeForm) -> KvCachePlan:

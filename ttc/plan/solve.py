@@ -123,7 +123,7 @@ class Sizing:
         return (
             self._weights
             + sum(dram_bytes(table.tensor, chip) for table in planned.tables(at))
-            + input_bytes(at, planned.decode)
+            + input_bytes(at, planned.decode, planned.head)
             + trace_region_bytes(planned.decode, planned.head, chip)
         )
 

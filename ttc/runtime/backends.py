@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.hardware.hardware import Mesh
-from ttc.runtime.program import Tensor, TensorFacts
+from ttc.runtime.program import Tensor, TensorFacts, TensorForm
 
 if TYPE_CHECKING:
     import torch
@@ -67,20 +67,28 @@ class Backend:
 
     def put(self, values: "torch.Tensor", dtype: str) -> Tensor:
         """A row-major tensor in DRAM with these values."""
-        ttnn = cast(Any, self.ttnn)
-        return ttnn.from_torch(
-            values,
-            dtype=getattr(ttnn, dtype),
-            layout=ttnn.ROW_MAJOR_LAYOUT,
-            device=self.device,
-            memory_config=ttnn.DRAM_MEMORY_CONFIG,
-        )
+        return self.store(values, self._rows(dtype))
 
     def write(self, values: "torch.Tensor", tensor: Tensor, dtype: str) -> None:
         """Replace the values of a row-major tensor; its address stays."""
-        ttnn = cast(Any, self.ttnn)
-        host = ttnn.from_torch(values, dtype=getattr(ttnn, dtype), layout=ttnn.ROW_MAJOR_LAYOUT)
+        self.replace(values, tensor, self._rows(dtype))
+
+    def store(self, values: "torch.Tensor", form: TensorForm) -> Tensor:
+        """A tensor with these values."""
+        dtype, layout, memory_config = form
+        return cast(Any, self.ttnn).from_torch(
+            values, dtype=dtype, layout=layout, device=self.device, memory_config=memory_config
+        )
+
+    def replace(self, values: "torch.Tensor", tensor: Tensor, form: TensorForm) -> None:
+        """Replace the values of a tensor of this form; its address stays."""
+        ttnn, (dtype, layout, _) = cast(Any, self.ttnn), form
+        host = ttnn.from_torch(values, dtype=dtype, layout=layout)
         ttnn.copy_host_to_device_tensor(host, tensor)
+
+    def _rows(self, dtype: str) -> TensorForm:
+        ttnn = cast(Any, self.ttnn)
+        return getattr(ttnn, dtype), ttnn.ROW_MAJOR_LAYOUT, ttnn.DRAM_MEMORY_CONFIG
 
     def read(self, tensor: Tensor, *, parts: int = 1) -> "torch.Tensor":
         """The values on the first chip, or the columns that the first `parts` chips hold."""
@@ -136,8 +144,8 @@ class Backend:
 class EmulatorBackend(Backend):
     """The emulator, which saves itself what a device cannot."""
 
-    def write(self, values: "torch.Tensor", tensor: Tensor, dtype: str) -> None:
-        cast(Any, self.ttnn).copy(self.put(values, dtype), tensor)
+    def replace(self, values: "torch.Tensor", tensor: Tensor, form: TensorForm) -> None:
+        cast(Any, self.ttnn).copy(self.store(values, form), tensor)
 
     def zeros(self, facts: TensorFacts) -> Tensor:
         """Emulated empty tensors are zeros, and take no memory before they are written."""

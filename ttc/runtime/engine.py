@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,7 +10,7 @@ from ttc.errors import Problem, UsageError
 from ttc.runtime.blocks import BlockUse
 from ttc.runtime.chunks import Batch
 from ttc.runtime.request import Limits
-from ttc.runtime.sampling import Row, Sampler, Sampling, logprob
+from ttc.runtime.sampling import LIKELIEST, Draw, Row, Sampler, Sampling, logprob
 from ttc.runtime.session import Session
 from ttc.runtime.tokens import Decoder, StopStrings, TextPieces
 
@@ -224,18 +224,29 @@ class Engine:
         tokens = [0] * session.batch
         for place, user in running.items():
             tokens[place] = user.output.token_ids[-1]
-        if all(user.on_device for user in running.values()):
-            if not self._on_device:
-                session.write(tokens)
-            chosen = session.step()
-            self._on_device = True
-            for place in list(running):
-                self._take(place, chosen[place])
+        draws = {place: user.on_device(session.program.TOP_K) for place, user in running.items()}
+        if None not in draws.values():
+            self._choose_on_device(tokens, draws)
             return
         logits = session.decode(tokens)
         self._on_device = False
         for place in list(running):
             self._draw(place, logits[place])
+
+    def _choose_on_device(self, tokens: list[int], draws: Mapping[int, Draw | None]) -> None:
+        """The same on the devices, which hold the tokens unless users came or left."""
+        session, running = self._session, self._running
+        likeliest = all(draw == LIKELIEST for draw in draws.values())
+        if not self._on_device:
+            by_user = [draws.get(place) for place in range(session.batch)]
+            session.write(tokens, () if likeliest else by_user)
+        numbers = [0.0] * session.batch
+        for place, user in running.items():
+            numbers[place] = user.sampler.number()
+        chosen = session.step(() if likeliest else numbers)
+        self._on_device = True
+        for place in list(running):
+            self._take(place, chosen[place])
 
     def _admit(self) -> bool:
         """Let in who waits, as far as there is room; whether there are prompts to be read."""
@@ -311,10 +322,9 @@ class _User:
         self._pieces = TextPieces(decoder=decoder)
         self._stop = StopStrings(stops=request.limits.stop)
 
-    @property
-    def on_device(self) -> bool:
-        """Whether a device can choose its tokens without the host."""
-        return self.sampler.likeliest and not self.request.logprobs
+    def on_device(self, top_k: int) -> Draw | None:
+        """How a device that draws among `top_k` tokens chooses this user's; None if it cannot."""
+        return None if self.request.logprobs else self.sampler.on_device(top_k)
 
     def take(
         self, token: int, logprob: float | None, *, eos_ids: frozenset[int], context: int

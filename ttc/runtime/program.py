@@ -15,6 +15,9 @@ type Tensor = Any
 type TensorFacts = tuple[tuple[int, ...], Any, Any, Any]
 """Shape, dtype, layout and memory config of a tensor, in the backend's own types."""
 
+type TensorForm = tuple[Any, Any, Any]
+"""The same without the shape: dtype, layout and memory config."""
+
 
 class Program(Protocol):
     """What an emitted module offers. Its docstrings give the shapes of every argument."""
@@ -29,9 +32,12 @@ class Program(Protocol):
     ROPE_POSITIONS: int
     MESH_SHAPE: tuple[int, int]
     VOCAB_SHARDS: int
+    TOP_K: int
+    OFFSETS: tuple[int, ...]
     SEMAPHORES: int
     BUFFERS: Mapping[str, TensorFacts]
     PROMPT_TABLES: Mapping[str, tuple[Any, ...]]
+    SAMPLING: Mapping[str, TensorFacts]
     PREFILL: Mapping[int, Callable[..., Tensor]]
     PREFILL_CHUNK: Mapping[int, Callable[..., Tensor]]
     PREFILL_PROMPTS: Mapping[tuple[int, int], Callable[..., Tensor]]
@@ -44,6 +50,7 @@ class Program(Protocol):
     head_prefill: Callable[..., Tensor]
     head_prompts: Callable[..., Tensor]
     greedy: Callable[[Tensor, Tensor], None]
+    sample: Callable[[Tensor, Tensor, Any], None]
     advance: Callable[[Tensor, Tensor], None]
 
 

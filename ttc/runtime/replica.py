@@ -16,8 +16,10 @@ from ttc.errors import ArtefactError, Problem
 from ttc.runtime.backends import Backend
 from ttc.runtime.blocks import BlockPool, Holding
 from ttc.runtime.chunks import Batch, Chunk, alone, batches_of, chunks_of
+from ttc.runtime.draws import DrawInputs
 from ttc.runtime.program import Program, Tensor
 from ttc.runtime.prompt_tables import PromptTables
+from ttc.runtime.sampling import Draw
 from ttc.runtime.trace import Traced
 
 TILE_ROWS = 32
@@ -105,8 +107,10 @@ class Replica:
     _tokens: Tensor = field(init=False)
     _positions: Tensor = field(init=False)
     _rope_positions: Tensor = field(init=False)
+    _draws: DrawInputs = field(init=False)
     _decode: Traced[Tensor] = field(init=False)
-    _feed_back: Traced[None] = field(init=False)
+    _choose: Traced[None] = field(init=False)
+    _draw: Traced[None] = field(init=False)
     _logits: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,11 +129,13 @@ class Replica:
         self._rows = torch.full((program.BATCH, per_user), nobody, dtype=torch.int32)
         self._page_table = put(self._rows, "int32")
         self._caches = [(zeros(k), zeros(v)) for k, v in program.CACHES]
-        self._tokens = put(torch.zeros(1, TILE_ROWS, dtype=torch.int32), "uint32")
+        self._tokens = put(torch.zeros(1, 1, 1, TILE_ROWS, dtype=torch.int32), "uint32")
         self._positions = put(self._host_positions(), "int32")
         self._rope_positions = put(self._host_rope_positions(), "uint32")
+        self._draws = DrawInputs(program, self.backend)
         self._decode = Traced(backend=self.backend, work=self._decode_work)
-        self._feed_back = Traced(backend=self.backend, work=self._feedback_work)
+        self._choose = Traced(backend=self.backend, work=self._choice_work)
+        self._draw = Traced(backend=self.backend, work=self._draw_work)
 
     @property
     def busy(self) -> bool:
@@ -323,10 +329,14 @@ class Replica:
         write = self.backend.write
         if self._stale:
             write(self._rows, self._page_table, "int32")
-        write(torch.tensor([full], dtype=torch.int32), self._tokens, "uint32")
+        write(torch.tensor([[[full]]], dtype=torch.int32), self._tokens, "uint32")
         write(self._host_positions(), self._positions, "int32")
         write(self._host_rope_positions(), self._rope_positions, "uint32")
         self._stale = False
+
+    def write_draws(self, draws: Sequence[Draw | None]) -> None:
+        """Bring the settings of each user to the device, before a step that draws."""
+        self._draws.write(draws)
 
     def decode(self) -> Tensor:
         """Append the token of each user that the device holds; the logits, which `take` reads."""
@@ -343,10 +353,15 @@ class Replica:
         self._give_up(logits)
         return values
 
-    def step(self) -> None:
-        """Append the tokens that the device holds and leave the likeliest next ones there."""
+    def step(self, numbers: Sequence[float] | None = None) -> None:
+        """Append the tokens that the device holds and leave the next ones there.
+
+        The likeliest ones, or with `numbers` for all users those that they draw.
+        """
+        if numbers is not None:
+            self._draws.write_numbers(numbers)
         logits = self.decode()
-        self._feed_back()
+        (self._choose if numbers is None else self._draw)()
         self._give_up(logits)
 
     def tokens(self) -> list[int]:
@@ -385,8 +400,12 @@ class Replica:
             self.weights,
         )
 
-    def _feedback_work(self) -> None:
+    def _choice_work(self) -> None:
         self.program.greedy(self._logits, self._tokens)
+        self.program.advance(self._positions, self._rope_positions)
+
+    def _draw_work(self) -> None:
+        self.program.sample(self._logits, self._tokens, self._draws.how)
         self.program.advance(self._positions, self._rope_positions)
 
     def _give_up(self, logits: Tensor) -> None:

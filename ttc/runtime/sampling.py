@@ -15,8 +15,26 @@ from ttc.runtime.request import Settings
 type Row = NDArray[np.float32]
 """Logits of one user, [vocab]."""
 
+LOWEST_TEMPERATURE = 1e-3
+"""Of a draw on a device: float32 tells logits over less apart no better than the host's do."""
+
+BELOW_ONE = 1.0 - 2.0**-24
+"""The largest float32 below 1."""
+
 LARGEST_PENALTY = 2.0
 """Of presence and frequency, either way: the range of OpenAI's interface."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How a device chooses the next token of one user: among so many of the most likely."""
+
+    top_k: int
+    top_p: float = 1.0
+    temperature: float = 1.0
+
+
+LIKELIEST = Draw(top_k=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +88,6 @@ class Sampling:
         if problems:
             raise UsageError(problems)
 
-    def generator(self) -> np.random.Generator:
-        return np.random.default_rng(self.seed)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Range:
@@ -123,14 +138,29 @@ class Sampler:
         """UsageError for settings out of range."""
         how.check()
         self.how = how
-        self._generator = how.generator()
+        self._generator = np.random.default_rng(how.seed)
         self._prompt = np.unique(np.asarray(prompt, dtype=np.int64))
         self._answer: Counter[int] = Counter()
 
-    @property
-    def likeliest(self) -> bool:
-        """Whether it takes the best of the model's own logits, which a device can do as well."""
-        return self.how.greedy and not self.how.penalises
+    def on_device(self, top_k: int) -> Draw | None:
+        """How a device that draws among the `top_k` most likely tokens chooses the same tokens.
+
+        None if it cannot.
+        """
+        how = self.how
+        if how.penalises:
+            return None
+        if how.greedy:
+            return LIKELIEST
+        if not 1 <= how.top_k <= top_k or how.temperature < LOWEST_TEMPERATURE:
+            return None
+        return Draw(top_k=how.top_k, top_p=how.top_p, temperature=how.temperature)
+
+    def number(self) -> float:
+        """What decides the next draw, from 0 to below 1; a greedy choice needs none."""
+        if self.how.greedy:
+            return 0.0
+        return min(float(np.float32(self._generator.random())), BELOW_ONE)
 
     def tell(self, token: int) -> None:
         """A token was drawn, here or on a device."""
@@ -138,7 +168,7 @@ class Sampler:
 
     def draw(self, logits: Row) -> int:
         """The next token; `tell` it afterwards."""
-        return sample(self.penalised(logits), self.how, self._generator)
+        return sample(self.penalised(logits), self.how, self.number())
 
     def penalised(self, logits: Row) -> Row:
         """Logits [vocab] after the penalties; the model's own stay as they are."""
@@ -165,13 +195,15 @@ def logprob(logits: Row, token: int) -> float:
     return float(wide[token] - best - np.log(np.exp(wide - best).sum()))
 
 
-def sample(logits: Row, how: Sampling, generator: np.random.Generator) -> int:
-    """The next token for one user. `logits` [vocab] float32.
+def sample(logits: Row, how: Sampling, number: float) -> int:
+    """The next token for one user. `logits` [vocab] float32; `number` from 0 to below 1 decides.
 
-    The order is that of Hugging Face: temperature, then top_k, then top_p on what is left.
+    The order is that of Hugging Face: temperature, then top_k, then top_p on what is left. Tokens
+    share the numbers from 0 to 1 by their probabilities, the most likely first.
     """
     assert logits.ndim == 1, f"sample takes the logits of one user, got shape {logits.shape}"
-    if np.isnan(logits).any():
+    likeliest = int(logits.argmax())  # the first NaN, if there is any
+    if not math.isfinite(logits[likeliest]):
         raise ArtefactError(
             Problem(
                 message="the program's logits are not numbers",
@@ -180,16 +212,23 @@ def sample(logits: Row, how: Sampling, generator: np.random.Generator) -> int:
             )
         )
     if how.greedy:
-        return int(logits.argmax())
-    order = np.argsort(-logits, kind="stable")
-    if how.top_k:
-        order = order[: how.top_k]
-    below = logits[order].astype(np.float64) - logits[order[0]]
+        return likeliest
+    order = _most_likely(logits, how.top_k)
+    below = logits[order].astype(np.float64) - logits[likeliest]
     with np.errstate(over="ignore"):  # the smallest temperatures leave one token
-        weights = np.exp(below / how.temperature)
+        weights: NDArray[np.float64] = np.exp(below / how.temperature)
     weights /= weights.sum()
-    if how.top_p < 1.0:
-        # A token stays while the ones before it have not reached top_p: at least one always stays.
-        keep = np.cumsum(weights) - weights < how.top_p
-        order, weights = order[keep], weights[keep] / weights[keep].sum()
-    return int(generator.choice(order, p=weights))
+    before = np.cumsum(weights) - weights
+    # A token stays while the ones before it have not reached top_p: at least one always stays.
+    kept = int(np.searchsorted(before, how.top_p)) if how.top_p < 1.0 else len(order)
+    drawn = number * float(weights[:kept].sum())
+    return int(order[max(0, int(np.searchsorted(before[:kept], drawn, side="right")) - 1)])
+
+
+def _most_likely(logits: Row, count: int) -> NDArray[np.intp]:
+    """Tokens by their logits, the largest and of equal ones the first first; 0 counts all."""
+    if not 0 < count < len(logits):
+        return np.argsort(-logits, kind="stable")
+    least = np.partition(logits, -count)[-count]
+    found = np.flatnonzero(logits >= least)
+    return found[np.argsort(-logits[found], kind="stable")][:count]

@@ -12,6 +12,7 @@ from ttc.runtime.blocks import BlockUse
 from ttc.runtime.chunks import Batch
 from ttc.runtime.program import Program
 from ttc.runtime.replica import Logits, Replica, load_weights, weight_names
+from ttc.runtime.sampling import Draw
 from ttc.runtime.weight_files import checked_files
 
 
@@ -195,20 +196,27 @@ class Session:
             values[place :: len(self.replicas)] = self.replicas[place].take(logits, len(rows))
         return values
 
-    def write(self, tokens: Sequence[int]) -> None:
-        """Bring the next token of each user and its position to the devices, before `step`."""
+    def write(self, tokens: Sequence[int], draws: Sequence[Draw | None] = ()) -> None:
+        """Bring the next token of each user and its position to the devices, before `step`.
+
+        And how each user draws, if any does.
+        """
         for place, replica in enumerate(self.replicas):
             if replica.busy:
                 replica.write(self._share(tokens, place))
+                if draws:
+                    replica.write_draws(self._share(draws, place))
 
-    def step(self) -> list[int]:
-        """One greedy step that writes nothing from the host: [batch] next tokens, only read.
+    def step(self, numbers: Sequence[float] = ()) -> list[int]:
+        """One step whose tokens the devices choose: [batch] next tokens, only read.
 
         The devices hold the tokens to append: those of `write`, then those of the step before.
+        They take the likeliest next ones, and nothing is written from the host; with `numbers` from
+        0 to below 1, one for each user, they draw as `write` said.
         """
         busy = self._with_room()
         for place in busy:
-            self.replicas[place].step()
+            self.replicas[place].step(self._share(numbers, place) if numbers else None)
         tokens = [0] * self.batch
         for place in busy:
             tokens[place :: len(self.replicas)] = self.replicas[place].tokens()
@@ -265,9 +273,9 @@ class Session:
         slot, place = divmod(user, len(self.replicas))
         return self.replicas[place], slot
 
-    def _share(self, tokens: Sequence[int], place: int) -> Sequence[int]:
-        """The tokens for the slots of one replica."""
-        return tokens[place :: len(self.replicas)]
+    def _share[Each](self, of_users: Sequence[Each], place: int) -> Sequence[Each]:
+        """What is for the slots of one replica."""
+        return of_users[place :: len(self.replicas)]
 
     def _preferred(self, prompt: Sequence[int]) -> list[int]:
         """Replicas that have a slot, the best for a prompt first."""

@@ -30,6 +30,7 @@ class MockReport:
     prefill: tuple[str, ...]
     prefill_chunk: tuple[str, ...]
     decode_step_ops: int
+    sample_ops: int
     dram_bytes_per_chip: int
     dram_peak_bytes_per_chip: int
     l1_peak_bytes_per_core: int
@@ -41,7 +42,7 @@ class MockReport:
         return not self.findings
 
     @property
-    def _operations(self) -> dict[str, tuple[str, ...]]:
+    def _by_kind(self) -> dict[str, tuple[str, ...]]:
         return {
             "decode": self.decode,
             "prefill": self.prefill,
@@ -53,9 +54,10 @@ class MockReport:
         return {
             "ok": self.ok,
             "findings": [asdict(finding) for finding in self.findings],
-            "device_ops_per_decoder": {name: len(ops) for name, ops in self._operations.items()},
-            "device_ops": {name: list(ops) for name, ops in self._operations.items()},
+            "device_ops_per_decoder": {name: len(ops) for name, ops in self._by_kind.items()},
+            "device_ops": {name: list(ops) for name, ops in self._by_kind.items()},
             "device_ops_per_decode_step": self.decode_step_ops,
+            "device_ops_per_draw": self.sample_ops,
             "dram_bytes_per_chip": self.dram_bytes_per_chip,
             "dram_peak_bytes_per_chip": self.dram_peak_bytes_per_chip,
             "l1_peak_bytes_per_core": self.l1_peak_bytes_per_core,
@@ -93,7 +95,9 @@ def verify_program(
     prefill = [
         each for each in run.phases if each.name.startswith("prefill") and each not in chunks
     ]
-    decode = [phase for phase in run.phases if phase.name == "decode"]
+    decode, sample = (
+        [phase for phase in run.phases if phase.name == name] for name in ("decode", "sample")
+    )
     calls = [call for phase in run.phases for call in phase.calls]
     worst = max(calls, key=lambda call: call.l1_bytes_per_core, default=None)
     return MockReport(
@@ -101,7 +105,8 @@ def verify_program(
         decode=_decoder_operations(decode),
         prefill=_decoder_operations(prefill),
         prefill_chunk=_decoder_operations(chunks),
-        decode_step_ops=sum(len(call.operations) for run in decode for call in run.calls),
+        decode_step_ops=_operations(decode),
+        sample_ops=_operations(sample),
         dram_bytes_per_chip=run.resident.dram,
         dram_peak_bytes_per_chip=max(
             (phase.peak.dram for phase in run.phases), default=run.resident.dram
@@ -120,6 +125,10 @@ def _ignore(_phase: str) -> None:
 
 def _short_name(call: DeviceCall) -> str:
     return f"{call.name.removeprefix('ttnn.')}:{call.line}"
+
+
+def _operations(phases: list[PhaseRun]) -> int:
+    return sum(len(call.operations) for phase in phases for call in phase.calls)
 
 
 def _decoder_operations(phases: list[PhaseRun]) -> tuple[str, ...]:

@@ -90,6 +90,7 @@ class _Inputs:
     positions: Any
     rope_positions: Any
     page_table: Any
+    how: Any
 
 
 def run_program(
@@ -116,6 +117,7 @@ def run_program(
         for each in _prefills(program)
     }
     work["decode"] = partial(_run_decode, run, program, inputs, recorder)
+    work["sample"] = partial(_run_decode, run, program, inputs, recorder, draws=True)
     done = [run.phase(name, phase) for name, phase in work.items()]
     return ProgramRun(
         findings=tuple(run.findings),
@@ -139,10 +141,11 @@ def _allocate(run: _Run, program: Program) -> _Inputs:
     return _Inputs(
         weights=weights,
         caches=[(empty(k), empty(v)) for k, v in program.CACHES],
-        tokens=run.row_major((1, _TILE_ROWS), ttnn.uint32),
+        tokens=run.row_major((1, 1, 1, _TILE_ROWS), ttnn.uint32),
         positions=run.row_major((program.BATCH,), ttnn.int32),
         rope_positions=run.row_major((1, program.ROPE_POSITIONS), ttnn.uint32),
         page_table=run.row_major((program.BATCH, program.CONTEXT // program.KV_BLOCK), ttnn.int32),
+        how=SimpleNamespace(**{name: empty(facts) for name, facts in program.SAMPLING.items()}),
     )
 
 
@@ -220,11 +223,18 @@ def _run_prefill(
     return _phase_run(what.name, seen, after, inputs_only)
 
 
-def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder) -> PhaseRun:
-    """Two steps: the second finds every program in the cache, as all later ones do."""
+def _run_decode(
+    run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder, *, draws: bool = False
+) -> PhaseRun:
+    """Two steps: the second finds every program in the cache, as all later ones do.
 
-    def step() -> None:
-        logits = program.decode(
+    A step chooses the likeliest tokens, or it draws; what is recorded of one that draws is from
+    there on.
+    """
+    name = "sample" if draws else "decode"
+
+    def decode() -> Any:
+        return program.decode(
             inputs.tokens,
             inputs.positions,
             inputs.rope_positions,
@@ -232,15 +242,29 @@ def _run_decode(run: _Run, program: Program, inputs: _Inputs, recorder: CallReco
             inputs.caches,
             inputs.weights,
         )
-        program.greedy(logits, inputs.tokens)
+
+    def choose(logits: Any) -> None:
+        if draws:
+            program.sample(logits, inputs.tokens, inputs.how)
+        else:
+            program.greedy(logits, inputs.tokens)
         program.advance(inputs.positions, inputs.rope_positions)
+
+    def step() -> None:
+        logits = decode()
+        choose(logits)
         recorder.deallocate(logits)
 
     _record(recorder, step)
     before = recorder.in_use()
-    seen = _record(recorder, step)
+    if not draws:
+        seen = _record(recorder, step)
+    else:
+        logits = decode()
+        seen = _record(recorder, partial(choose, logits))
+        recorder.deallocate(logits)
     after = recorder.in_use()
-    return _phase_run("decode", seen, after, before)
+    return _phase_run(name, seen, after, before)
 
 
 def _record(recorder: CallRecorder, step: Callable[[], None]) -> Recording:

@@ -1,0 +1,47 @@
+# pyright: reportUnknownMemberType=false
+"""Sums along the last dimension: sum and cumsum."""
+
+import torch
+
+from ttc.emulate import fpu
+from ttc.emulate.configs import MemoryConfig
+from ttc.emulate.dtypes import DataType
+from ttc.emulate.errors import require
+from ttc.emulate.tensor import Tensor, device_of, extend, output, require_tiles
+
+
+def sum_tensor(
+    input_tensor: Tensor,
+    dim: int,
+    keepdim: bool = False,
+    *,
+    memory_config: MemoryConfig | None = None,
+) -> Tensor:
+    """The sum of each row, in float32 of what the matrix unit reads (TF32 of FLOAT32)."""
+    op, x = "sum", input_tensor
+    require_tiles(op, x)
+    device = device_of(op, x)
+    rank = len(x.shape)
+    require(dim % rank == rank - 1 and keepdim, op, "only the last dimension, kept, is emulated")
+    wide = x.dtype is DataType.FLOAT32
+    stored: list[torch.Tensor] = []
+    for values in x.values(op):
+        read = fpu.as_tf32(values) if device.rounding and wide else values
+        stored.append(read.sum(-1, keepdim=True))
+    placed = memory_config or x.memory_config()
+    return output(op, stored, (*x.shape[:-1], 1), x.dtype, placed, device, wide_dst=wide)
+
+
+def cumsum(input_tensor: Tensor, dim: int) -> Tensor:
+    """Running sums of each row. Those of FLOAT32 are compensated, exact up to their rounding."""
+    op, x = "cumsum", input_tensor
+    require_tiles(op, x)
+    device = device_of(op, x)
+    rank = len(x.shape)
+    require(dim % rank == rank - 1, op, "only the last dimension is emulated")
+    require(x.dtype is DataType.FLOAT32, op, f"only FLOAT32 is emulated, got {x.dtype.name}")
+    stored = [
+        extend(values, (*values.shape[:-1], x.shape[-1])).double().cumsum(-1).float()
+        for values in x.values(op)
+    ]
+    return output(op, stored, x.shape, x.dtype, x.memory_config(), device)
