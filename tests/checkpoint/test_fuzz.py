@@ -32,7 +32,7 @@ from ttc.runtime.weight_files import WeightFile
 
 pytestmark = pytest.mark.emulate
 
-INPUTS, EXAMPLES, FORMATS = 40, 85, 6
+INPUTS, EXAMPLES, FORMATS = 40, 72, 7
 assert INPUTS * EXAMPLES * FORMATS >= 20_000
 
 NUMBERS = (0, 1, -1, 2, 7, 255, 1 << 16, (1 << 31) - 1, 1 << 32, 1 << 62, (1 << 64) - 1)
@@ -214,6 +214,64 @@ def test_quantisation_settings(tmp_path: Path, seed: int) -> None:
         read_everything(SafetensorsFolder(tmp_path, "c"))
 
     fuzz(seed, json.dumps(config).encode(), changed_json, target)
+
+
+PARTS = {
+    "fp8": {"weight": (np.int8, (4, 8)), "weight_scale": (np.float32, (2, 4))},
+    "compressed-tensors": {
+        "weight_packed": (np.int32, (4, 1)),
+        "weight_scale": (np.float32, (4, 2)),
+        "weight_shape": (np.int64, (2,)),
+        "weight_zero_point": (np.int32, (1, 2)),
+        "weight_g_idx": (np.int32, (8,)),
+    },
+    "gptq": {
+        "qweight": (np.int32, (1, 8)),
+        "qzeros": (np.int32, (2, 1)),
+        "scales": (np.float16, (2, 8)),
+        "g_idx": (np.int32, (8,)),
+    },
+    "awq": {
+        "qweight": (np.int32, (8, 1)),
+        "qzeros": (np.int32, (2, 1)),
+        "scales": (np.float16, (2, 8)),
+    },
+}
+SIZES = (0, 1, 2, 4, 8, 16)
+KINDS = (np.int8, np.int32, np.int64, np.uint8, np.float16, np.float32)
+
+
+@often
+@seeds
+def test_quantised_parts(tmp_path: Path, seed: int) -> None:
+    """Sound files whose parts have other dtypes and shapes than their scheme wants."""
+
+    def change(rng: random.Random, _: bytes) -> bytes:
+        method = rng.choice(sorted(PARTS))
+        parts = dict(PARTS[method])
+        for name in rng.sample(sorted(parts), rng.randint(1, 2)):
+            kind, shape = parts[name]
+            if rng.random() < 0.5:
+                shape = tuple(rng.choice(SIZES) for _ in range(rng.choice((0, 1, 1, 2, 2, 2, 3))))
+            parts[name] = (rng.choice((kind, *KINDS)), shape)
+            if rng.random() < 0.1:
+                del parts[name]
+        tensors = {f"a.{name}": np.ones(shape, kind) for name, (kind, shape) in parts.items()}
+        if parts.get("weight_shape") == (np.int64, (2,)):
+            sizes = rng.choice(((4, 8), (4, 7), (8, 4), (0, 0), (-1, 8)))
+            tensors["a.weight_shape"] = np.array(sizes)
+        config = {"quantization_config": {"quant_method": method, "weight_block_size": [2, 2]}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return save(tensors)
+
+    def target(damaged: bytes) -> None:
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        checkpoint = SafetensorsFolder(tmp_path, "c")
+        for name in checkpoint.names():
+            if not checkpoint.unreadable(name):
+                assert checkpoint.read(name).shape == checkpoint.shape(name)
+
+    fuzz(seed, b"", change, target)
 
 
 @often

@@ -91,6 +91,8 @@ def _scaled(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found
     if kind is None or len(weight.shape) != 2 or f"{stem}.weight_zero_point" in tensors:
         return None
     scale = tensors[f"{stem}.{kind}"]
+    if len(scale.shape) > 2 or 0 in (*scale.shape, *weight.shape):
+        return None
     given = _block_size(settings)
     rows, columns = weight.shape
     blocks = scale.shape if len(scale.shape) == 2 else (scale.shape or (1,)) + (1,)
@@ -133,18 +135,19 @@ def _packed(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found
     """Words of int32 along the inputs, one scale for each row and group of inputs."""
     packed, scale = tensors[f"{stem}.weight_packed"], tensors.get(f"{stem}.weight_scale")
     shape_name = f"{stem}.weight_shape"
-    if scale is None or shape_name not in tensors or len(packed.shape) != 2:
+    if scale is None or shape_name not in tensors or scale.dtype not in PLAIN_DTYPES:
         return None
-    if tensors[shape_name].span.size_bytes != 16 or scale.dtype not in PLAIN_DTYPES:
+    if (tensors[shape_name].dtype, tensors[shape_name].shape) != ("I64", (2,)):
         return None
     rows, columns = map(int, read_rows(tensors[shape_name], "<i8", shape_name, None))
-    bits = _bits(settings)
-    if (rows, -(-columns * bits // 32)) != packed.shape or scale.shape[:1] != (rows,):
+    bits, groups = _bits(settings), scale.shape[-1] if scale.shape else 0
+    if not _are_words(packed, (rows, -(-columns * bits // 32))) or columns < 1:
         return None
-    groups = scale.shape[1]
+    if scale.shape != (rows, groups) or groups < 1:
+        return None
     zero = tensors.get(f"{stem}.weight_zero_point")
     index = tensors.get(f"{stem}.weight_g_idx")
-    if zero is not None and zero.shape != (-(-rows * bits // 32), groups):
+    if zero is not None and not _are_words(zero, (-(-rows * bits // 32), groups)):
         return None
 
     def read(wanted: slice) -> Floats:
@@ -167,7 +170,7 @@ def _gptq(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found:
     bits = settings.get("bits", 4)
     off_by_one = settings.get("checkpoint_format", "gptq") != "gptq_v2"
     words = tensors[f"{stem}.qweight"]
-    if not isinstance(bits, int) or bits not in (4, 8) or len(words.shape) != 2:
+    if not isinstance(bits, int) or bits not in (4, 8) or not _are_words(words):
         return None
     inputs, outputs = words.shape[0] * 32 // bits, words.shape[1]
 
@@ -179,12 +182,12 @@ def _gptq(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found:
         stored = read_rows(tensors[f"{stem}.qzeros"], "<u4", f"{stem}.qzeros", None)
         return _unpack(stored, bits, axis=1) + int(off_by_one)
 
-    return _grouped(tensors, stem, (outputs, inputs), values, zeros)
+    return _grouped(tensors, stem, (outputs, inputs), values, zeros, bits)
 
 
 def _awq(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found:
     words = tensors[f"{stem}.qweight"]
-    if settings.get("bits", 4) != 4 or len(words.shape) != 2:
+    if settings.get("bits", 4) != 4 or not _are_words(words):
         return None
     inputs, outputs = words.shape[0], words.shape[1] * 8
 
@@ -196,7 +199,7 @@ def _awq(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found:
         stored = read_rows(tensors[f"{stem}.qzeros"], "<u4", f"{stem}.qzeros", None)
         return _unpack(stored, 4, axis=1, order=AWQ_ORDER)
 
-    return _grouped(tensors, stem, (outputs, inputs), values, zeros)
+    return _grouped(tensors, stem, (outputs, inputs), values, zeros, 4)
 
 
 def _grouped(
@@ -205,12 +208,15 @@ def _grouped(
     shape: tuple[int, int],
     values: Callable[[slice], NDArray[Any]],
     zeros: Callable[[], NDArray[Any]],
+    bits: int,
 ) -> _Found:
     """A matrix stored as [in, out], with scales and zero points [groups, out]."""
     scale, zero = tensors.get(f"{stem}.scales"), tensors.get(f"{stem}.qzeros")
     if scale is None or zero is None or scale.dtype not in PLAIN_DTYPES:
         return None
-    if len(scale.shape) != 2 or scale.shape[1] != shape[0] or scale.shape[0] != zero.shape[0]:
+    if len(scale.shape) != 2 or scale.shape[1] != shape[0] or scale.shape[0] < 1:
+        return None
+    if not _are_words(zero, (scale.shape[0], shape[0] * bits // 32)):
         return None
     index = tensors.get(f"{stem}.g_idx")
 
@@ -221,6 +227,12 @@ def _grouped(
         return np.ascontiguousarray((centred * scales[group]).T)
 
     return Dequantized(shape=shape, read=read), ("qweight", "qzeros", "scales", "g_idx")
+
+
+def _are_words(stored: StoredTensor, shape: tuple[int, ...] | None = None) -> bool:
+    """Whether a tensor is a matrix of 32-bit words, of a shape if one is given."""
+    matrix = len(stored.shape) == 2 and 0 not in stored.shape
+    return matrix and stored.dtype in ("I32", "U32") and shape in (None, stored.shape)
 
 
 def _groups(index: StoredTensor | None, name: str, columns: int, groups: int) -> NDArray[np.int64]:
