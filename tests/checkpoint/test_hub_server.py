@@ -239,6 +239,27 @@ def test_refusals_say_what_to_do(
     assert expected in refused.stderr, refused.stderr
 
 
+@pytest.mark.parametrize("content", [b"[1, 2]", b"{}", b'{"id": "org/tiny", "siblings": 3}'])
+@pytest.mark.parametrize("script", [OPEN, HEADERS])
+def test_an_answer_that_no_hub_gives(hub: Hub, fetch: Fetch, content: bytes, script: str) -> None:
+    hub.repository = lambda request, _: hub.send(request, 200, content)  # type: ignore[method-assign]
+    refused = fetch("org/tiny", script)
+    assert "CheckpointError" in refused.stderr or "error: cannot download" in refused.stderr
+    assert "check HF_ENDPOINT" in refused.stderr, refused.stderr
+
+
+def test_a_damaged_file_of_the_local_copy(hub: Hub, fetch: Fetch) -> None:
+    """The client would take it again: what must be deleted is named."""
+    first = fetch("org/tiny")
+    path = Path(first.stdout.split()[1]) / "model.safetensors"
+    blob = path.resolve()
+    blob.write_bytes(blob.read_bytes()[:-8])
+    refused = fetch("org/tiny")
+    assert f"delete {blob}, and run again" in refused.stderr
+    blob.unlink()
+    assert fetch("org/tiny").stdout == first.stdout
+
+
 def test_headers_come_without_weights(hub: Hub, fetch: Fetch, tmp_path: Path) -> None:
     found = fetch("org/tiny", HEADERS)
     assert found.stdout == "21 (128, 64) 128\n", found.stderr

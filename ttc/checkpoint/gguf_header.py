@@ -16,7 +16,7 @@ from pathlib import Path
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ttc.checkpoint.fingerprint import Span
-from ttc.checkpoint.stored import refuse_pointer
+from ttc.checkpoint.stored import fetch_again, refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 type Value = int | float | bool | str | tuple[int | float | bool, ...] | tuple[str, ...]
@@ -120,7 +120,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
             Problem(
                 message=f"{path} is truncated",
                 note=f"its header describes {needed:,} bytes, the file has {size_bytes:,}",
-                help=f"download {path.name} again; {needed - size_bytes:,} bytes are missing",
+                help=f"{fetch_again(path)}; {needed - size_bytes:,} bytes are missing",
             )
         )
     return header
@@ -190,6 +190,6 @@ def _invalid(path: Path, what: str) -> CheckpointError:
         Problem(
             message=f"{path} is not a valid GGUF file",
             note=what,
-            help=f"download {path.name} again",
+            help=fetch_again(path),
         )
     )

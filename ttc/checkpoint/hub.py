@@ -71,8 +71,6 @@ def remote_headers(
         )
     try:
         found = HfApi().get_safetensors_metadata(repository, revision=revision)
-    except (OSError, HFValidationError) as error:
-        raise CheckpointError(_explain(repository, revision, error)) from error
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
         raise CheckpointError(
             Problem(
@@ -81,6 +79,8 @@ def remote_headers(
                 help="name a repository with model.safetensors, or convert it",
             )
         ) from error
+    except Exception as error:
+        raise CheckpointError(_explain(repository, revision, error)) from error
     tensors = {
         name: (str(info.dtype), tuple(info.shape))
         for file in found.files_metadata.values()
@@ -92,10 +92,7 @@ def remote_headers(
 def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
-    except (
-        OSError,
-        HFValidationError,
-    ) as error:  # every HTTP error of the hub is an OSError
+    except Exception as error:  # the client takes what a hub answers for what it expects
         raise CheckpointError(_explain(repository, revision, error)) from error
 
 
@@ -141,8 +138,11 @@ def _explain(repository: str, revision: str | None, error: Exception) -> Problem
         case _ if status == 429:
             wait = _retry_after(error)
             help = f"the hub limits the rate of requests; wait {wait} and run again"
-        case _:
+        case OSError():  # every HTTP error of the client is one
             help = "check the network and run again, the download resumes"
+        case _:
+            note = f"its answer is not that of a hub ({type(error).__name__}: {note})"
+            help = "check HF_ENDPOINT, and that nothing on the way answers for the hub"
     return Problem(message=message, note=note, help=help)
 
 

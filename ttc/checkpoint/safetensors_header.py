@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from ttc.checkpoint.fingerprint import Span
-from ttc.checkpoint.stored import StoredTensor, refuse_pointer
+from ttc.checkpoint.stored import StoredTensor, fetch_again, refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library itself
@@ -104,7 +104,7 @@ def _truncated(path: Path, needed: int, found: int, why: str) -> CheckpointError
         Problem(
             message=f"{path} is truncated",
             note=f"{why} {needed:,} bytes, the file has {found:,}",
-            help=f"download {path.name} again; {needed - found:,} bytes are missing",
+            help=f"{fetch_again(path)}; {needed - found:,} bytes are missing",
         )
     )
 
@@ -114,6 +114,6 @@ def _bad_header(path: Path, what: str) -> CheckpointError:
         Problem(
             message=f"{path} is not a valid safetensors file",
             note=what,
-            help=f"download {path.name} again",
+            help=fetch_again(path),
         )
     )

@@ -75,6 +75,13 @@ def refuse_pointer(path: Path) -> None:
     )
 
 
+def fetch_again(path: Path) -> str:
+    """How to replace a damaged file. A hub's client downloads nothing that its cache has."""
+    if path.is_symlink():
+        return f"delete {path.resolve()}, and run again with the hub id: it is then downloaded"
+    return f"download {path.name} again"
+
+
 def read_text(path: Path) -> str:
     """A text file; CheckpointError if it is not UTF-8, or cannot be read."""
     try:
@@ -84,7 +91,7 @@ def read_text(path: Path) -> str:
             Problem(
                 message=f"{path} cannot be read as text",
                 note=str(error),
-                help="download the file again",
+                help=fetch_again(path),
             )
         ) from error
 
@@ -99,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
             Problem(
                 message=f"{path} cannot be read as JSON",
                 note=str(error),
-                help="download or write the file again",
+                help=fetch_again(path),
             )
         ) from error
     if not isinstance(content, dict):
@@ -107,7 +114,7 @@ def read_json(path: Path) -> dict[str, Any]:
             Problem(
                 message=f"{path} must hold a JSON object",
                 note=f"it holds a {type(content).__name__}",
-                help="download or write the file again",
+                help=fetch_again(path),
             )
         )
     return cast(dict[str, Any], content)
