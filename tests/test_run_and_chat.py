@@ -19,6 +19,8 @@ import pytest
 from ttc import api
 from ttc.cli import main
 from ttc.errors import UsageError
+from ttc.runtime import model
+from ttc.runtime.session import open_session
 
 pytestmark = pytest.mark.emulate
 
@@ -151,8 +153,17 @@ def test_token_accuracy(
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / tiny_spec.name).write_text(tiny_spec.read_text())
     monkeypatch.chdir(tmp_path)  # where specs are looked for
-    result = run("--token-accuracy", "--weights", checkpoint)
-    assert result["outputs"] == []
+    opened: list[Any] = []
+
+    def open_once(*given: Any, **named: Any) -> Any:
+        opened.append(given)
+        return open_session(*given, **named)
+
+    monkeypatch.setattr(model, "open_session", open_once)
+    asked = ("-p", "Hello", "--max-new-tokens", "2")
+    result = run("--token-accuracy", "--weights", checkpoint, *asked)
+    assert len(opened) == 1, "weights are loaded once"
+    assert result["outputs"][0]["token_ids"] == run(*asked)["outputs"][0]["token_ids"]
     scores = result["token_accuracy"]
     assert scores["tokens"] == 512
     assert 0.9 < scores["top1"] <= scores["top5"] <= 1

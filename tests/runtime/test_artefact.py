@@ -110,7 +110,7 @@ def test_same_inputs_same_bytes(tmp_path: Path) -> None:
     [
         ({"ttc": "0.0.9"}, f"was built by ttc 0.0.9, this is {ttc_version()}"),
         ({"ttnn": "0.70.0"}, f"was built for ttnn 0.70.0, this is {ttnn_version()}"),
-        ({"format": 99}, "has artefact format 99, this is format 2"),
+        ({"format": 99}, "has artefact format 99, this is format 3"),
     ],
 )
 def test_another_version(folder: Path, fields: dict[str, Any], words: str) -> None:
@@ -121,7 +121,7 @@ def test_another_version(folder: Path, fields: dict[str, Any], words: str) -> No
 
 
 def test_another_version_may_have_other_fields(folder: Path) -> None:
-    (folder / "manifest.json").write_text(json.dumps({"format": 2, "ttc": "9.0.0"}))
+    (folder / "manifest.json").write_text(json.dumps({"format": 3, "ttc": "9.0.0"}))
     with pytest.raises(ArtefactError, match=r"was built by ttc 9\.0\.0"):
         read_artefact(folder)
 
@@ -340,7 +340,7 @@ def test_a_failure_leaves_the_old_artefact(folder: Path) -> None:
 
 def test_success_replaces_the_old_artefact(folder: Path) -> None:
     with new_artefact(folder) as building:
-        (building / "manifest.json").write_text('{"format": 2}')
+        (building / "manifest.json").write_text('{"format": 3}')
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
 

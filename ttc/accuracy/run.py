@@ -111,13 +111,13 @@ def measure(
     """
     if settings.out is not None:
         make_folder(settings.out)
-    reference, path = _reference(artefact, settings, weights, cache, progress)
+    text = find_text(artefact, settings, weights, cache, progress)
     with Model(artefact, backend, emulator_device=settings.emulator_device) as model:
-        report = score(model, reference, path, settings.split, progress)
+        report = score(model, text, progress)
     if settings.layers:
         spec, checkpoint = checkpoint_of(artefact, cache, weights)
         mesh = load_mesh(artefact.manifest.mesh.name)
-        ids = reference.token_ids[:LAYER_TOKENS]
+        ids = text.reference.token_ids[:LAYER_TOKENS]
         rows = compare_layers(artefact, mesh, spec, checkpoint, ids, progress)
         report = replace(report, layers=tuple(rows))
     if settings.out is not None:
@@ -126,16 +126,26 @@ def measure(
     return report
 
 
-def _reference(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceText:
+    """A text with what Hugging Face makes of it, the file of that, and how it is read."""
+
+    reference: Reference
+    path: Path
+    split: Split
+
+
+def find_text(
     artefact: Artefact,
     settings: AccuracySettings,
     weights: str | None,
     cache: Path,
     progress: Progress,
-) -> tuple[Reference, Path]:
+) -> ReferenceText:
     """A named file as it is, unless it is to be made; else the one in the cache folder."""
     if settings.reference is not None and not settings.make_reference:
-        return load_reference(settings.reference), settings.reference
+        named = load_reference(settings.reference)
+        return ReferenceText(reference=named, path=settings.reference, split=settings.split)
     text = read_text(settings.text or TEXT).strip()
     token_ids = load_tokenizer(artefact.folder).encode(text)[: settings.split.tokens]
     manifest = artefact.manifest
@@ -153,7 +163,7 @@ def _reference(
     if settings.reference is not None:
         save_reference(settings.reference, reference)
         path = settings.reference
-    return reference, path
+    return ReferenceText(reference=reference, path=path, split=settings.split)
 
 
 def make_folder(folder: Path) -> None:
@@ -197,19 +207,17 @@ def find_reference(
     return load_reference(path), path
 
 
-def score(
-    model: Model, reference: Reference, path: Path, split: Split, progress: Progress
-) -> AccuracyReport:
-    """Teacher forcing over the reference's text."""
+def score(model: Model, text: ReferenceText, progress: Progress) -> AccuracyReport:
+    """Teacher forcing over a text. Forgets what the users of the model have read."""
 
     def on_token(done: int) -> None:
-        progress("teacher forcing", done, split.tokens - 1)
+        progress("teacher forcing", done, text.split.tokens - 1)
 
     on_token(0)
     return AccuracyReport(
-        scores=force(model.session, reference, split, on_token),
+        scores=force(model.session, text.reference, text.split, on_token),
         vocab=model.session.program.VOCAB,
-        reference=path,
+        reference=text.path,
     )
 
 

@@ -87,7 +87,7 @@ def force(
     Raises UsageError for a reference that is too short, or names tokens that the model lacks.
     """
     program = session.program
-    room = Room(context=program.CONTEXT, block=program.KV_BLOCK)
+    room = Room(context=session.room, block=program.KV_BLOCK)
     check_length(room, split, len(reference.token_ids))
     _check_vocabulary(reference, program.VOCAB)
     scorer = Scorer(reference=reference, prefill=split.prefill)

@@ -11,26 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttc.commands.environment import environment, load_model_of, open_screen
+from ttc.commands.groups import check_settings, sampling_settings, takes
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.options import (
     ArtefactFolder,
     Backend,
     EmulatorDevice,
-    FrequencyPenalty,
     MaxContext,
     PrefixReuse,
-    PresencePenalty,
-    RepetitionPenalty,
-    Seed,
-    Stops,
     System,
-    Temperature,
-    TopK,
-    TopP,
     VerifyWeights,
 )
 from ttc.runtime.conversation import Conversation
-from ttc.runtime.request import Limits, Serving, Settings
+from ttc.runtime.request import Serving, Settings
 from ttc.screen import Screen
 
 if TYPE_CHECKING:
@@ -46,6 +39,7 @@ HELP = """\
 Ctrl-C stops an answer, Ctrl-D ends the conversation."""
 
 
+@takes(settings=sampling_settings)
 def chat(
     context_: typer.Context,
     artefact: ArtefactFolder,
@@ -53,14 +47,8 @@ def chat(
     max_new_tokens: Annotated[
         int, typer.Option(help="Ends an answer that is longer.")
     ] = ANSWER_TOKENS,
-    stop: Stops = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = None,
-    repetition_penalty: RepetitionPenalty = None,
-    presence_penalty: PresencePenalty = None,
-    frequency_penalty: FrequencyPenalty = None,
+    *,
+    settings: Settings,
     max_context: MaxContext = None,
     prefix_reuse: PrefixReuse = True,
     backend: Backend = "auto",
@@ -72,22 +60,9 @@ def chat(
 
     ttc chat build/smol --system "Be brief."
     """
-    from ttc.runtime.sampling import Sampling
-
     screen = open_screen(context_, as_json=False)
-    settings = Settings(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        stop=stop or (),
-    )
-    Limits.of(settings).check()
-    Sampling().changed(settings).check()
+    settings["max_new_tokens"] = max_new_tokens
+    check_settings(settings)
     model = load_model_of(
         screen,
         environment(context_),

@@ -12,42 +12,36 @@ import typer
 from ttc import api
 from ttc.api import DEFAULT_CACHE
 from ttc.commands.environment import environment, load_model_of, open_screen
+from ttc.commands.groups import check_settings, sampling_settings, takes
 from ttc.errors import Problem, UsageError
 from ttc.options import (
     ArtefactFolder,
     Backend,
     Cache,
     EmulatorDevice,
-    FrequencyPenalty,
     Instruct,
     Json,
     MaxContext,
     PrefixReuse,
-    PresencePenalty,
     Prompts,
-    RepetitionPenalty,
-    Seed,
     StopAtEos,
-    Stops,
     System,
-    Temperature,
-    TopK,
-    TopP,
     VerifyWeights,
 )
 from ttc.runtime.manifest import Manifest
 from ttc.runtime.modes import RunMode, run_mode
 from ttc.runtime.prompts import FilePrompt, fitted, read_prompts
-from ttc.runtime.request import NEW_TOKENS, Limits, Prompt, Serving, Settings, read_messages
+from ttc.runtime.request import NEW_TOKENS, Prompt, Serving, Settings, read_messages
 from ttc.screen import Screen, summary_table
 
 if TYPE_CHECKING:
-    from ttc.accuracy.run import AccuracySettings
+    from ttc.accuracy.run import ReferenceText
     from ttc.runtime.engine import Output
     from ttc.runtime.model import Model
     from ttc.runtime.summary import Summary
 
 
+@takes(sampling=sampling_settings)
 def run(
     context_: typer.Context,
     artefact: ArtefactFolder,
@@ -69,14 +63,8 @@ def run(
         int | None, typer.Option(help=f"Ends an answer that is longer. [default: {NEW_TOKENS}]")
     ] = None,
     stop_at_eos: StopAtEos = True,
-    stop: Stops = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = None,
-    repetition_penalty: RepetitionPenalty = None,
-    presence_penalty: PresencePenalty = None,
-    frequency_penalty: FrequencyPenalty = None,
+    *,
+    sampling: Settings,
     logprobs: Annotated[
         bool, typer.Option("--logprobs", help="Log-probabilities of the tokens, in --json.")
     ] = False,
@@ -124,19 +112,13 @@ def run(
         raise UsageError(Problem(message="there is nothing to ask", help='add --prompt "..."'))
     job = Job(
         prompts=asked,
-        settings=Settings(
-            max_new_tokens=_first(max_new_tokens, chosen and chosen.max_new_tokens, NEW_TOKENS),
-            temperature=_first(temperature, chosen and chosen.temperature, None),
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            stop=stop or (),
-            stop_at_eos=stop_at_eos,
-            logprobs=logprobs,
-        ),
+        settings={
+            **sampling,
+            "max_new_tokens": _first(max_new_tokens, chosen and chosen.max_new_tokens, NEW_TOKENS),
+            "temperature": _first(sampling.get("temperature"), chosen and chosen.temperature, None),
+            "stop_at_eos": stop_at_eos,
+            "logprobs": logprobs,
+        },
         users=_first(batch, chosen.batch, None) if chosen else None,
         repeats=repeat_batches,
         instruct=instruct,
@@ -158,16 +140,9 @@ def run(
         max_blocks=max_blocks,
         prefix_reuse=prefix_reuse,
     )
+    accuracy = _Accuracy(reference=reference, weights=weights, cache=cache.expanduser())
+    text = accuracy.text(screen, artefact) if token_accuracy else None
     record: dict[str, Any] = {}
-    if token_accuracy:
-        from ttc.accuracy.run import AccuracySettings
-
-        settings = AccuracySettings(
-            reference=reference, make_reference=not reference, emulator_device=emulator_device
-        )
-        record["token_accuracy"] = _token_accuracy(
-            screen, artefact, backend, settings, weights, cache
-        )
     model = load_model_of(
         screen,
         environment(context_),
@@ -179,6 +154,8 @@ def run(
         serving=serving,
     )
     with model:
+        if text is not None:
+            record["token_accuracy"] = _token_accuracy(screen, model, text)
         records, summaries = answer_all(screen, model, job)
     record |= {"backend": model.backend, "outputs": records}
     record |= _speeds(screen, summaries, csv)
@@ -202,13 +179,10 @@ class Job:
 
     def check(self) -> None:
         """Raise UsageError for what is wrong whatever the model, before anything slow is loaded."""
-        from ttc.runtime.sampling import Sampling
-
         for each in self.prompts:
             if isinstance(each, Prompt):
                 each.check()
-        Limits.of(self.settings).check()
-        Sampling().changed(self.settings).check()
+        check_settings(self.settings)
 
     def batches(self) -> list[list[Prompt | FilePrompt]]:
         """The prompts of each repetition, as tt-transformers turns them."""
@@ -301,25 +275,29 @@ def _speeds(screen: Screen, summaries: Sequence["Summary"], csv: Path | None) ->
     }
 
 
-def _token_accuracy(
-    screen: Screen,
-    artefact: Path,
-    backend: str,
-    settings: "AccuracySettings",
-    weights: str | None,
-    cache: Path,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Accuracy:
+    """The text of --token-accuracy: that of a .refpt file, or one that Hugging Face answers now."""
+
+    reference: Path | None
+    weights: str | None
+    cache: Path
+
+    def text(self, screen: Screen, artefact: Path) -> "ReferenceText":
+        """Found or made before the model is loaded, so that it is refused before that as well."""
+        from ttc.accuracy.run import AccuracySettings, find_text
+
+        settings = AccuracySettings(reference=self.reference, make_reference=self.reference is None)
+        with screen.progress() as progress:
+            return find_text(api.opened(artefact), settings, self.weights, self.cache, progress)
+
+
+def _token_accuracy(screen: Screen, model: "Model", text: "ReferenceText") -> dict[str, Any]:
     """Top-1 and top-5 over a text, each token after the true ones."""
+    from ttc.accuracy.run import score
+
     with screen.progress() as progress:
-        report = api.accuracy(
-            artefact,
-            backend=backend,
-            settings=settings,
-            weights=weights,
-            cache=cache,
-            progress=progress,
-        )
-    scores = report.scores.headline
+        scores = score(model, text, progress).scores.headline
     screen.say(
         f"token accuracy: top-1 {scores.top1:.1%}, top-5 {scores.top5:.1%}, {scores.tokens} tokens"
     )

@@ -7,18 +7,17 @@ from typing import Annotated
 
 import typer
 
-from ttc.api import DEFAULT_CACHE, DEFAULT_MESH
-from ttc.commands.environment import environment, open_screen, weights_folder
+from ttc.commands.environment import open_screen
+from ttc.commands.groups import BenchOptions, bench_options, kept_in, takes
 from ttc.errors import Problem, UsageError, did_you_mean
-from ttc.options import Cache, EmulatorDevice, Json, MeshOption, Spec, Weights
-from ttc.spec.model import load_model
+from ttc.options import Json
 from ttc.spec.precision import load_profile
 
 
+@takes(bench=bench_options)
 def search(
     context_: typer.Context,
-    spec: Spec,
-    mesh: MeshOption = DEFAULT_MESH,
+    bench: BenchOptions,
     top1_floor: Annotated[
         float | None,
         typer.Option(metavar="PERCENT", help="Agree with Hugging Face on as many tokens."),
@@ -37,7 +36,6 @@ def search(
     minimise: Annotated[
         str, typer.Option(help="What a decode step should pay least of: bytes or time.")
     ] = "bytes",
-    context: Annotated[int, typer.Option(help="Tokens in the KV cache that a step reads.")] = 1024,
     tokens: Annotated[
         str, typer.Option(metavar="PREFILL+STEPS", help="Of the held-back text.")
     ] = "512+511",
@@ -47,13 +45,6 @@ def search(
     block: Annotated[int, typer.Option(help="Neighbouring decoders that share a form.")] = 1,
     text: Annotated[Path | None, typer.Option(help="Where sensitivities are measured.")] = None,
     held_back: Annotated[Path | None, typer.Option(help="Where the floor must hold.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="A folder; it keeps what was measured for the next run."),
-    ] = None,
-    weights: Weights = None,
-    cache: Cache = DEFAULT_CACHE,
-    emulator_device: EmulatorDevice = "cpu",
     as_json: Json = False,
 ) -> None:
     """Find dtypes and fidelities by group and decoder; writes a profile that compile takes.
@@ -61,7 +52,6 @@ def search(
     ttc search smollm2-135m-instruct --mesh N150 --top1-floor 95
     """
     from ttc.accuracy.teacher import HELD_BACK, TEXT, read_split
-    from ttc.search.bench import BenchSettings
     from ttc.search.front import draw_front, front_lines, write_front
     from ttc.search.search import Floors, SearchSettings
     from ttc.search.search import search as find
@@ -71,21 +61,11 @@ def search(
         hint = did_you_mean(minimise, ("bytes", "time"))
         raise UsageError(Problem(message=f"--minimise '{minimise}' is neither", help=hint))
     _check(top1_floor, speed_floor, relative_to, pareto=pareto, block=block, tokens=calibration)
-    model = load_model(spec)
-    folder = out or Path(f"build/search-{model.name}-{mesh.replace(':', '-')}")
-    name = _name(model.name, top1_floor, relative_to, speed_floor)
-    kept = f"what was measured is kept in {folder}, the same command goes on from there"
-    with screen.interruptible(kept), screen.progress() as progress:
+    settings = bench.settings(context_, screen, "search")
+    folder, name = settings.folder, _name(bench.model, top1_floor, relative_to, speed_floor)
+    with screen.interruptible(kept_in(folder)), screen.progress() as progress:
         found = find(
-            BenchSettings(
-                spec=spec,
-                mesh=mesh,
-                weights=weights or weights_folder(screen, environment(context_), spec),
-                context=context,
-                cache=cache.expanduser(),
-                folder=folder,
-                emulator_device=emulator_device,
-            ),
+            settings,
             SearchSettings(
                 block=block,
                 calibration_tokens=calibration,
@@ -110,7 +90,7 @@ def search(
     if pareto:
         files += [folder / "pareto.csv", folder / "pareto.png"]
         write_front(files[-2], (*found.points, *found.presets))
-        draw_front(files[-1], found.points, found.presets, f"{model.name} on {mesh}")
+        draw_front(files[-1], found.points, found.presets, f"{bench.model} on {bench.mesh}")
     for line in front_lines((*found.points, *found.presets)):
         screen.say(line)
     for path in files:

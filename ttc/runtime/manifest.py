@@ -17,7 +17,7 @@ from ttc.plan.text import fingerprint
 from ttc.runtime.weight_files import WeightFile
 from ttc.schema import is_valid, load_yaml
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout and of the manifest's fields."""
 
 MANIFEST = "manifest.json"

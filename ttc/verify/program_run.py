@@ -116,8 +116,8 @@ def run_program(
         each.name: partial(_run_prefill, run, program, inputs, recorder, each)
         for each in _prefills(program)
     }
-    work["decode"] = partial(_run_decode, run, program, inputs, recorder)
-    work["sample"] = partial(_run_decode, run, program, inputs, recorder, draws=True)
+    work["decode"] = partial(_run_decode, program, inputs, recorder)
+    work["sample"] = partial(_run_draw, program, inputs, recorder)
     done = [run.phase(name, phase) for name, phase in work.items()]
     return ProgramRun(
         findings=tuple(run.findings),
@@ -223,48 +223,47 @@ def _run_prefill(
     return _phase_run(what.name, seen, after, inputs_only)
 
 
-def _run_decode(
-    run: _Run, program: Program, inputs: _Inputs, recorder: CallRecorder, *, draws: bool = False
-) -> PhaseRun:
-    """Two steps: the second finds every program in the cache, as all later ones do.
-
-    A step chooses the likeliest tokens, or it draws; what is recorded of one that draws is from
-    there on.
-    """
-    name = "sample" if draws else "decode"
-
-    def decode() -> Any:
-        return program.decode(
-            inputs.tokens,
-            inputs.positions,
-            inputs.rope_positions,
-            inputs.page_table,
-            inputs.caches,
-            inputs.weights,
-        )
-
-    def choose(logits: Any) -> None:
-        if draws:
-            program.sample(logits, inputs.tokens, inputs.how)
-        else:
-            program.greedy(logits, inputs.tokens)
-        program.advance(inputs.positions, inputs.rope_positions)
+def _run_decode(program: Program, inputs: _Inputs, recorder: CallRecorder) -> PhaseRun:
+    """Two steps: the second finds every program in the cache, as all later ones do."""
 
     def step() -> None:
-        logits = decode()
-        choose(logits)
+        logits = _decode(program, inputs)
+        program.greedy(logits, inputs.tokens)
+        program.advance(inputs.positions, inputs.rope_positions)
         recorder.deallocate(logits)
 
-    _record(recorder, step)
+    return _second_of("decode", recorder, step)
+
+
+def _run_draw(program: Program, inputs: _Inputs, recorder: CallRecorder) -> PhaseRun:
+    """What follows a decode step whose tokens are drawn: the second of two, for the same reason."""
+    logits = _decode(program, inputs)
+
+    def draw() -> None:
+        program.sample(logits, inputs.tokens, inputs.how)
+        program.advance(inputs.positions, inputs.rope_positions)
+
+    seen = _second_of("sample", recorder, draw)
+    recorder.deallocate(logits)
+    return seen
+
+
+def _decode(program: Program, inputs: _Inputs) -> Any:
+    return program.decode(
+        inputs.tokens,
+        inputs.positions,
+        inputs.rope_positions,
+        inputs.page_table,
+        inputs.caches,
+        inputs.weights,
+    )
+
+
+def _second_of(name: str, recorder: CallRecorder, work: Callable[[], None]) -> PhaseRun:
+    _record(recorder, work)
     before = recorder.in_use()
-    if not draws:
-        seen = _record(recorder, step)
-    else:
-        logits = decode()
-        seen = _record(recorder, partial(choose, logits))
-        recorder.deallocate(logits)
-    after = recorder.in_use()
-    return _phase_run(name, seen, after, before)
+    seen = _record(recorder, work)
+    return _phase_run(name, seen, recorder.in_use(), before)
 
 
 def _record(recorder: CallRecorder, step: Callable[[], None]) -> Recording:

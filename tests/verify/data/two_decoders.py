@@ -18,6 +18,7 @@ MESH_SHAPE = (1, 1)
 VOCAB_SHARDS = 1
 SEMAPHORES = 0
 BUFFERS = {}
+SAMPLING = {}
 
 USERS = ttnn.CoreRangeSet([ttnn.CoreRange(ttnn.CoreCoord(0, 0), ttnn.CoreCoord(7, 3))])
 HEADS_L1 = ttnn.MemoryConfig(
@@ -152,6 +153,13 @@ def greedy(logits, tokens):
     rows = ttnn.untilize(logits)
     ttnn.argmax(rows, dim=3, keepdim=False, output_tensor=tokens)
     ttnn.deallocate(rows)
+
+
+def sample(logits, tokens, how):
+    """The same of the probabilities, which nothing draws from."""
+    probabilities = ttnn.softmax(logits, dim=3)
+    greedy(probabilities, tokens)
+    ttnn.deallocate(probabilities)
 
 
 def advance(positions, rope_positions):
