@@ -97,7 +97,7 @@ def test_vectors_and_padding_beyond_the_end() -> None:
 
 
 def test_columns_of_a_rank_without_any() -> None:
-    share = Share(name="hidden", dim="in", size=3, starts=((0,), (3,), (6,)))
+    share = Share(name="hidden", dim="in", size=3, starts=((0,), (3,), (6,)), taken=3)
     plan = weight((3, 2), WeightPart(tensor="m", shares=(share,)))
     assert not stored_matrix(plan, source(m=np.ones((2, 4), np.float32)), 2).any()
 

@@ -149,14 +149,24 @@ def test_requests_out_of_range(batch: int, context: int, message: str, help_text
     assert help_text in str(refused.value)
 
 
-def test_sizes_that_do_not_fill_tiles_point_at_the_spec(tiny_spec: Path) -> None:
+def test_sizes_that_do_not_fill_tiles(tiny_spec: Path, tmp_path: Path) -> None:
+    """They are padded, but for the width of a layer norm, which is refused at the spec's line."""
     spec = load_model(tiny_spec)
-    odd = replace(spec, dims=replace(spec.dims, hidden=250))
+    odd = replace(spec, dims=replace(spec.dims, hidden=250, ffn=250, head_dim=40, rotary_dim=40))
+    _, planned = plan_spec(odd, load_mesh("N150"), load_profile("bf16"), context=128)
+    assert planned.decode.residual.shape == (1, 1, 32, 256)
+    assert planned.kv_cache.tensor[0].shape[3] == 64
+    layer_norms = tmp_path / "odd.yaml"
+    layer_norms.write_text(
+        tiny_spec.read_text().replace("llama", "stablelm").replace("hidden: 128", "hidden: 250")
+    )
+    odd = load_model(layer_norms)
     with pytest.raises(PlanError) as refused:
         plan_spec(odd, load_mesh("N150"), load_profile("bf16"), context=128)
     text = str(refused.value)
     assert "'hidden' of 250 does not fill whole tiles" in text
-    assert "tiny.yaml:4:" in text
+    assert "odd.yaml:4:" in text
+    assert "stablelm.yaml" in text
     assert "224 and 256" in text
 
 

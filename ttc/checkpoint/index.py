@@ -173,7 +173,10 @@ def _part_origin(part: WeightPart, tensor: BoundTensor) -> dict[str, Any]:
     if part.scale != 1.0 or part.offset != 0.0:
         origin |= {"scale": part.scale, "offset": part.offset}
     if part.shares:
-        shares = [{"dim": s.dim, "size": s.size, "starts": s.starts} for s in part.shares]
+        shares = [
+            {"dim": s.dim, "size": s.size, "starts": s.starts, "taken": s.taken}
+            for s in part.shares
+        ]
         origin["shares"] = shares
     return origin
 

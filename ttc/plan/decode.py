@@ -175,7 +175,7 @@ def _norm(
     x = values[node.x]
     compute = step.precision.fidelity("norm")
     if x.placement.layout == "height_sharded":
-        return _norm_of_heads(node, x, compute)
+        return _norm_of_heads(step.setting.norm(node), x, compute)
     ((x0, y0, x1, y1),) = x.placement.grid
     block_w = tiles(x.placement.shard[1])
     program = ShardedNorm(
@@ -185,6 +185,7 @@ def _norm(
         subblock_w=largest_divisor(block_w, 4),
     )
     out = _where(x, node.out)
+    node = step.setting.norm(node)
     op = PlannedNorm(node=node, program=program, compute=compute, gathered=None, out=out)
     return op, {node.out: out}
 

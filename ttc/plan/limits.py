@@ -1,6 +1,8 @@
 """What cannot be planned, said before anything is planned, and what would fit instead."""
 
 from ttc.errors import PlanError, Problem
+from ttc.graph.graph import ModelGraph
+from ttc.graph.nodes import LayerNorm
 from ttc.hardware.hardware import Mesh
 from ttc.plan.capacity import Largest
 from ttc.plan.paging import Paging
@@ -94,21 +96,20 @@ def check_whole_caches(setting: Setting) -> None:
         )
 
 
-def check_sizes(spec: ModelSpec, mesh: Mesh) -> None:
-    """Refuse sizes that do not fill whole tiles. Raises PlanError that points at the spec."""
-    problems = [
-        Problem(
-            message=f"'{name}' of {getattr(spec.dims, name)} does not fill whole tiles",
-            at=spec.source_of(f"dims.{name}"),
-            note=f"must be a multiple of {TILE} on {mesh.name}",
-            help=f"the nearest sizes are {_below(getattr(spec.dims, name))} and "
-            f"{_below(getattr(spec.dims, name)) + TILE}",
+def check_sizes(spec: ModelSpec, graph: ModelGraph, mesh: Mesh) -> None:
+    """Refuse a width that cannot be padded to whole tiles. Raises PlanError."""
+    norms = [node for each in graph.decoders.values() for node in each.find(LayerNorm)]
+    width = spec.dims.hidden
+    if width % TILE and norms:
+        raise PlanError(
+            Problem(
+                message=f"'hidden' of {width} does not fill whole tiles",
+                at=spec.source_of("dims.hidden"),
+                note=f"must be a multiple of {TILE} on {mesh.name}",
+                details=(f"{norms[0].at}: a layer norm's mean would count the padding",),
+                help=f"the nearest sizes are {_below(width)} and {_below(width) + TILE}",
+            )
         )
-        for name in ("hidden", "head_dim")
-        if getattr(spec.dims, name) % TILE
-    ]
-    if problems:
-        raise PlanError(problems)
 
 
 def check_ring(plan: Plan) -> None:

@@ -39,15 +39,16 @@ class HeadLayout:
 class Share:
     """What part of one dim of a checkpoint matrix [out, in] each rank holds.
 
-    `starts[rank]` are the first elements of its blocks of `size` elements, in order. A block that
-    starts at ZEROS is all zeros, and so is what lies beyond the end of the matrix. `name` says by
-    what the dim is divided.
+    `starts[rank]` are the first elements of its blocks of `size` elements, in order. A block
+    ends in zeros where it takes fewer elements than it has. One that starts at ZEROS is all zeros,
+    and so is what lies beyond the end of the matrix. `name` says by what the dim is divided.
     """
 
     name: str
     dim: Literal["out", "in"]
     size: int
     starts: tuple[tuple[int, ...], ...]
+    taken: int
 
     @property
     def width(self) -> int:
@@ -62,7 +63,7 @@ class Share:
         runs: list[tuple[int, int, int]] = []
         for first in self.starts[rank]:
             start = end if first == ZEROS else min(first, end)
-            stop = min(start + self.size, end)
+            stop = min(start + self.taken, end)
             zeros = self.size - (stop - start)
             if runs and start == stop:
                 runs[-1] = (*runs[-1][:2], runs[-1][2] + zeros)
@@ -99,14 +100,29 @@ def even_share(
     """Rank r holds `width` elements from `start` + r * `stride` on; `stride` is `width` if 0."""
     step = stride or width
     starts = tuple((start + rank * step,) for rank in range(ranks))
-    return Share(name=name, dim=dim, size=width, starts=starts)
+    return Share(name=name, dim=dim, size=width, starts=starts, taken=width)
 
 
 def head_share(
-    name: str, dim: Literal["out", "in"], heads: tuple[tuple[int, ...], ...], head_dim: int
+    name: str,
+    dim: Literal["out", "in"],
+    heads: tuple[tuple[int, ...], ...],
+    head_dim: int,
+    *,
+    padded: int = 0,
+    pieces: int = 1,
 ) -> Share:
-    """The rows or columns of the heads of each rank."""
-    starts = tuple(
-        tuple(ZEROS if head == ZEROS else head * head_dim for head in held) for held in heads
-    )
-    return Share(name=name, dim=dim, size=head_dim, starts=starts)
+    """The rows or columns of the heads of each rank.
+
+    A head that is stored wider than it is, `padded` elements, ends in zeros: so does each of its
+    `pieces`, as two halves that turn together must stay half of the stored width apart.
+    """
+    taken = head_dim // pieces
+
+    def blocks(head: int) -> tuple[int, ...]:
+        first = head * head_dim
+        return tuple(ZEROS if head == ZEROS else first + i * taken for i in range(pieces))
+
+    starts = tuple(tuple(start for head in held for start in blocks(head)) for held in heads)
+    size = (padded or head_dim) // pieces
+    return Share(name=name, dim=dim, size=size, starts=starts, taken=taken)

@@ -47,7 +47,7 @@ from ttc.plan.prefill import (
     plan_prefill_positions,
 )
 from ttc.plan.prompts import PromptPlan, cut_prompts
-from ttc.plan.rotation import no_rotation, rotation_refused
+from ttc.plan.rotation import rotation_refused
 from ttc.plan.sampling import plan_sampling
 from ttc.plan.setting import Setting, make_setting
 from ttc.plan.solve import BatchPlan, Sizing
@@ -162,7 +162,7 @@ class _Chosen:
 def _choose(request: Request, mesh: Mesh, context: int) -> _Chosen:
     spec, batch = request.spec, request.batch
     check_request(spec, mesh, batch=batch, context=context, paging=request.paging)
-    check_sizes(spec, mesh)
+    check_sizes(spec, request.graph, mesh)
     setting = make_setting(
         spec,
         request.graph,
@@ -282,8 +282,6 @@ def _choose_rope_form(setting: Setting) -> tuple[RopeForm, Choice]:
             decode + prefill,
             f"{decode} operations in decode, {prefill} in prefill",
         )
-    if not costs:
-        raise no_rotation(setting, refused)
     taken = min(costs, key=lambda form: costs[form][0])
     texts = {form: text for form, (_, text) in costs.items()} | refused
     alternatives = tuple(sorted((form, text) for form, text in texts.items()))

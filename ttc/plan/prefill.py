@@ -149,7 +149,14 @@ def _norm(
     on_stream = isinstance(step.graph.producer(node.x), Add | Embedding | None)
     whole = gather(setting, x, DRAM) if setting.fractured and on_stream else None
     out = whole.out if whole else x
-    op = PlannedNorm(node=node, program=None, compute=compute, gathered=None, out=out, gather=whole)
+    op = PlannedNorm(
+        node=setting.norm(node),
+        program=None,
+        compute=compute,
+        gathered=None,
+        out=out,
+        gather=whole,
+    )
     return op, {node.out: out}
 
 

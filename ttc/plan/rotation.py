@@ -1,14 +1,8 @@
 """Which rotary operations take a head of a given width."""
 
-from collections.abc import Mapping
-
-from ttc.errors import PlanError, Problem
 from ttc.plan.placement import TILE
-from ttc.plan.setting import Setting
+from ttc.plan.setting import WIDE_HEAD, Setting
 from ttc.plan.tables import RopeForm
-
-# ttnn 0.81.1: "If head_dim is > 128, fp32_dest_acc_en must be False" (rotary_embedding_llama).
-PAIRS_IN_FP32 = 128
 
 
 def rotation_refused(setting: Setting, form: RopeForm) -> str:
@@ -22,19 +16,6 @@ def rotation_refused(setting: Setting, form: RopeForm) -> str:
         for precision in setting.decoders
         for phase in ("decode", "prefill")
     )
-    if in_fp32 and width > PAIRS_IN_FP32:
-        return f"sums in fp32 have no room for more than {PAIRS_IN_FP32} elements"
+    if in_fp32 and width > WIDE_HEAD:
+        return f"sums in fp32 have no room for more than {WIDE_HEAD} elements"
     return ""
-
-
-def no_rotation(setting: Setting, refused: Mapping[RopeForm, str]) -> PlanError:
-    """The error where no form is legal."""
-    width = setting.dims.head_dim
-    return PlanError(
-        Problem(
-            message=f"heads of {width} elements cannot be rotated",
-            at=setting.spec.source_of("dims.head_dim"),
-            details=tuple(f"{form}: {why}" for form, why in refused.items()),
-            help="a profile whose 'rope' adds in 16 bits, such as hifi2fp16, allows pairs",
-        )
-    )

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, prod
 from typing import Literal
 
 from ttc.errors import PlanError, Problem
 from ttc.graph.graph import Graph, ModelGraph
-from ttc.graph.nodes import Add, Attention, Linear, Multiply, Node, RmsNorm, RopeQk
+from ttc.graph.nodes import Add, Attention, LayerNorm, Linear, Multiply, Node, RmsNorm, RopeQk
 from ttc.graph.shapes import Shape
 from ttc.hardware.hardware import Chip, Mesh
 from ttc.plan.degree import choose_division
@@ -39,6 +39,10 @@ RESIDUAL_CORES = 32
 # Fewest cores for the feed-forward of a decode step: its width is padded to a number of tiles that
 # divides over as many at least.
 FFN_CORES = 16
+
+# Elements of a head that rotation in pairs with sums in fp32 has room for.
+# ttnn 0.81.1: "If head_dim is > 128, fp32_dest_acc_en must be False" (rotary_embedding_llama).
+WIDE_HEAD = 128
 
 # Sizes of weights that ranks divide. Other sizes are whole on every rank.
 DIVIDED = ("heads", "kv_heads", "ffn", "vocab")
@@ -115,6 +119,23 @@ class Setting:
         shape = self.spec.architecture.weight(weight).shape
         sizes = shape[0] if dim == "out" else shape[1] if len(shape) > 1 else ()
         return next((size for size in sizes if size in DIVIDED), "")
+
+    def filled(self, node: RmsNorm | LayerNorm) -> float:
+        """The part of the elements a norm adds up that are not padding."""
+        shares = {
+            "hidden": self.spec.dims.hidden / self.dims.hidden,
+            "head_dim": self.spec.dims.head_dim / self.dims.head_dim,
+        }
+        sizes = self.spec.architecture.weight(node.weight).shape[0]
+        return prod(shares.get(name, 1.0) for name in sizes)
+
+    def norm(self, node: RmsNorm | LayerNorm) -> RmsNorm | LayerNorm:
+        """A norm over padded elements, which its mean counts as well.
+
+        sum(x^2) / padded + e' = share * (sum(x^2) / true + e) for e' = share * e, so that with its
+        weight times sqrt(share) it gives what the norm of the model gives.
+        """
+        return replace(node, epsilon=node.epsilon * self.filled(node))
 
     def sums_ranks(self, node: Node) -> bool:
         """Whether the product of every rank is a part of a sum: each has some of the inputs."""
@@ -193,7 +214,7 @@ def make_setting(
 
     `tp` is the number of ranks, None the spec's or the best.
     """
-    architecture, dims = spec.architecture, spec.dims
+    architecture, dims = spec.architecture, padded_dims(spec.dims)
     weights = (*architecture.weights, *architecture.decoder_weights)
     known: dict[EffectivePrecision, EffectivePrecision] = {}
     each = (effective(profile, spec, i) for i in range(dims.layers))
@@ -256,6 +277,20 @@ def make_setting(
     )
     residual = _chosen_residual(prefill_residual(setting), wish)
     return replace(setting, parallel=replace(setting.parallel, prefill_residual=residual))
+
+
+def padded_dims(dims: Dims) -> Dims:
+    """Whole tiles where ttnn wants them: zeros that change nothing.
+
+    Heads of more than WIDE_HEAD elements fill pairs of tiles, as their rotation in halves needs:
+    that in pairs has no room for them where it adds in fp32.
+    """
+    multiple = 2 * TILE if dims.head_dim > WIDE_HEAD else TILE
+    return replace(
+        dims,
+        hidden=tiles(dims.hidden) * TILE,
+        head_dim=ceil(dims.head_dim / multiple) * multiple,
+    )
 
 
 def head_bytes(dims: Dims, precision: EffectivePrecision, cached_tokens: int) -> HeadBytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import ceil
+from math import ceil, sqrt
 from os.path import commonprefix
 from typing import Literal
 
@@ -140,7 +140,8 @@ def _norm(
     """Weight and bias, each a row of tiles, which the sharded and the interleaved norm read."""
     offset = node.offset if isinstance(node, RmsNorm) else 0.0
     biases = node.biases if isinstance(node, LayerNorm) else ()
-    weight = replace(_part(setting, node.weight, rope_form), offset=offset)
+    scale = sqrt(setting.filled(node))
+    weight = replace(_part(setting, node.weight, rope_form), scale=scale, offset=offset * scale)
     parts = [weight, *(_part(setting, bias, rope_form) for bias in biases)]
     return [_vector(setting, part.tensor, (part,), decoder, precision) for part in parts]
 
@@ -234,7 +235,9 @@ def _biases(
 def _part(setting: Setting, weight: str, rope_form: RopeForm) -> WeightPart:
     spec = _weight_spec(setting, weight)
     rows = setting.weight_shapes[weight][0]
-    part = WeightPart(tensor=weight, stop=rows, shares=_shares(setting, spec))
+    in_halves = spec.rotary is not None and rope_form == "halves"
+    shares = _shares(setting, spec, pieces=2 if in_halves else 1)
+    part = WeightPart(tensor=weight, stop=rows, shares=shares)
     if spec.rotary is None:
         return part
     return replace(
@@ -256,29 +259,40 @@ def _columns(setting: Setting, weight: str, start: int, stop: int) -> WeightPart
     return replace(part, shares=(share,))
 
 
-def _shares(setting: Setting, spec: WeightSpec) -> tuple[Share, ...]:
-    """How the ranks divide a weight, and what fills it up; () where one rank holds it as it is."""
+def _shares(setting: Setting, spec: WeightSpec, *, pieces: int) -> tuple[Share, ...]:
+    """How the ranks divide a weight, and what fills it up; () where one rank holds it as it is, and
+    for what is filled up behind its end only.
+
+    pieces  in which the rows of each head are padded
+    """
     shares: list[Share] = []
     dims: tuple[tuple[Literal["out", "in"], int], ...] = (("out", 0), ("in", 1))
     for dim, size in dims:
         divided = setting.divided_by(spec.name, dim)
-        local = setting.weight_shapes[spec.name]
-        if divided and (
-            setting.parallel.tp > 1 or local[size] != setting.spec.dims.product(spec.shape[size])
-        ):
-            shares.append(_share(setting, divided, dim, local[size]))
+        names, local = spec.shape[size:], setting.weight_shapes[spec.name]
+        if not names:
+            continue
+        same = local[size] == setting.spec.dims.product(names[0])
+        of_heads = divided or ("head_dim" if "head_dim" in names[0] else "")
+        if (divided and setting.parallel.tp > 1) or (of_heads and not same):
+            shares.append(_share(setting, of_heads, dim, local[size], pieces))
     return tuple(shares)
 
 
-def _share(setting: Setting, size: str, dim: Literal["out", "in"], width: int) -> Share:
+def _share(
+    setting: Setting, size: str, dim: Literal["out", "in"], width: int, pieces: int
+) -> Share:
     heads, ranks = setting.parallel.heads, setting.parallel.tp
-    match size:
-        case "heads":
-            return head_share("query heads", dim, heads.queries, width // heads.heads)
-        case "kv_heads":
-            return head_share("kv heads", dim, heads.kv, width // heads.kv_heads)
-        case _:
-            return even_share(size, dim, width=width, ranks=ranks)
+    held = {
+        "heads": ("query heads", heads.queries),
+        "kv_heads": ("kv heads", heads.kv),
+        "head_dim": ("head", ((0,),) * ranks),
+    }
+    if size not in held:
+        return even_share(size, dim, width=width, ranks=ranks)
+    name, layout = held[size]
+    padded = width // len(layout[0])
+    return head_share(name, dim, layout, setting.spec.dims.head_dim, padded=padded, pieces=pieces)
 
 
 def _embedded_share(setting: Setting) -> tuple[Share, ...]:
@@ -290,8 +304,9 @@ def _embedded_share(setting: Setting) -> tuple[Share, ...]:
 
 
 def _first_rank(setting: Setting, part: WeightPart) -> Share:
+    width = part.stop - part.start
     starts = ((0,), *((ZEROS,),) * (setting.parallel.tp - 1))
-    return Share(name="first rank", dim="out", size=part.stop - part.start, starts=starts)
+    return Share(name="first rank", dim="out", size=width, starts=starts, taken=width)
 
 
 def _weight_spec(setting: Setting, weight: str) -> WeightSpec:
