@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -172,9 +173,17 @@ def plan_lines(plan: Plan) -> list[str]:
         f"precision  {plan.profile}",
         f"users      {plan.batch} of up to {plan.context} tokens",
         f"prefill    in chunks of {plan.prefill_chunk_tokens} tokens{rest}",
+        *_together_lines(plan),
         f"would fit  {largest.context} tokens for {plan.batch}, or {largest.batch} users of "
         f"{plan.context}",
     ]
+
+
+def _together_lines(plan: Plan) -> list[str]:
+    """How many prompts are read at once."""
+    sizes = dict.fromkeys((phase.prompts, phase.tokens) for phase in plan.batched)
+    words = ", ".join(f"{prompts} of {tokens}" for prompts, tokens in sizes)
+    return [f"           or several prompts at once: {words} tokens"] if words else []
 
 
 def explain_lines(plan: Plan) -> list[str]:
@@ -195,6 +204,7 @@ def estimate_table(times: Estimate) -> Table:
     steps = [(f"decode at {step.tokens}", step) for step in times.decode]
     steps += [(f"prefill {step.tokens}", step) for step in times.prefill]
     steps += [(f"{step.tokens} at {step.start}", step) for step in times.chunks]
+    steps += [(f"{step.prompts} x {step.tokens}", step) for step in times.batched]
     kinds = dict.fromkeys(kind.kind for _, step in steps for kind in step.kinds)
     table = Table("ms", box=None, pad_edge=False)
     table.caption = "bound by: D DRAM, c compute, l links between chips, o overhead of starting"
@@ -249,6 +259,7 @@ def estimate_record(times: Estimate) -> dict[str, Any]:
             {
                 "tokens": step.tokens,
                 "start": step.start,
+                "prompts": step.prompts,
                 "ms": step.ms,
                 "kinds": {kind.kind: {"ms": kind.ms, "bound": kind.bound} for kind in step.kinds},
             }
@@ -259,6 +270,7 @@ def estimate_record(times: Estimate) -> dict[str, Any]:
         "decode": steps(times.decode),
         "prefill": steps(times.prefill),
         "chunks": steps(times.chunks),
+        "batched": steps(times.batched),
         "sources": dict(times.sources),
     }
 
@@ -276,6 +288,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         "context": plan.context,
         "prefill_chunk_tokens": plan.prefill_chunk_tokens,
         "prefill_buckets": list(plan.buckets),
+        "prefill_together": [asdict(use) for use in plan.together],
         "dram_bytes_per_chip": memory.dram_bytes_per_chip,
         "dram_limit_bytes": memory.dram_limit_bytes,
         "l1_peak_bytes_per_core": memory.l1_peak_bytes_per_core,

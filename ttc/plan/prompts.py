@@ -77,7 +77,7 @@ def cut_prompts(
     )
     buckets, bucket_choice = choose_buckets(taken)
     later = () if setting.whole_caches else continuing_buckets(buckets, context, block)
-    several, together, batch_choice = _read_together(sizing, priced, buckets)
+    several, together, batch_choice = _read_together(sizing, priced, buckets, limit)
 
     def continued(phases: tuple[PhasePlan, ...]) -> tuple[PhasePlan, ...]:
         keys = keys_at_once(taken)
@@ -99,12 +99,13 @@ def cut_prompts(
 
 
 def _read_together(
-    sizing: Sizing, priced: Priced, buckets: Sizes
+    sizing: Sizing, priced: Priced, buckets: Sizes, limit: int | None
 ) -> tuple[dict[int, Sizes], tuple[Together, ...], Choice]:
     """How many prompts the programs of each bucket read, beside that of one, and when.
 
     Only powers of two of tokens and of prompts, so that most steps have as many rows as a chunk of
-    one prompt has, and share its functions; and no more rows than make matrix units busier.
+    one prompt has, and share its functions; and no more rows than make matrix units busier, or than
+    the `limit` of a chunk.
     """
     setting, users = sizing.setting, sizing.of_batch(sizing.setting.batch)
     if setting.batch == 1 or setting.whole_caches:
@@ -113,6 +114,7 @@ def _read_together(
         return {}, (), choice
     room = sizing.room(setting.batch, setting.context)
     busiest = load_laws(setting.chip.arch).gemm[-1][0]
+    most = busiest if limit is None else min(limit, busiest)
 
     def seconds(tokens: int, prompts: int) -> float:
         step = users.prefill(tokens, prompts)
@@ -127,7 +129,7 @@ def _read_together(
     for size in chunk_sizes(buckets[-1], buckets[-1]):
         several: dict[int, float] = {}
         prompts = 2
-        while prompts < 2 * setting.batch and prompts * size <= busiest and fits(size, prompts):
+        while prompts < 2 * setting.batch and prompts * size <= most and fits(size, prompts):
             several[prompts] = seconds(size, prompts)
             prompts *= 2
         times[size] = several

@@ -18,6 +18,12 @@ def attend(m: Any, kv: int = KV_HEADS, keys: int = 64, dtype: str = "bfloat16", 
     return m.t.transformer.scaled_dot_product_attention(q, k, k, **changed)
 
 
+def attend_together(m: Any, prompts: int = 4, **changed: Any) -> Any:
+    q = m.tensor((4, HEADS, 64, HEAD_DIM))
+    k = m.tensor((prompts, KV_HEADS, 64, HEAD_DIM))
+    return m.t.transformer.scaled_dot_product_attention(q, k, k, **changed)
+
+
 def attend_step(m: Any, q: Any = None, dtype: str = "bfloat8_b", **changed: Any) -> Any:
     settings: dict[str, Any] = {
         "page_table_tensor": m.table(),
@@ -29,13 +35,15 @@ def attend_step(m: Any, q: Any = None, dtype: str = "bfloat8_b", **changed: Any)
     )
 
 
-def attend_chunk(m: Any, rows: int = 64, dtype: str = "bfloat8_b", **changed: Any) -> Any:
+def attend_chunk(
+    m: Any, rows: int = 64, dtype: str = "bfloat8_b", prompts: int = 1, **changed: Any
+) -> Any:
     settings: dict[str, Any] = {
         "chunk_start_idx_tensor": m.tensor((1,), "int32", rows=True),
         "page_table_tensor": m.tensor((1, 8), "int32", rows=True),
         "program_config": m.attention(64, 64),
     }
-    q = m.tensor((1, HEADS, rows, HEAD_DIM))
+    q = m.tensor((prompts, HEADS, rows, HEAD_DIM))
     return m.t.transformer.chunked_scaled_dot_product_attention(
         q, m.cache(dtype), m.cache(dtype), **settings | changed
     )
@@ -60,7 +68,20 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "attend, more keys": lambda m: attend(m, keys=128),
     "attend, chunks": lambda m: attend(m, program_config=m.attention(64, 128)),
     "attend, odd chunk": lambda m: attend(m, program_config=m.attention(48, 64)),
+    "prompts": lambda m: attend_together(m),
+    "prompts, heads joined": lambda m: attend_together(m, output_concat_heads=True),
+    "prompts, fewer keys": lambda m: attend_together(m, prompts=2),
     "chunk": lambda m: attend_chunk(m),
+    "chunk of prompts": lambda m: attend_chunk(
+        m, prompts=4, page_table_tensor=m.tensor((4, 8), "int32", rows=True)
+    ),
+    "chunk of prompts, pages of one": lambda m: attend_chunk(m, prompts=4),
+    "chunk of prompts, a start of each": lambda m: attend_chunk(
+        m,
+        prompts=4,
+        page_table_tensor=m.tensor((4, 8), "int32", rows=True),
+        chunk_start_idx_tensor=m.tensor((4,), "int32", rows=True),
+    ),
     "chunk, bf16": lambda m: attend_chunk(m, dtype="bfloat16"),
     "chunk, window and scale": lambda m: attend_chunk(m, sliding_window_size=48, scale=0.25),
     "chunk, a scale beyond float32": lambda m: attend_chunk(m, scale=0.1),

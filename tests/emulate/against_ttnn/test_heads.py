@@ -37,6 +37,12 @@ CASES: dict[str, Callable[[Any], Any]] = {
         num_kv_heads=KV_HEADS,
         transpose_k_heads=False,
     ),
+    "prefill heads of prompts": lambda m: m.t.experimental.nlp_create_qkv_heads(
+        m.tensor((4, 1, 64, QKV), "bfloat8_b"),
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        transpose_k_heads=False,
+    ),
     "prefill heads, k transposed": lambda m: m.t.experimental.nlp_create_qkv_heads(
         m.tensor((1, 1, 64, QKV)),
         num_heads=HEADS,
@@ -44,6 +50,7 @@ CASES: dict[str, Callable[[Any], Any]] = {
         memory_config=m.t.L1_MEMORY_CONFIG,
     ),
     "join": lambda m: m.t.experimental.nlp_concat_heads(m.tensor((1, HEADS, 64, 64))),
+    "join prompts": lambda m: m.t.experimental.nlp_concat_heads(m.tensor((4, HEADS, 64, 64))),
     "join users": lambda m: m.t.experimental.nlp_concat_heads_decode(
         m.tensor((1, 4, HEADS, 64), memory=m.by_user(4)), num_heads=HEADS
     ),

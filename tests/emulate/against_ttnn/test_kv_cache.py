@@ -30,6 +30,12 @@ def fill(m: Any, seq: int = 64, dtype: str = "bfloat8_b", kv: int = KV_HEADS, us
     return m.t.experimental.paged_fill_cache(m.cache(), tokens, m.table(), batch_idx=user)
 
 
+def fill_together(m: Any, prompts: int = 4, dtype: str = "int32", **changed: Any) -> Any:
+    settings = {"batch_idx_tensor": m.tensor((4,), dtype, rows=True)}
+    tokens = m.tensor((prompts, KV_HEADS, 64, HEAD_DIM), "bfloat8_b")
+    return m.t.experimental.paged_fill_cache(m.cache(), tokens, m.table(), **settings | changed)
+
+
 CASES: dict[str, Callable[[Any], Any]] = {
     "update": lambda m: update(m),
     "update from DRAM": lambda m: update(m, m.tensor((1, 32, KV_HEADS, 64))),
@@ -50,6 +56,10 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "fill too long": lambda m: fill(m, seq=128),
     "fill other heads": lambda m: fill(m, kv=4),
     "fill nobody": lambda m: fill(m, user=32),
+    "fill together": lambda m: fill_together(m),
+    "fill together, unsigned users": lambda m: fill_together(m, dtype="uint32"),
+    "fill together, fewer sequences": lambda m: fill_together(m, prompts=3),
+    "fill together, no users": lambda m: fill_together(m, batch_idx_tensor=None),
 }
 
 
