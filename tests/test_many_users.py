@@ -35,9 +35,10 @@ def case() -> Iterator[Case]:
 
 
 def random_request(rng: random.Random) -> Request:
-    """Prompts of 1 to 100 tokens, many of which begin alike; half of the users draw."""
+    """Prompts of 1 to 280 tokens, many of which begin alike; half of the users draw."""
     beginning = random.Random(rng.randrange(BEGINNINGS))
-    prompt = [beginning.randrange(3, 300) for _ in range(rng.choice((0, 0, 31, 32, 64, 80)))]
+    alike = rng.choice((0, 0, 31, 32, 64, 80, 120, 260))
+    prompt = [beginning.randrange(3, 300) for _ in range(alike)]
     prompt += [rng.randrange(3, 300) for _ in range(rng.randrange(1, 20))]
     how: dict[str, Any] = {}
     if rng.random() < 0.5:
@@ -60,6 +61,7 @@ def come_and_go(session: Session, rng: random.Random, steps: int) -> dict[int, A
     each = Engine(session, Numbers(), eos_ids=(2,))
     total = each.block_use.total
     there: dict[int, Any] = {}
+    together = 0
     for _ in range(steps):
         for _ in range(rng.choice((0, 1, 1, 3))):
             request = random_request(rng)
@@ -70,10 +72,12 @@ def come_and_go(session: Session, rng: random.Random, steps: int) -> dict[int, A
             each.cancel(gone)
             del there[gone]
         each.step()
+        together += sum(prefill.prompts > 1 for prefill in each.times.prefills)
         use = each.block_use
         assert use.total == total == use.held + use.cached + use.free
     while each.busy:
         each.step()
+    assert together > steps // 10, "prompts were read together"
     use = each.block_use
     assert use == BlockUse(total=total, held=0, cached=use.cached, free=total - use.cached)
     return there
@@ -81,7 +85,7 @@ def come_and_go(session: Session, rng: random.Random, steps: int) -> dict[int, A
 
 def test_users_of_200_steps(case: Case, tmp_path: Path) -> None:
     """Without rounding, which makes it fast enough for so many."""
-    with open_session(case, tmp_path, batch=USERS, rounding=False) as session:
+    with open_session(case, tmp_path, batch=USERS, context=512, rounding=False) as session:
         there = come_and_go(session, random.Random(1), 200)
         assert len(there) > 100
         alone = Engine(session, Numbers(), eos_ids=(2,))
@@ -91,7 +95,7 @@ def test_users_of_200_steps(case: Case, tmp_path: Path) -> None:
 
 
 def test_users_with_the_rounding_of_the_hardware(case: Case, tmp_path: Path) -> None:
-    with open_session(case, tmp_path, batch=USERS) as session:
+    with open_session(case, tmp_path, batch=USERS, context=512) as session:
         there = come_and_go(session, random.Random(3), 100)
         alone = Engine(session, Numbers(), eos_ids=(2,))
         for request, output in random.Random(4).sample(list(there.values()), 6):
