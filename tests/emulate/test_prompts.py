@@ -134,3 +134,34 @@ def test_sequences_need_their_users(chip: Chip) -> None:
     users = chip.integers(torch.arange(2))
     with pytest.raises(EmulationError, match="2 users for 3 sequences"):
         ttnn.experimental.paged_fill_cache(cache, tokens, table, batch_idx_tensor=users)
+
+
+def test_padding_between_prompts_is_zeros_and_changes_nothing(chip: Chip) -> None:
+    """What belongs to nobody is left out of sums, and is zeros up to the results of attention."""
+    table, weight = chip.tiles(chip.random(1, 1, 50, 64)), chip.tiles(chip.random(1, 1, 64, 192))
+    rows = ttnn.untilize(table)
+    ids = torch.arange(PROMPTS * 64, dtype=torch.int32)[None] % 50
+
+    def heads(live: bool) -> torch.Tensor:
+        tokens = ttnn.from_torch(
+            ids, dtype=ttnn.uint32, layout=ttnn.ROW_MAJOR_LAYOUT, device=chip.device
+        )
+        if live:
+            ttnn.mark_live_rows(tokens, 64, 7, parts=PROMPTS)
+        x = ttnn.embedding(tokens, rows, layout=ttnn.TILE_LAYOUT)
+        qkv = ttnn.linear(
+            ttnn.reshape(x, (1, 1, PROMPTS * 64, 64)), weight, compute_kernel_config=PRECISE
+        )
+        q, k, v = ttnn.experimental.nlp_create_qkv_heads(
+            ttnn.reshape(qkv, (PROMPTS, 1, 64, 192)),
+            num_heads=1, num_kv_heads=1, transpose_k_heads=False,
+        )  # fmt: skip
+        return ttnn.to_torch(
+            ttnn.transformer.scaled_dot_product_attention(q, k, v, program_config=PROGRAM)
+        )
+
+    every, marked = heads(live=False), heads(live=True)
+    assert torch.equal(marked[0], every[0])
+    assert torch.equal(marked[1, :, :7], every[1, :, :7])
+    assert not marked[1, :, 7:].any()
+    assert not marked[2].any()

@@ -16,7 +16,7 @@ from ttc.emulate.configs import (
 from ttc.emulate.dtypes import TILE, DataType
 from ttc.emulate.errors import EmulationError, require
 from ttc.emulate.kv_cache import check_blocks, check_page_table
-from ttc.emulate.tensor import Tensor, device_of, output, require_tiles
+from ttc.emulate.tensor import Tensor, device_of, extend, output, require_tiles
 
 _DEFAULT_CHUNK = 32
 
@@ -58,18 +58,20 @@ def scaled_dot_product_attention(
         if not is_causal:
             keys, values = k.dense(op)[index], v.dense(op)[index]
         if device.rounding:
-            each = (
-                flash.prefill(
-                    *one,
+            each = list[torch.Tensor]()
+            for asked, *known in zip(queries, keys, values, strict=True):
+                live = _live_rows(asked, len(queries)) if is_causal else asked.shape[1]
+                result = flash.prefill(
+                    asked[:, :live],
+                    *(one[:, :live] if is_causal else one for one in known),
                     causal=is_causal,
                     window=sliding_window_size or 0,
                     q_chunk=q_chunk,
                     k_chunk=k_chunk,
                     numbers=numbers,
                 )
-                for one in zip(queries, keys, values, strict=True)
-            )
-            result = torch.stack(list(each))
+                each.append(extend(result, asked.shape))
+            result = torch.stack(each)
         else:
             result = torch.nn.functional.scaled_dot_product_attention(
                 queries,
@@ -133,10 +135,11 @@ def chunked_scaled_dot_product_attention(
             check_blocks(op, pages, k)
             keys, values = (_gather(one.stored[index], pages)[:, :count] for one in (k, v))
             if device.rounding:
+                live = _live_rows(asked, len(queries))
                 result = flash.prefill(
-                    asked,
-                    keys,
-                    values,
+                    asked[:, :live],
+                    keys[:, : start + live],
+                    values[:, : start + live],
                     causal=True,
                     window=sliding_window_size or 0,
                     offset=start,
@@ -153,7 +156,7 @@ def chunked_scaled_dot_product_attention(
                     scale=numbers.scale,
                     enable_gqa=True,
                 )[0]
-            each.append(result)
+            each.append(extend(result, asked.shape))
         results.append(torch.stack(each))
     placed = memory_config or DRAM_MEMORY_CONFIG
     return output(op, results, q.shape, q.dtype, placed, device, wide_dst=False)
@@ -225,6 +228,15 @@ def paged_scaled_dot_product_attention_decode(
         results.append(result)
     placed = memory_config or DRAM_MEMORY_CONFIG
     return output(op, results, q.shape, q.dtype, placed, device, wide_dst=False)
+
+
+def _live_rows(queries: torch.Tensor, prompts: int) -> int:
+    """Rows of queries [heads, rows, head_dim] up to the last that is not zeros: the others are the
+    padding between several prompts, and what they get stays zeros."""
+    if prompts == 1:
+        return queries.shape[1]
+    rows = queries.any(-1).any(0).nonzero()
+    return int(rows[-1]) + 1 if len(rows) else 1
 
 
 def _seen(rows: int, window: int | None, offset: int = 0) -> torch.Tensor:

@@ -32,6 +32,9 @@ class Layout(Enum):
 
 
 TILE = 32
+
+# An entry of token ids or positions that belongs to nobody, see `host.mark_live_rows`.
+NOBODY = -1
 INTEGERS = (DataType.UINT16, DataType.UINT32, DataType.INT32)
 BLOCK_FORMATS = {DataType.BFLOAT8_B: block_float.BFP8, DataType.BFLOAT4_B: block_float.BFP4}
 

@@ -11,7 +11,7 @@ import torch
 from ttc.emulate.configs import DRAM_MEMORY_CONFIG, MemoryConfig
 from ttc.emulate.device import MeshDevice
 from ttc.emulate.distribution import MeshComposer, MeshMapper
-from ttc.emulate.dtypes import BLOCK_FORMATS, DataType, Layout, pack_on_host
+from ttc.emulate.dtypes import BLOCK_FORMATS, NOBODY, DataType, Layout, pack_on_host
 from ttc.emulate.errors import EmulationError, require
 from ttc.emulate.mesh_tensor import MeshTensor, replicated
 from ttc.emulate.tensor import Tensor, check_placement, is_float
@@ -141,15 +141,24 @@ def empty(
     return replicated(device, _on_chip("empty", zeros, dtype, layout, device.chip, memory_config))
 
 
-def mark_live_rows(tensor: Tensor, count: int) -> None:
-    """Say that only the first `count` entries of the last dimension belong to real users or tokens.
+def mark_live_rows(tensor: Tensor, *counts: int, parts: int = 1) -> None:
+    """Say which entries of the last dimension belong to real users or tokens: of each of `parts`
+    equal parts the first so many, and none of the parts that have no count.
 
     For the integer tensors a program starts from (tokens, rope positions). What is computed from
-    the other entries is then zero and costs nothing. ttnn has no such function: on a device the
-    padding is computed like everything else, and nobody may read it there either.
+    the other entries is then zero and costs nothing, or little between real ones. ttnn has no such
+    function: on a device the padding is computed like everything else, and nobody may read it there
+    either.
     """
-    require(0 < count <= tensor.shape[-1], "mark_live_rows", f"{count} of {tensor.shape[-1]}")
-    tensor.stored = [one[..., :count].clone() for one in tensor.stored]
+    size = tensor.shape[-1] // parts
+    wanted = ", ".join(map(str, counts))
+    fits = 0 < len(counts) <= parts and all(0 < count <= size for count in counts)
+    require(fits, "mark_live_rows", f"{wanted} of {size} in {parts} parts")
+    entries = torch.arange((len(counts) - 1) * size + counts[-1])
+    live = entries % size < torch.tensor(counts)[entries // size]
+    tensor.stored = [
+        torch.where(live.to(one.device), one[..., : len(live)], NOBODY) for one in tensor.stored
+    ]
     tensor.operands.clear()
 
 

@@ -6,7 +6,7 @@ from math import prod
 import torch
 
 from ttc.emulate.configs import DRAM_MEMORY_CONFIG, MemoryConfig
-from ttc.emulate.dtypes import INTEGERS, DataType, Layout
+from ttc.emulate.dtypes import INTEGERS, NOBODY, DataType, Layout
 from ttc.emulate.elementwise import write_into
 from ttc.emulate.errors import require
 from ttc.emulate.tensor import Tensor, device_of, output
@@ -24,7 +24,7 @@ def embedding(
 ) -> Tensor:
     """Rows of weight [1, 1, rows, width] at indices [batch, n] (or [1, 1, batch, n]).
 
-    -> [batch, n, width]; row major unless a layout is given
+    -> [batch, n, width]; row major unless a layout is given. The row of NOBODY is zeros.
     """
     op = "embedding"
     device = device_of(op, input_tensor, weight)
@@ -43,11 +43,11 @@ def embedding(
     results: list[torch.Tensor] = []
     for ids, table in zip(indices, weight.stored, strict=True):
         wanted = ids.reshape(-1, ids.shape[-1]).to(torch.int64)
-        require(
-            bool(((wanted >= 0) & (wanted < rows)).all()), op, f"an index is outside 0..{rows - 1}"
-        )
-        gathered = table.view(-1, table.shape[-1])[wanted]
-        results.append(gathered.to(torch.float32))
+        live = wanted != NOBODY
+        inside = ((wanted >= 0) & (wanted < rows)) | ~live
+        require(bool(inside.all()), op, f"an index is outside 0..{rows - 1}")
+        gathered = table.view(-1, table.shape[-1])[wanted].to(torch.float32)
+        results.append(gathered if bool(live.all()) else gathered * live.unsqueeze(-1))
     return output(
         op,
         results,

@@ -5,7 +5,7 @@ What a matmul computes depends on: the element types, the fidelity, the width of
 16-bit Dst, on `in0_block_w` and `packer_l1_acc`. Whether ttnn accepts it is `matmul_programs`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -207,12 +207,15 @@ def _run(
             values = extend(values, (*a.shape[:-2], *values.shape[-2:]))
         if values.shape[-1] != a.shape[-1]:
             values = torch.nn.functional.pad(values, (0, a.shape[-1] - values.shape[-1]))
-        if not device.rounding:
-            result = values @ _weights(op, b, "w", index)
-        elif arithmetic.wide_dst:
-            result = _wide(op, values, b, index, arithmetic.fidelity)
-        else:
-            result = _narrow(op, values, a, b, index, arithmetic, dtype)
+
+        def product(rows: torch.Tensor, index: int = index) -> torch.Tensor:
+            if not device.rounding:
+                return rows @ _weights(op, b, "w", index)
+            if arithmetic.wide_dst:
+                return _wide(op, rows, b, index, arithmetic.fidelity)
+            return _narrow(op, rows, a, b, index, arithmetic, dtype)
+
+        result = _of_live_rows(values, product) if prod(b.shape[:-2]) == 1 else product(values)
         added = biases[index]
         if added is not None:
             result = result + added
@@ -220,6 +223,19 @@ def _run(
                 result = round_to_bf16_(result)
         results.append(result)
     return output(op, results, shape, dtype, memory_config, device, wide_dst=arithmetic.wide_dst)
+
+
+def _of_live_rows(
+    values: torch.Tensor, product: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """The product of rows that are not zeros, which is all that padding between prompts costs."""
+    live = values.any(-1)
+    if values.shape[-2] <= TILE or bool(live.all()):
+        return product(values)
+    rows = product(values[live].unsqueeze(0).unsqueeze(0))[0, 0]
+    result = rows.new_zeros(*values.shape[:-1], rows.shape[-1])
+    result[live] = rows
+    return result
 
 
 def _weights(op: str, b: Tensor, form: str, index: int) -> torch.Tensor:

@@ -137,8 +137,9 @@ class Backend:
         """Queue what was recorded."""
         cast(Any, self.ttnn).execute_trace(self.device, trace, cq_id=0, blocking=False)
 
-    def mark_live(self, tokens: Tensor, count: int) -> None:
-        """Only the first `count` entries matter. A device computes the others all the same."""
+    def mark_live(self, tokens: Tensor, *counts: int, parts: int = 1) -> None:
+        """Of each of `parts` equal parts only the first so many entries matter. A device computes
+        the others all the same."""
 
 
 class EmulatorBackend(Backend):
@@ -151,8 +152,8 @@ class EmulatorBackend(Backend):
         """Emulated empty tensors are zeros, and take no memory before they are written."""
         return self.allocate(facts)
 
-    def mark_live(self, tokens: Tensor, count: int) -> None:
-        cast(Any, self.ttnn).mark_live_rows(tokens, count)
+    def mark_live(self, tokens: Tensor, *counts: int, parts: int = 1) -> None:
+        cast(Any, self.ttnn).mark_live_rows(tokens, *counts, parts=parts)
 
 
 @contextmanager

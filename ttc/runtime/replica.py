@@ -257,8 +257,8 @@ class Replica:
             put(positions.clamp(max=program.CONTEXT - 1)[None], "uint32"),
             put(self._written_blocks(batch, held), "int32"),
         ]
-        last = len(batch.users) - 1
-        self.backend.mark_live(inputs[0], last * size + batch.chunks[last].tokens)
+        live = (chunk.tokens for chunk in batch.chunks)
+        self.backend.mark_live(inputs[0], *live, parts=batch.prompts)
         user: tuple[int, ...] = ()
         if batch.prompts > 1:
             inputs.append(put(torch.arange(batch.prompts, dtype=torch.int32), "int32"))
