@@ -148,3 +148,13 @@ def test_the_shortest_cycle() -> None:
     assert shortest_cycle(("a", "a")) == ("a",)
     assert shortest_cycle(("a", "a", "b")) == ("a", "a", "b")
     assert shortest_cycle(()) == ()
+
+
+def test_what_an_architecture_ignores_is_not_fixed_for_it() -> None:
+    """Gemma's `hidden_act` says nothing: `hidden_activation` does."""
+    keys = with_shared(load_architecture("gemma3").config)
+    config = {"hidden_act": "gelu", "hidden_activation": "relu"}
+    reading = read_config(config, keys)
+    assert not [each for each in reading.wrong if "hidden" in each]
+    assert reading.values["options.activation"] == "relu"
+    assert "hidden_act" in reading.ignored

@@ -199,6 +199,7 @@ def kinds_of(rule: KindRule) -> tuple[str, ...]:
 def with_shared(own: ConfigKeys) -> ConfigKeys:
     """What an architecture says of keys, over what all share."""
     shared = shared_keys()
+    fixed = {key: each for key, each in shared.fixed.items() if key not in own.ignored}
     return ConfigKeys(
         sizes=MappingProxyType({**shared.sizes, **own.sizes}),
         norm_eps=own.norm_eps or shared.norm_eps,
@@ -211,7 +212,7 @@ def with_shared(own: ConfigKeys) -> ConfigKeys:
         options=MappingProxyType(
             {name: _over(rule, shared.options.get(name)) for name, rule in own.options.items()}
         ),
-        fixed=MappingProxyType({**shared.fixed, **own.fixed}),
+        fixed=MappingProxyType({**fixed, **own.fixed}),
         ignored=MappingProxyType({**shared.ignored, **own.ignored}),
     )
 
