@@ -106,7 +106,10 @@ def test_longrope_of_phi3() -> None:
 def test_a_rope_that_cannot_be() -> None:
     for scaling, message in (
         ({"rope_type": "linear"}, "rope_scaling of type linear has no 'factor'"),
-        ({"rope_type": "linear", "factor": "8"}, "rope_scaling.factor is '8', expected a number"),
+        (
+            {"rope_type": "linear", "factor": "8"},
+            "rope_scaling.factor is '8', expected a number above 0",
+        ),
         ("linear", "rope_scaling is 'linear', expected a mapping"),
     ):
         reading = read(rope_scaling=scaling)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from ttc.checkpoint import meta_folder
+from ttc.checkpoint.config_reading import read_config
 from ttc.checkpoint.fingerprint import Span
 from ttc.checkpoint.gguf_file import GgufFile
 from ttc.checkpoint.meta_folder import MetaFolder
@@ -29,10 +30,12 @@ from ttc.plan.text import fingerprint
 from ttc.runtime.artefact import file_facts, read_artefact, ttc_version, ttnn_version
 from ttc.runtime.manifest import CheckpointFacts, KvLayout, Manifest, MeshFacts
 from ttc.runtime.weight_files import WeightFile
+from ttc.spec.architecture import load_architecture
+from ttc.spec.config_keys import with_shared
 
 pytestmark = pytest.mark.emulate
 
-INPUTS, EXAMPLES, FORMATS = 40, 72, 7
+INPUTS, EXAMPLES, FORMATS = 40, 63, 8
 assert INPUTS * EXAMPLES * FORMATS >= 20_000
 
 NUMBERS = (0, 1, -1, 2, 7, 255, 1 << 16, (1 << 31) - 1, 1 << 32, 1 << 62, (1 << 64) - 1)
@@ -165,6 +168,58 @@ def test_gguf_headers(tmp_path: Path, seed: int) -> None:
         read_everything(GgufFile(path, "tiny.gguf"))
 
     fuzz(seed, (tmp_path / "valid.gguf").read_bytes(), changed_bytes, target)
+
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+    "hidden_act": "silu",
+    "sliding_window": 32,
+    "max_window_layers": 2,
+    "use_sliding_window": True,
+    "layer_types": ["full_attention"] * 4,
+    "partial_rotary_factor": 0.5,
+    "sliding_window_pattern": 2,
+    "no_rope_layer_interval": 4,
+    "original_max_position_embeddings": 128,
+}
+FACTORS = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "mscale": 1.0}
+ROPES = (
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "llama3", **FACTORS, "original_max_position_embeddings": 64},
+    {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32},
+    {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4},
+    {"full_attention": {"rope_type": "dynamic", "factor": 2.0}, "sliding_attention": {}},
+)
+KEYS = [
+    with_shared(load_architecture(path).config)
+    for path in sorted((Path(__file__).parents[2] / "architectures").glob("*.yaml"))
+]
+
+
+@often
+@seeds
+def test_configurations(seed: int) -> None:
+    """config.json as every architecture reads it: what is wrong is told, and nothing raised."""
+
+    def change(rng: random.Random, _: bytes) -> bytes:
+        place = rng.choice(("rope_scaling", "rope_parameters"))
+        return changed_json(rng, json.dumps(CONFIG | {place: rng.choice(ROPES)}).encode())
+
+    def target(damaged: bytes) -> None:
+        try:
+            config: object = json.loads(damaged)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(config, dict):
+            read_config(config, random.Random(damaged).choice(KEYS))
+
+    fuzz(seed, b"", change, target)
 
 
 @often

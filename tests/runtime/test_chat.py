@@ -78,6 +78,27 @@ def test_special_tokens_have_two_spellings(tmp_path: Path) -> None:
     assert template.special_tokens == {"eos_token": "</s>", "bos_token": "<s>"}
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ([], "it is not a JSON object"),
+        ({"chat_template": 3}, "its chat_template is 3, expected text"),
+        ({"chat_template": [{"name": "default", "template": {}}]}, "its chat_template is {}"),
+    ],
+)
+def test_a_config_of_another_form(tmp_path: Path, config: Any, words: str) -> None:
+    with pytest.raises(ArtefactError, match=words):
+        load_chat_template(write(tmp_path, config))
+
+
+def test_tokens_and_templates_without_a_text_are_none(tmp_path: Path) -> None:
+    config = {"chat_template": CHATML, "eos_token": {"lstrip": False}, "bos_token": {"content": 1}}
+    template = load_chat_template(write(tmp_path, config))
+    assert template is not None
+    assert template.special_tokens == {}
+    assert load_chat_template(write(tmp_path, {"chat_template": [3, {"name": "x"}]})) is None
+
+
 def test_a_file_beside_the_config_wins(tmp_path: Path) -> None:
     write(tmp_path, {"chat_template": "old"})
     (tmp_path / "chat_template.jinja").write_text("new")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ttc.checkpoint.rope_config import PARTIAL, SPELLINGS, RopeReader
+from ttc.checkpoint.rope_config import PARTIAL, SPELLINGS, RopeReader, is_number
 from ttc.spec.config_keys import (
     ConfigKeys,
     KindCycle,
@@ -22,6 +22,7 @@ from ttc.spec.config_keys import (
 from ttc.spec.rope import Dynamic, Rope, Yarn
 
 TEXT_PARTS = ("text_config", "llm_config")  # where files of models with vision keep the text model
+MOST_LAYERS = 10_000  # a limit for what is made of each
 INFERRED = ("rotary_dim",)  # sizes that a spec leaves out where they are those of a plain model
 
 
@@ -135,7 +136,7 @@ class _Reader:
                 self.missing.append(" or ".join(rule.keys))
             return
         times = self.values.get(f"dims.{rule.times}") if isinstance(rule.times, str) else rule.times
-        if not isinstance(value, bool) and isinstance(value, int | float) and times is not None:
+        if is_number(value) and times is not None:
             computed = value**rule.power * times if value > 0 or rule.power == 1 else value * times
             value = value if (rule.power, rule.times) == (1.0, 1.0) else computed
         value = check(value)
@@ -155,11 +156,11 @@ class _Reader:
                 self.wrong.append(f"{key} is {json_text(given)}, expected true or false")
                 return
             if isinstance(rule.absent, str):
-                if given not in rule.values:
+                if not isinstance(given, str) or given not in rule.values:
                     known = ", ".join(rule.values)
                     self.wrong.append(f"{key} is {json_text(given)}; known are {known}")
                     return
-                given = rule.values[str(given)]
+                given = rule.values[given]
         self.values[f"options.{name}"] = given
         self.keys[f"options.{name}"] = (key,) if key else ()
 
@@ -210,6 +211,9 @@ class _Reader:
 
     def _kinds(self) -> tuple[str, ...]:
         layers = self.values.get("dims.layers", 0)
+        if layers > MOST_LAYERS:
+            self.wrong.append(f"a model of {layers} decoders cannot be read")
+            layers = 0
         kinds: tuple[str, ...] = ()
         for rule in self.by.layer_kinds:
             for key in _keys_of(rule):
@@ -256,7 +260,10 @@ class _Reader:
             return ()
         if rule.below and not self._is_below(rule.key, rule.below):
             return ()
-        before = self.config.get(rule.from_key, 0) if rule.from_key else 0
+        before: object = self.config.get(rule.from_key, 0) if rule.from_key else 0
+        if not is_number(before):
+            self.wrong.append(f"{rule.from_key} is {json_text(before)}, expected a number")
+            return ()
         return tuple(rule.before if i < before else rule.kind for i in range(layers))
 
     def _fixed(self) -> None:
@@ -301,13 +308,11 @@ def _keys_of(rule: KindRule) -> Iterator[str]:
 
 
 def _whole(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or int(value) < 1:
-        return None
-    return int(value)
+    return int(value) if is_number(value) and value >= 1 else None
 
 
 def _plain(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return None
     return int(value) if float(value).is_integer() else value
 

@@ -5,7 +5,7 @@ transformers 5, which holds theta as well and may have a part for each kind of l
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from ttc.spec.config_keys import RopeKeys
 from ttc.spec.rope import (
@@ -26,6 +26,7 @@ SPELLINGS = ("rope_parameters", "rope_scaling")
 ORIGINAL, CONTEXT = "original_max_position_embeddings", "max_position_embeddings"
 UNSCALED = ("default", "none")
 OLD_NAMES = {"su": "longrope"}  # of the first Phi-3 uploads
+LARGEST = 1e15  # of any number of a configuration: whole ones are exact up to here
 PARTIAL = "partial_rotary_factor"  # transformers 5 moved it here; `sizes` reads it
 
 
@@ -63,7 +64,8 @@ class RopeReader:
         self.wrong += [f"{name} of type {kind} has no '{key}'" for key in missing]
         self.wrong += [f"{name} of type {kind} has the unknown key '{key}'" for key in unknown]
         self.wrong += [
-            f"{name}.{key} is {value!r}, expected a number"
+            f"{name}.{key} is {value!r}, expected "
+            + ("true or false" if key == "truncate" else "a number above 0")
             for key, value in fields.items()
             if value is not None and not _valid(key, value)
         ]
@@ -87,7 +89,11 @@ class RopeReader:
             entries = cast(Mapping[str, Any], value)
             if keys.section in entries:
                 self.used[name] = value
-                name, entries = f"{name}.{keys.section}", entries[keys.section]
+                name, part = f"{name}.{keys.section}", entries[keys.section]
+                if not isinstance(part, dict):
+                    self.wrong.append(f"{name} is {part!r}, expected a mapping")
+                    continue
+                entries = cast(Mapping[str, Any], part)
             elif not keys.scaled:
                 continue
             self.used[name] = entries.get("rope_type", entries.get("type", "default"))
@@ -103,7 +109,7 @@ class RopeReader:
             self.ignored[keys.theta] = f"{inside} says it"
         for place, value in given.items():
             self.used.setdefault(place, value)
-            if _is_number(value) and value > 0:
+            if is_number(value) and value > 0:
                 return float(value)
             self.wrong.append(f"{place} is {value!r}, expected a number above 0")
         return keys.absent
@@ -197,16 +203,25 @@ def _single(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value of a configuration is a number that can be computed with: JSON files hold
+    Infinity, NaN and numbers of any length.
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _valid(key: str, value: object) -> bool:
     if key == "truncate":
         return isinstance(value, bool)
     if key in ("short_factor", "long_factor"):
-        return isinstance(value, list) and all(map(_is_number, cast(list[object], value)))
-    return _is_number(value)
+        return isinstance(value, list) and all(map(_is_positive, cast(list[object], value)))
+    if key in ("mscale", "mscale_all_dim"):
+        return is_number(value) and value >= 0
+    return _is_positive(value)
+
+
+def _is_positive(value: object) -> bool:
+    return is_number(value) and value > 0
 
 
 def rope_scaling(rope: Rope) -> dict[str, Any] | None:

@@ -45,13 +45,18 @@ def load_chat_template(folder: Path) -> ChatTemplate | None:
     """The template of chat_template.jinja or tokenizer_config.json; None for a base model."""
     path = folder / "tokenizer_config.json"
     try:
-        config = cast(dict[str, Any], json.loads(path.read_text())) if path.exists() else {}
-    except ValueError as error:
-        raise ArtefactError(Problem(message=f"{path} is damaged: {error}")) from error
+        read: object = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(read, dict):
+        raise _damaged(path, "it is not a JSON object")
+    config = cast(dict[str, Any], read)
     file = folder / "chat_template.jinja"
     template = file.read_text() if file.exists() else _default(config.get("chat_template"))
     if template is None:
         return None
+    if not isinstance(template, str):
+        raise _damaged(path, f"its chat_template is {template!r:.40}, expected text")
     tokens = {
         name: text
         for name, value in config.items()
@@ -60,18 +65,26 @@ def load_chat_template(folder: Path) -> ChatTemplate | None:
     return ChatTemplate(text=template, special_tokens=tokens)
 
 
-def _default(template: Any) -> str | None:
+def _damaged(path: Path, why: str) -> ArtefactError:
+    return ArtefactError(Problem(message=f"{path} is damaged: {why}", help="run ttc compile again"))
+
+
+def _default(template: object) -> object:
     """A tokenizer config holds one template, or a list of named ones of which one is "default"."""
-    if isinstance(template, list):
-        named = cast(list[dict[str, str]], template)
-        return {entry["name"]: entry["template"] for entry in named}.get("default")
-    return cast(str | None, template)
+    if not isinstance(template, list):
+        return template
+    named = [
+        cast(dict[str, object], each)
+        for each in cast(list[object], template)
+        if isinstance(each, dict)
+    ]
+    return next((each.get("template") for each in named if each.get("name") == "default"), None)
 
 
-def _token_text(value: Any) -> str | None:
+def _token_text(value: object) -> str | None:
     """A special token is its text or {"content": text, ...}; add_bos_token and such are flags."""
     if isinstance(value, dict):
-        return cast(dict[str, str], value)["content"]
+        value = cast(dict[str, object], value).get("content")
     return value if isinstance(value, str) else None
 
 
