@@ -37,6 +37,15 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
     ),
+    "capped scores": (
+        "Gemma2ForCausalLM",
+        {
+            "sliding_window": 300,
+            "query_pre_attn_scalar": 32,
+            "attn_logit_softcapping": 4.0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
     "a window over chunks": ("MistralForCausalLM", {"sliding_window": 300}),
     "a length that matters": (
         "LlamaForCausalLM",
@@ -91,7 +100,9 @@ def test_chunks_give_what_one_piece_gives(case: Case, tmp_path: Path) -> None:
         assert max(session.program.PREFILL) == ONE_PIECE
         whole = read(session, case.token_ids)
     assert pcc(chunks, whole) > 0.99999
-    assert (chunks.argmax(-1) == whole.argmax(-1)).mean() > 0.998
+    # Products, which capped scores take, are cut at places of their own.
+    least = 0.99 if "score_cap" in case.spec.read_text() else 0.998
+    assert (chunks.argmax(-1) == whole.argmax(-1)).mean() > least
 
 
 LENGTHS = 1000

@@ -84,8 +84,8 @@ def _prefill(tokens, rope_positions, blocks, user, caches, w):
     return ttnn.Tensor(ttnn.torch.cumsum(tokens.values[0], 0).tolist())
 
 
-def _prefill_chunk(tokens, rope_positions, blocks, start, page_table, caches, w):
-    first = int(start.values)
+def _prefill_chunk(tokens, rope_positions, blocks, start, page_table, user, first, caches, w):
+    assert first == int(start.values)
     _write(tokens, rope_positions, blocks, first, caches)
     return ttnn.Tensor(_totals(rope_positions, 1, first, page_table, caches))
 

@@ -44,6 +44,7 @@ def report(host: MockHost, folder: Path, built: Compiled, mesh: Mesh) -> MockRep
         ("smollm2-1.7b-instruct", "N150", "performance", 1, 1024),
         ("llama-3.2-1b-instruct", "N300", "accuracy", 2, 1024),
         ("llama-3.2-1b-instruct", "N150", "performance", 16, 1024),
+        ("gemma-2-2b", "N150", "performance", 2, 512),
     ],
 )
 def test_planned_memory_is_what_ttnn_allocates(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ttc.emulate.configs import WormholeComputeKernelConfig
-from ttc.emulate.dtypes import DataType, Layout, pack_on_device
+from ttc.emulate.dtypes import TILE, DataType, Layout, pack_on_device
 from ttc.emulate.errors import EmulationError, require
 from ttc.emulate.tensor import Tensor, device_of, extend, require_tiles
 
@@ -171,8 +171,12 @@ def check_blocks(op: str, blocks: torch.Tensor, cache: Tensor) -> None:
         raise EmulationError(op, f"page table entries {low}..{high} for {cache.shape[0]} blocks")
 
 
-def fill_cache(cache_tensor: Tensor, input_tensor: Tensor, batch_idx: int) -> Tensor:
-    """Write a prefilled sequence [1, kv_heads, seq, head_dim] into the block of one user."""
+def fill_cache(
+    cache_tensor: Tensor, input_tensor: Tensor, batch_idx: int, *, update_idx: int = 0
+) -> Tensor:
+    """Write a prefilled sequence [1, kv_heads, seq, head_dim] into the block of one user, from the
+    position `update_idx` on.
+    """
     op = "fill_cache"
     cache, tokens = cache_tensor, input_tensor
     device_of(op, cache, tokens)
@@ -180,15 +184,16 @@ def fill_cache(cache_tensor: Tensor, input_tensor: Tensor, batch_idx: int) -> Te
     require(0 <= batch_idx < cache.shape[0], op, f"no user {batch_idx} in {cache.shape[0]}")
     fits = tokens.shape[1] == cache.shape[1] and tokens.shape[3] == cache.shape[3]
     require(
-        fits and tokens.shape[2] <= cache.shape[2],
+        fits and update_idx + tokens.shape[2] <= cache.shape[2],
         op,
-        f"tokens {list(tokens.shape)} do not fit the cache {list(cache.shape)}",
+        f"tokens {list(tokens.shape)} at {update_idx} do not fit the cache {list(cache.shape)}",
     )
     require(tokens.dtype is cache.dtype, op, "the input must have the element type of the cache")
+    require(update_idx % TILE == 0, op, f"update_idx {update_idx} is not a multiple of {TILE}")
     for index, values in enumerate(tokens.values(op)):
         into = cache.stored[index]
         whole = extend(values[0], tokens.shape[1:])
-        into[batch_idx, :, : whole.shape[1]] = whole.to(into.dtype)
+        into[batch_idx, :, update_idx : update_idx + whole.shape[1]] = whole.to(into.dtype)
     cache.operands.clear()
     return cache_tensor
 

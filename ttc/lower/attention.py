@@ -4,7 +4,13 @@ import struct
 
 from ttc.lower.calls import Call, Expression, Name, Ref, Statement
 from ttc.lower.constants import Constants, dtype_name
-from ttc.lower.scores import gather_queries, join_prompt, lower_scores, scatter_results
+from ttc.lower.scores import (
+    gather_queries,
+    join_prompt,
+    lower_scores,
+    scatter_results,
+    take_cached,
+)
 from ttc.plan.placement import TILE
 from ttc.plan.plan import (
     PlannedAttention,
@@ -297,8 +303,14 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
             )
         )
     if op.scores is not None:
-        operands = (node.q, stored[node.k], stored[node.v])
-        calls += lower_scores(op, op.scores, operands, constants)
+        keys, values = stored[node.k], stored[node.v]
+        if op.continues:
+            keys, values = "k_cache", "v_cache"
+        if op.scores.cached is not None:
+            names = score_names(node.out)
+            keys, values = names.keys, names.values
+            calls += take_cached(op.scores.cached, keys, values, constants)
+        calls += lower_scores(op, op.scores, (node.q, keys, values), constants)
         return (*calls, *join_prompt(op, constants))
     if op.continues:
         return (*calls, *_attend_to_cache(op, constants))
@@ -325,9 +337,10 @@ def _prefill(op: PlannedAttention, constants: Constants) -> tuple[Statement, ...
 
 
 def _filled(op: PlannedAttention) -> tuple[tuple[str, Expression], ...]:
-    """Which lines of the blocks are written, or which user's cache."""
+    """Which lines of the blocks are written, or which user's cache, from where on."""
     if op.scores is not None:
-        return (("batch_idx", Ref(name="user")),)
+        start: tuple[tuple[str, Expression], ...] = (("update_idx", Ref(name="first")),)
+        return (("batch_idx", Ref(name="user")), *(start if op.continues else ()))
     return (("batch_idx_tensor", Ref(name="prompts")),) if op.prompts > 1 else ()
 
 

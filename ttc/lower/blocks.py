@@ -148,7 +148,15 @@ def decoder_arguments(phase: PhasePlan) -> tuple[str, ...]:
     tables = (*_tables(phase), *mask_names(phase))
     if phase.decode:
         return (*tables, "positions", "page_table", "cache", *sum_names(phase))
-    return (*tables, "blocks", *prefill_arguments(phase), "cache")
+    return (*tables, "blocks", *_places(phase), "cache")
+
+
+def _places(phase: PhasePlan) -> tuple[str, ...]:
+    """Where a prefill finds the caches of its users: in blocks, or as a whole, as masks tell."""
+    others = ("start", "page_table") if phase.masks else ("user", "first")
+    if not phase.continues or phase.prompts > 1:
+        others = ()
+    return tuple(name for name in prefill_arguments(phase) if name not in others)
 
 
 def prefill_arguments(phase: PhasePlan) -> tuple[str, ...]:
@@ -156,7 +164,7 @@ def prefill_arguments(phase: PhasePlan) -> tuple[str, ...]:
     where = ("start", "page_table") if phase.continues else ()
     if phase.prompts > 1:
         return ("prompts", *where)
-    return where or ("user",)
+    return (*where, "user", "first") if phase.continues else ("user",)
 
 
 def mask_names(phase: PhasePlan) -> tuple[str, ...]:

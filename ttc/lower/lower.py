@@ -246,6 +246,7 @@ def _prefill(phase: PhasePlan, plan: Plan, constants: Constants) -> Function:
     where = {
         "user": "the slot of the user, for caches without blocks",
         "prompts": f"int32 [{prompts}] row major: 0, 1, 2, ...",
+        "first": "the start, for caches without blocks",
         "start": f"int32 [1], a multiple of {plan.chunk_start_tokens}",
         "page_table": f"int32 [{prompts}, {plan.pages}], the cache blocks of {of} from its first",
     }

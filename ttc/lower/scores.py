@@ -1,7 +1,8 @@
 """Masks, and attention made of products -> ttnn calls."""
 
-from ttc.lower.calls import Call, Expression, Invoke, Items, Name, Ref, Statement
+from ttc.lower.calls import Call, Expression, Invoke, Items, Name, Ref, Statement, Sum
 from ttc.lower.constants import Constants, dtype_name
+from ttc.plan.placement import TensorPlan
 from ttc.plan.plan import PlannedAttention
 from ttc.plan.scores import Scores, score_names
 from ttc.plan.tables import PlannedMask
@@ -111,34 +112,52 @@ def lower_scores(
     )
 
 
+def take_cached(
+    taken: TensorPlan, keys: str, values: str, constants: Constants
+) -> tuple[Statement, ...]:
+    """Keys and values of a prompt's user, those of earlier chunks and its own."""
+    _, *sizes = taken.shape
+    return tuple(
+        Call(
+            function="slice",
+            args=(
+                Ref(name=cache),
+                (Ref(name="user"), 0, 0, 0),
+                (Sum(name="user", number=1), *sizes),
+            ),
+            kwargs=(("memory_config", constants.placement(taken.placement)),),
+            results=(name,),
+        )
+        for cache, name in (("k_cache", keys), ("v_cache", values))
+    )
+
+
 def gather_queries(
     op: PlannedAttention, scores: Scores, constants: Constants
 ) -> tuple[Statement, ...]:
     """A decode step's queries, out of the users' shards and by kv head."""
-    names = score_names(op.node.out)
-    placement = constants.placement(scores.queries.placement)
+    names, placement = score_names(op.node.out), constants.placement(scores.queries.placement)
     gathered = names.gathered if scores.regroup else names.queries
-    taken = Call(
-        function="sharded_to_interleaved",
-        args=(Ref(name=op.node.q), placement),
-        results=(gathered,),
+    return (
+        _moved("sharded_to_interleaved", op.node.q, placement, gathered),
+        _regrouped(gathered, names.queries, scores.queries.shape, placement),
     )
-    return taken, _regrouped(gathered, names.queries, scores.queries.shape, placement)
 
 
 def scatter_results(
     op: PlannedAttention, scores: Scores, split: str, constants: Constants
 ) -> tuple[Statement, ...]:
     """A decode step's results by user, then in the users' shards, called `split`."""
-    names = score_names(op.node.out)
-    placement = constants.placement(scores.queries.placement)
+    names, placement = score_names(op.node.out), constants.placement(scores.queries.placement)
     by_user = names.by_user if scores.regroup else names.results
-    spread = Call(
-        function="interleaved_to_sharded",
-        args=(Ref(name=by_user), constants.placement(op.split.placement)),
-        results=(split,),
+    return (
+        _regrouped(names.results, by_user, op.split.shape, placement),
+        _moved("interleaved_to_sharded", by_user, constants.placement(op.split.placement), split),
     )
-    return _regrouped(names.results, by_user, op.split.shape, placement), spread
+
+
+def _moved(function: str, name: str, placement: Ref | Name, result: str) -> Call:
+    return Call(function=function, args=(Ref(name=name), placement), results=(result,))
 
 
 def _regrouped(name: str, result: str, shape: tuple[int, ...], placement: Ref | Name) -> Call:

@@ -25,15 +25,17 @@ def check_plan(plan: Plan) -> None:
     assert plan.context % plan.kv_cache.block_tokens == 0, "page tables list whole blocks"
     chunk = plan.prefill_chunk_tokens
     assert chunk == plan.buckets[-1], "a chunk has a program"
+    paged = all(not isinstance(op, PlannedAttention) or op.scores is None for op in every)
     if plan.chunks:
         assert chunk % plan.chunk_start_tokens == 0, "a chunk starts where another ends"
-        assert plan.chunk_start_tokens % plan.kv_cache.block_tokens == 0, "chunks fill whole blocks"
+        blocks = plan.chunk_start_tokens % plan.kv_cache.block_tokens == 0
+        assert blocks or not paged, "chunks fill whole blocks"
+        assert plan.context % chunk == 0 or paged, "a chunk ends in the cache of its user"
     for use in plan.together:
         step = (use.prompts, use.padded)
         assert step in {(each.prompts, each.tokens) for each in plan.batched}, "it has a program"
         assert use.tokens <= use.padded, "it has room for the tokens"
         assert 1 < use.least <= use.prompts, "it reads several prompts"
-    paged = all(not isinstance(op, PlannedAttention) or op.scores is None for op in every)
     assert plan.chunks or plan.context <= chunk or not paged, "a prompt can be continued"
 
 

@@ -297,6 +297,9 @@ def _peak_flops(chip: Chip, compute: Fidelity) -> float:
     return chip.grid.cores * per_core
 
 
+SCORE_PASSES = 4  # scores, capped, masked, as weights: each is written once and read once
+
+
 def _attention_decode(step: _Step, op: PlannedAttention) -> _Times:
     """Every user's keys and values are read once; a head is read by few cores only."""
     laws, cache = step.laws, step.priced.cache
@@ -315,6 +318,10 @@ def _attention_prefill(step: _Step, op: PlannedAttention) -> _Times:
     seen = min(step.start + tokens / 2, op.window or step.start + tokens)
     flops = 4.0 * step.prompts * tokens * seen * op.out.shape[3]
     others = (operations_of([op]) - 1) * laws.small_operation_seconds
+    if op.scores is not None:  # all keys, and every product and function goes through DRAM
+        flops = 4.0 * tokens * op.scores.scores.shape[3] * op.out.shape[3]
+        moved = 2 * SCORE_PASSES * dram_bytes(op.scores.scores, step.chip)
+        others += moved / laws.interleaved_bytes_per_second
     return [(others + flops / laws.attention_flops_per_second, "compute")]
 
 

@@ -4,37 +4,32 @@ from ttc.plan.placement import DRAM, TensorPlan
 from ttc.plan.setting import Setting
 from ttc.plan.tables import PlannedMask, mask_name
 
+type Rows = tuple[int, int, int, int]
+
 
 def plan_decode_masks(setting: Setting, positions: int) -> tuple[PlannedMask, ...]:
     """One for each window; a step is given so many `positions`, those of its users first."""
     users, context = setting.slots, setting.context
-    return tuple(
-        PlannedMask(
-            name=mask_name(window),
-            window=window,
-            decode=True,
-            positions=positions,
-            gathered=_rows((1, 1, users, context)),
-            out=_rows((users, 1, 1, context)),
-        )
-        for window in setting.masks
-    )
+    return _masks(setting, positions, (1, 1, users, context), (users, 1, 1, context), decode=True)
 
 
 def plan_prefill_masks(setting: Setting, tokens: int) -> tuple[PlannedMask, ...]:
     """One for each window: rows of the whole context, cut to the tokens of the prompt."""
+    whole, own = (1, 1, tokens, setting.context), (1, 1, tokens, tokens)
+    return _masks(setting, tokens, whole, own, decode=False)
+
+
+def _masks(
+    setting: Setting, positions: int, gathered: Rows, out: Rows, *, decode: bool
+) -> tuple[PlannedMask, ...]:
     return tuple(
         PlannedMask(
             name=mask_name(window),
             window=window,
-            decode=False,
-            positions=tokens,
-            gathered=_rows((1, 1, tokens, setting.context)),
-            out=_rows((1, 1, tokens, tokens)),
+            decode=decode,
+            positions=positions,
+            gathered=TensorPlan(shape=gathered, dtype="bf16", placement=DRAM),
+            out=TensorPlan(shape=out, dtype="bf16", placement=DRAM),
         )
         for window in setting.masks
     )
-
-
-def _rows(shape: tuple[int, int, int, int]) -> TensorPlan:
-    return TensorPlan(shape=shape, dtype="bf16", placement=DRAM)

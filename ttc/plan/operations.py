@@ -47,7 +47,7 @@ def _operations(op: PlannedOp) -> int:
         case PlannedRope():
             return 1 if op.fused else 2
         case PlannedAttention(scores=Scores() as scores):
-            moved = 2 * (1 + scores.regroup) if op.decode else 0
+            moved = 2 * (1 + scores.regroup) if op.decode else 2 * (scores.cached is not None)
             return _updates(op) + SCORE_OPERATIONS + moved
         case PlannedAttention(decode=True):
             # update, attention, joined heads, and shards for them
@@ -191,10 +191,11 @@ def _attention_steps(op: PlannedAttention, values: Mapping[str, TensorPlan]) -> 
             cast = replace(values[name], dtype=op.kv_dtype)
             steps.append(Step(reads=(name,), writes=((stored, cast),)))
     if op.continues:
+        steps += [Step(reads=(name,), writes=()) for name in (k, v)]
+    if op.continues and op.scores is None:
         heads = f"{node.out}_heads"
         return (
             *steps,
-            *(Step(reads=(name,), writes=()) for name in (k, v)),
             Step(reads=(node.q,), writes=((heads, op.gathered),)),
             Step(reads=(heads,), writes=results_of(op)),
         )
@@ -208,7 +209,12 @@ def _attention_steps(op: PlannedAttention, values: Mapping[str, TensorPlan]) -> 
         steps.append(Step(reads=(node.q, k, v), writes=((first, by_user),)))
         if op.scores.regroup:
             steps.append(Step(reads=(first,), writes=((names.queries, queries),)))
-    keys, values_read = ((), ()) if op.decode else ((k,), (v,))  # a step reads the cache
+    from_cache = op.decode or op.continues
+    keys, values_read = ((), ()) if from_cache else ((k,), (v,))
+    if op.scores.cached is not None:
+        keys, values_read = (names.keys,), (names.values,)
+        taken = op.scores.cached
+        steps += [Step(reads=(), writes=((name, taken),)) for name in (*keys, *values_read)]
     asked = names.queries if op.decode else node.q
     steps += [
         Step(reads=(asked, *keys), writes=((names.scores, scores),)),

@@ -40,7 +40,7 @@ from ttc.plan.plan import (
     PlannedUnary,
 )
 from ttc.plan.programs import SdpaProgram
-from ttc.plan.scores import prefill_scores
+from ttc.plan.scores import continued_scores, prefill_scores
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Planners, Values, plan_nodes
@@ -101,20 +101,28 @@ def plan_prefill_positions(setting: Setting, tokens: int, table: str) -> Planned
 def continue_prompt(phase: PhasePlan, keys: int) -> PhasePlan:
     """The step for a chunk that starts anywhere in its prompt: only attention differs.
 
-    It reads `keys` at once, and ttnn wants starts that are multiples of that.
+    It reads `keys` at once, and ttnn wants starts that are multiples of that. Products read the
+    whole cache of a user, and whole rows of masks.
     """
+    masks = tuple(replace(mask, out=mask.gathered) for mask in phase.masks)
+    context = masks[0].gathered.shape[3] if masks else 0
 
     def continued(decoder: DecoderPlan) -> DecoderPlan:
         ops = (
-            _continued(op, keys) if isinstance(op, PlannedAttention) else op for op in decoder.ops
+            _continued(op, keys, context) if isinstance(op, PlannedAttention) else op
+            for op in decoder.ops
         )
         return replace(decoder, ops=tuple(ops))
 
-    return replace(phase, continues=True, decoders=tuple(map(continued, phase.decoders)))
+    decoders = tuple(map(continued, phase.decoders))
+    return replace(phase, continues=True, masks=masks, decoders=decoders)
 
 
-def _continued(op: PlannedAttention, keys: int) -> PlannedAttention:
-    assert op.program is not None, "what is made of products reads no blocks"
+def _continued(op: PlannedAttention, keys: int, context: int) -> PlannedAttention:
+    if op.scores is not None:
+        scores = continued_scores(op.scores, context=context, kv_dtype=op.kv_dtype)
+        return replace(op, continues=True, scores=scores)
+    assert op.program is not None, "what is not made of products has a program"
     q_chunk = min(op.program.q_chunk_tokens, keys)
     prompts, tokens, width = op.prompts, op.out.shape[2] // op.prompts, op.out.shape[3]
     return replace(
@@ -256,7 +264,7 @@ def _attention(
     window, scores = window_of(node, setting), None
     if node.cap:
         out = replace(out, dtype="bf16")
-        scores = prefill_scores(node.cap, window, dims, tokens=step.tokens)
+        scores = prefill_scores(node.cap, window, dims, users=setting.slots, tokens=step.tokens)
     op = PlannedAttention(
         node=node,
         decode=False,

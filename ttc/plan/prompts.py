@@ -16,7 +16,8 @@ from ttc.plan.estimate import Priced, step_time
 from ttc.plan.memory import chunk_inputs, step_bytes
 from ttc.plan.plan import Choice, KvCachePlan, PhasePlan, WeightPlan
 from ttc.plan.prefill import continue_prompt
-from ttc.plan.solve import Sizing
+from ttc.plan.setting import Setting
+from ttc.plan.solve import Sizing, can_continue
 from ttc.plan.together import Together, choose_programs, uses_of
 
 
@@ -64,19 +65,23 @@ def cut_prompts(
     def seconds(tokens: int, size: int) -> float:
         """Of a prompt: each of its chunks follows the half of the others on average."""
         times, before = -(-tokens // size), max(0, tokens - size) // 2
-        return times * step_time(priced, users.prefill(size, 1), users.head, size, before).ms / 1000
+        step = users.prefill(size, 1)
+        if setting.whole_caches and times > 1:  # products of a later chunk read all of the cache
+            step = continue_prompt(step, keys_at_once(size))
+        return times * step_time(priced, step, users.head, size, before).ms / 1000
 
     limit = chunk or dict(spec.prefill_chunk_tokens).get(setting.mesh.name.split(":")[0])
+    sizes, continuing = _sizes(setting, limit)
     taken, chunk_choice = choose_chunk(
         context,
         block,
-        chunk_sizes(context, limit or context),
+        sizes,
         free_bytes=lambda size: sizing.limit - sizing.need(batch, context, size),
         seconds=seconds,
-        fixed=chunk is not None or setting.whole_caches,  # one chunk is all then: the largest
+        fixed=chunk is not None or not continuing,  # one chunk is all then: the largest
     )
     buckets, bucket_choice = choose_buckets(taken)
-    later = () if setting.whole_caches else continuing_buckets(buckets, context, block)
+    later = continuing_buckets(buckets, context, block) if continuing else ()
     several, together, batch_choice = _read_together(sizing, priced, buckets, limit)
 
     def continued(phases: tuple[PhasePlan, ...]) -> tuple[PhasePlan, ...]:
@@ -96,6 +101,19 @@ def cut_prompts(
         together=together,
         choices=(chunk_choice, bucket_choice, batch_choice),
     )
+
+
+def _sizes(setting: Setting, limit: int | None) -> tuple[Sizes, bool]:
+    """Chunks to choose from, and whether others can follow them.
+
+    A later chunk of a cache without blocks is written where it starts, padding included: chunks
+    must end with the context.
+    """
+    sizes = chunk_sizes(setting.context, limit or setting.context)
+    if not setting.whole_caches:
+        return sizes, True
+    whole = tuple(size for size in sizes if setting.context % size == 0)
+    return (whole, True) if can_continue(setting) and whole else (sizes, False)
 
 
 def _read_together(

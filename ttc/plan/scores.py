@@ -4,9 +4,9 @@ The queries of a kv head are rows of one matrix, so that grouped queries need no
 Scores of all tokens are written to DRAM; a decode step computes them for the whole context.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from ttc.plan.placement import DRAM, TensorPlan
+from ttc.plan.placement import DRAM, DType, TensorPlan
 from ttc.plan.tables import mask_name
 from ttc.spec.model import Dims
 
@@ -20,6 +20,9 @@ class Scores:
     regroup  a decode step moves queries and results from user to kv head and back: with one kv
              head they lie alike
     by_head  the same scores as [.., heads, tokens, keys], to which `mask` is added
+    users    of the cache
+    cached   a chunk that continues a prompt: keys of its user, or values, taken out of the cache,
+             where the cache is not all the user's
     """
 
     cap: float
@@ -28,15 +31,21 @@ class Scores:
     scores: TensorPlan
     regroup: bool
     by_head: tuple[int, int, int, int]
+    users: int
+    cached: TensorPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreNames:
     """What the values within one attention are called: queries of all users, then by kv head;
-    scores, capped, masked, as weights; results by kv head, and by user again."""
+    keys and values of one; scores, capped, masked, as weights; results by kv head, and by user
+    again.
+    """
 
     gathered: str
     queries: str
+    keys: str
+    values: str
     scores: str
     capped: str
     masked: str
@@ -63,10 +72,11 @@ def decode_scores(cap: float, window: int, dims: Dims, *, users: int, context: i
         scores=scores,
         regroup=dims.kv_heads > 1,
         by_head=scores.shape,
+        users=users,
     )
 
 
-def prefill_scores(cap: float, window: int, dims: Dims, *, tokens: int) -> Scores:
+def prefill_scores(cap: float, window: int, dims: Dims, *, users: int, tokens: int) -> Scores:
     """All queries of a prompt against all its keys."""
     rows = dims.heads // dims.kv_heads * tokens
     queries = _in_dram((1, dims.kv_heads, rows, dims.head_dim))
@@ -77,6 +87,19 @@ def prefill_scores(cap: float, window: int, dims: Dims, *, tokens: int) -> Score
         scores=_in_dram((1, dims.kv_heads, rows, tokens)),
         regroup=False,
         by_head=(1, dims.heads, tokens, tokens),
+        users=users,
+    )
+
+
+def continued_scores(scores: Scores, *, context: int, kv_dtype: DType) -> Scores:
+    """The queries of a chunk against all keys that the cache has room for."""
+    _, kv_heads, rows, head_dim = scores.queries.shape
+    taken = replace(_in_dram((1, kv_heads, context, head_dim)), dtype=kv_dtype)
+    return replace(
+        scores,
+        scores=_in_dram((1, kv_heads, rows, context)),
+        by_head=(*scores.by_head[:3], context),
+        cached=taken if scores.users > 1 else None,
     )
 
 

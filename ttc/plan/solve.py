@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ttc.plan.capacity import Largest
-from ttc.plan.chunks import chunk_sizes, keys_at_once, needed_chunk
+from ttc.plan.chunks import NEEDED_CHUNK_TOKENS, chunk_sizes, keys_at_once, needed_chunk
 from ttc.plan.memory import (
     ChunkInputs,
     Stored,
@@ -55,8 +55,9 @@ class Sizing:
 
     def need(self, batch: int, context: int, chunk: int) -> int:
         """Bytes for `batch` users of `context` tokens, whose prompts are read in chunks."""
-        inputs = chunk_inputs(self._at(batch, context), chunk)
-        return self._staying(batch, context) + self._step(batch, chunk, inputs)
+        at = self._at(batch, context)
+        step = self._step(batch, chunk, chunk_inputs(at, chunk), at.context)
+        return self._staying(batch, context) + step
 
     def room(self, batch: int, context: int) -> int:
         """Bytes that a step may take beside all that stays."""
@@ -102,7 +103,7 @@ class Sizing:
             return setting.slots * self.largest_context(setting.batch) // paging.block_tokens
         planned = self.of_batch(setting.batch)
         chunk = self._needed(setting.context)
-        step = self._step(setting.batch, chunk, chunk_inputs(setting, chunk))
+        step = self._step(setting.batch, chunk, chunk_inputs(setting, chunk), setting.context)
         free = self.limit - self._beside_kv(setting.batch, setting.context) - step
 
         def fits(blocks: int) -> bool:
@@ -134,19 +135,29 @@ class Sizing:
         slots = user_slots(batch, self.setting.chip)
         return self._plan_batch(replace(self.setting, batch=batch, slots=slots))
 
-    def _step_bytes(self, batch: int, chunk: int, inputs: ChunkInputs) -> int:
-        """The most that a decode step takes, or a chunk that starts or continues a prompt."""
-        planned = self.of_batch(batch)
+    def _step_bytes(self, batch: int, chunk: int, inputs: ChunkInputs, context: int) -> int:
+        """The most that a decode step takes, or a chunk that starts or continues a prompt.
+
+        Only products of whole caches depend on the context.
+        """
+        if self.setting.whole_caches:
+            planned = self._plan_batch(self._at(batch, context))
+        else:
+            planned = self.of_batch(batch)
         first = planned.prefill(chunk, 1)
         phases = [planned.decode, first]
-        if not self.setting.whole_caches:
+        if can_continue(self._at(batch, context)):
             phases.append(continue_prompt(first, keys_at_once(chunk)))
         return max(step_bytes(each, planned.head, self.setting.chip, inputs) for each in phases)
 
     def _needed(self, context: int) -> int:
-        return needed_chunk(
-            context, self.setting.paging.block_tokens, alone=self.setting.whole_caches
-        )
+        setting = replace(self.setting, context=context)
+        return needed_chunk(context, setting.paging.block_tokens, alone=not can_continue(setting))
+
+
+def can_continue(setting: Setting) -> bool:
+    """Whether a prompt can be read in chunks: those of caches without blocks fill the context."""
+    return not setting.whole_caches or setting.context % NEEDED_CHUNK_TOKENS == 0
 
 
 def _last(fits: Callable[[int], bool], limit: int) -> int:

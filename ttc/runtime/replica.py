@@ -264,7 +264,7 @@ class Replica:
             inputs.append(put(torch.arange(batch.prompts, dtype=torch.int32), "int32"))
         else:
             self.backend.mark_live(inputs[1], batch.chunks[0].tokens)
-            user = () if batch.first else batch.users
+            user = (*batch.users, batch.first) if batch.first else batch.users
         if batch.first:
             inputs += [
                 put(torch.tensor([batch.first], dtype=torch.int32), "int32"),

@@ -197,8 +197,8 @@ def _run_prefill(
     if prompts > 1:
         given.append(run.row_major((prompts,), int32))
         last = run.row_major((1, _TILE_ROWS), uint32)
-    elif start is None:
-        user = [0]
+    else:
+        user = [0] if start is None else [0, start]
     if start is not None:
         given += [run.integers([start]), run.row_major((prompts, program.PAGES), int32)]
 
