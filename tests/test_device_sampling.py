@@ -18,7 +18,7 @@ from scipy.stats import chi2_contingency, chisquare
 
 from ttc.runtime.draws import DrawInputs
 from ttc.runtime.replica import Replica
-from ttc.runtime.sampling import BELOW_ONE, Sampler, Sampling, sample
+from ttc.runtime.sampling import BELOW_ONE, Sampler, Sampling, logprob, sample
 
 pytestmark = pytest.mark.emulate
 
@@ -45,6 +45,25 @@ class Chooser:
     def __call__(
         self, logits: NDArray[np.float32], each: Sequence[Sampling], numbers: Sequence[float]
     ) -> list[int]:
+        program, backend = self.replica.program, self.replica.backend
+        given = self._given(logits)
+        tokens = backend.put(torch.zeros(1, 1, 1, USERS, dtype=torch.int32), "uint32")
+        inputs = DrawInputs(program, backend)
+        inputs.write([Sampler(how, [0]).on_device(program.TOP_K) for how in each])
+        inputs.write_numbers(numbers)
+        program.sample(given, tokens, inputs.how)
+        return backend.read(tokens).flatten().tolist()
+
+    def logprobs(self, logits: NDArray[np.float32], tokens: Sequence[int]) -> list[float]:
+        """What a replica makes of the sums of the emitted `logprobs`, by the emulator."""
+        program, backend, replica = self.replica.program, self.replica.backend, self.replica
+        given = self._given(logits)
+        tensor = backend.put(torch.zeros(1, 1, 1, USERS, dtype=torch.int32), "uint32")
+        drawn = program.sample(given, tensor, DrawInputs(program, backend).how)
+        replica.lengths = [1] * USERS
+        return replica.logprobs(tokens, drawn, program.logprobs(given))
+
+    def _given(self, logits: NDArray[np.float32]) -> Any:
         program, backend, like = self.replica.program, self.replica.backend, self.like
         ttnn: Any = backend.ttnn
         columns = like.shape[3] * program.VOCAB_SHARDS
@@ -53,7 +72,7 @@ class Chooser:
         shares = {}
         if program.VOCAB_SHARDS > 1:
             shares["mesh_mapper"] = ttnn.ShardTensorToMesh(backend.device, 3)
-        given = ttnn.from_torch(
+        return ttnn.from_torch(
             padded,
             dtype=like.dtype,
             layout=ttnn.TILE_LAYOUT,
@@ -61,12 +80,6 @@ class Chooser:
             memory_config=like.memory_config(),
             **shares,
         )
-        tokens = backend.put(torch.zeros(1, 1, 1, USERS, dtype=torch.int32), "uint32")
-        inputs = DrawInputs(program, backend)
-        inputs.write([Sampler(how, [0]).on_device(program.TOP_K) for how in each])
-        inputs.write_numbers(numbers)
-        program.sample(given, tokens, inputs.how)
-        return backend.read(tokens).flatten().tolist()
 
     def rounded(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits as a program of this precision has them."""
@@ -120,6 +133,16 @@ def test_of_equal_logits_the_first_is_the_likeliest(chooser: Chooser) -> None:
     few = [Sampling(temperature=1.0, top_k=2)] * USERS
     expected = [sample(row, few[0], edge) for row, edge in zip(logits, edges, strict=True)]
     assert chooser(logits, few, edges) == expected
+
+
+def test_log_probabilities(chooser: Chooser) -> None:
+    """Of any of the most likely tokens; sums of TF32 are up to a thousandth too small."""
+    rng = np.random.default_rng(5)
+    vocab = chooser.replica.program.VOCAB
+    logits = chooser.rounded(rng.normal(-4, 3, (USERS, vocab)).astype(np.float32))
+    tokens = [int(np.argsort(-row)[user]) for user, row in enumerate(logits)]
+    expected = [logprob(row, token) for row, token in zip(logits, tokens, strict=True)]
+    assert chooser.logprobs(logits, tokens) == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.parametrize("how", SETTINGS[:4], ids=lambda how: f"{how.top_k} {how.top_p}")

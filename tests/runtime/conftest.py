@@ -33,6 +33,7 @@ MESH_SHAPE = (1, 1)
 VOCAB_SHARDS = 1
 TOP_K = 32
 OFFSETS = (0,)
+LOGPROB_SHARDS = 1
 SEMAPHORES = 0
 BUFFERS = {}
 PROMPT_TABLES = {}
@@ -72,6 +73,12 @@ def sample(logits, tokens, how):
     drawn = how.draws.values[0, 0, :, :count] * (weights * kept).sum(-1, keepdim=True)
     places = kept * (before <= drawn) * how.places.values[0, 0, :, :count]
     tokens.values[0, 0, 0] = best.indices.gather(-1, places.argmax(-1, keepdim=True))[:, 0]
+    return tuple(ttnn.Tensor(each[None, None, :, :count]) for each in (best.values, best.indices))
+
+
+def logprobs(logits):
+    largest = logits.values.amax(-1, keepdim=True)
+    return ttnn.Tensor(largest), ttnn.Tensor((logits.values - largest).exp().sum(-1, keepdim=True))
 
 
 def advance(positions, rope_positions):

@@ -334,9 +334,9 @@ def test_a_stream_does_not_depend_on_who_else_is_there(
     for number, one in asked.items():
         alone = engine(make_session())
         alone.add(one)
-        assert [
-            (piece.token, piece.text, piece.logprob, piece.finish_reason) for piece in got[number]
-        ] == [
-            (piece.token, piece.text, piece.logprob, piece.finish_reason)
-            for piece in finished(alone)[0]
+        expected = finished(alone)[0]
+        assert [(piece.token, piece.text, piece.finish_reason) for piece in got[number]] == [
+            (piece.token, piece.text, piece.finish_reason) for piece in expected
         ]
+        for piece, other in zip(got[number], expected, strict=True):  # device and host round apart
+            assert piece.logprob == (other.logprob and pytest.approx(other.logprob, abs=1e-5))

@@ -59,6 +59,7 @@ class UnaryOpType(Enum):
     GELU_TANH = "gelu_tanh"
     RELU = "relu"
     TANH = "tanh"
+    EXP = "exp"
     MUL_UNARY_SFPU = "mul_unary_sfpu"
 
 

@@ -56,14 +56,23 @@ def subtract(
     *,
     dtype: DataType | None = None,
     memory_config: MemoryConfig | None = None,
+    activations: Activations = (),
 ) -> Tensor:
-    """a - b, broadcast as in torch."""
+    """activation(a - b), broadcast as in torch."""
 
     def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return fpu.add(a, -b, wide_dst=False)
 
+    def exact(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        result = torch.sub(a, b)
+        for one in activations:
+            result = sfpu.activation(result, one, rounding=False)
+        return result
+
     a, b = input_tensor_a, input_tensor_b
-    return _binary("subtract", a, b, torch.sub, kernel, dtype, memory_config, None, (), ())
+    wide = DataType.FLOAT32 in (a.dtype, b.dtype if isinstance(b, Tensor) else None)
+    require(wide or not activations, "subtract", "only of FLOAT32 are activations emulated")
+    return _binary("subtract", a, b, exact, kernel, dtype, memory_config, None, (), ())
 
 
 def lt(

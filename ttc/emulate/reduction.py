@@ -1,5 +1,5 @@
 # pyright: reportUnknownMemberType=false
-"""Sums along the last dimension: sum and cumsum."""
+"""Along the last dimension: sum, max and cumsum."""
 
 import torch
 
@@ -28,6 +28,28 @@ def sum_tensor(
     for values in x.values(op):
         read = fpu.as_tf32(values) if device.rounding and wide else values
         stored.append(read.sum(-1, keepdim=True))
+    placed = memory_config or x.memory_config()
+    return output(op, stored, (*x.shape[:-1], 1), x.dtype, placed, device, wide_dst=wide)
+
+
+def max_tensor(
+    input_tensor: Tensor,
+    dim: int,
+    keepdim: bool = False,
+    *,
+    memory_config: MemoryConfig | None = None,
+) -> Tensor:
+    """The largest of each row, as the matrix unit reads it (TF32 of FLOAT32)."""
+    op, x = "max", input_tensor
+    require_tiles(op, x)
+    device = device_of(op, x)
+    rank = len(x.shape)
+    require(dim % rank == rank - 1 and keepdim, op, "only the last dimension, kept, is emulated")
+    wide = x.dtype is DataType.FLOAT32
+    stored: list[torch.Tensor] = []
+    for values in x.values(op):
+        rows = extend(values, (*values.shape[:-1], x.shape[-1])).amax(-1, keepdim=True)
+        stored.append(fpu.as_tf32(rows) if device.rounding and wide else rows)
     placed = memory_config or x.memory_config()
     return output(op, stored, (*x.shape[:-1], 1), x.dtype, placed, device, wide_dst=wide)
 

@@ -36,6 +36,8 @@ def activation(
         case UnaryOpType.TANH:
             _require_exact(kind, param)
             result = torch.tanh(values)
+        case UnaryOpType.EXP:
+            result = torch.exp(values)
         case UnaryOpType.MUL_UNARY_SFPU:
             if param is None:
                 raise EmulationError("MUL_UNARY_SFPU", "the factor is missing")

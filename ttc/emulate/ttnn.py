@@ -107,6 +107,7 @@ topk = per_device(selection.topk)
 gather = per_device(selection.gather)
 sampling = per_device(selection.sampling, writes=["output_tensor"])
 sum = per_device(reduction.sum_tensor)
+max = per_device(reduction.max_tensor)
 cumsum = per_device(reduction.cumsum)
 plus_one = per_device(indices.plus_one, writes=["input_tensor"])
 concat = per_device(data_movement.concat)
@@ -199,6 +200,7 @@ __all__ = [
     "lt",
     "mark_live_rows",
     "matmul",
+    "max",
     "mesh_partition",
     "mul",
     "multiply",

@@ -53,7 +53,7 @@ from ttc.lower.collectives import pack_sum
 from ttc.lower.constants import Constants, dtype_name
 from ttc.lower.liveness import free_after_last_use
 from ttc.lower.operations import lower_op, lower_picked
-from ttc.lower.sampling import lower_greedy, lower_sampling
+from ttc.lower.sampling import lower_greedy, lower_logprobs, lower_sampling
 from ttc.lower.scores import lower_mask
 from ttc.plan.placement import TILE, TensorPlan
 from ttc.plan.plan import PhasePlan, Plan, WeightPlan
@@ -75,6 +75,7 @@ def lower_plan(plan: Plan, chip: Chip, fingerprint: str) -> CallModule:
         _decode(plan, constants),
         lower_greedy(plan, constants),
         lower_sampling(plan, constants),
+        lower_logprobs(plan, constants),
         _advance(),
         *(_prefill(phase, plan, constants) for phase in plan.prefills),
         _head(plan, constants),
@@ -116,6 +117,7 @@ def _numbers(plan: Plan) -> Section:
         ("VOCAB_SHARDS", plan.head.vocab_shards),
         ("TOP_K", plan.head.sampling.top_k),
         ("OFFSETS", plan.head.sampling.offsets),
+        ("LOGPROB_SHARDS", 1 if plan.head.sampling.whole else plan.head.vocab_shards),
         ("SEMAPHORES", plan.semaphores),
     )
     return Section(

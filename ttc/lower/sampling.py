@@ -93,13 +93,11 @@ def _rows_of(tiles: str, rows: str, columns: int, wanted: int) -> Call:
 
 def lower_sampling(plan: Plan, constants: Constants) -> Function:
     """The emitted `sample`, which writes a token of every user and frees all it makes."""
-    sampling, gather, logits = plan.head.sampling, plan.head.gather, "logits"
-    body: list[Statement] = []
-    if sampling.whole and gather is not None:
-        logits = "whole"
-        body += lower_collective(gather, "logits", logits, constants)
+    sampling = plan.head.sampling
+    logits, body = _given(plan, constants)
+    values, ids = ("best_values", "best_ids") if sampling.merges else _PARTS
     body += _candidates(sampling, logits, constants)
-    body += _draw(sampling, constants)
+    body += _draw(sampling, values, ids, constants)
     merged = ("        offsets  the first id of each block of candidates",) * sampling.merges
     return Function(
         name="sample",
@@ -118,9 +116,60 @@ def lower_sampling(plan: Plan, constants: Constants) -> Function:
             "        draws    at least 0 and below 1, another number in each step",
             "        best     1 for each user, and ones 1.0: that ttnn.sampling takes the largest",
             *merged,
+            f"->      logits [1, 1, {TILE}, {sampling.top_k}] of the most likely tokens, and their",
+            "        ids uint32; the caller frees both",
         ),
-        body=free_after_last_use(body, owned=(), keep=()),
+        body=free_after_last_use(body, owned=(), keep=(values, ids)),
+        returns=(values, ids),
     )
+
+
+def lower_logprobs(plan: Plan, constants: Constants) -> Function:
+    """The emitted `logprobs`: what turns logits into log-probabilities."""
+    sampling = plan.head.sampling
+    value, body = _given(plan, constants)
+    dram = ("memory_config", constants.placement(DRAM))
+    if sampling.trimmed:
+        args = (Ref(name=value), (0, 0, 0, 0), (1, 1, TILE, sampling.columns))
+        value = "trimmed"
+        body.append(Call(function="slice", args=args, kwargs=(dram,), results=(value,)))
+    if sampling.narrow:
+        args = (Ref(name=value), Name(name="float32"))
+        value = "exact"
+        body.append(Call(function="typecast", args=args, kwargs=(dram,), results=(value,)))
+    row = (("dim", WIDTH), ("keepdim", True))
+    exponential = Items((Name(name="UnaryOpType.EXP"),))
+    body += [
+        Call(function="max", args=(Ref(name=value),), kwargs=row, results=("largest",)),
+        Call(
+            function="subtract",
+            args=(Ref(name=value), Ref(name="largest")),
+            kwargs=(("activations", exponential), dram),
+            results=("powers",),
+        ),
+        Call(function="sum", args=(Ref(name="powers"),), kwargs=row, results=("total",)),
+    ]
+    which = "all ranks have" if sampling.whole else "a rank has"
+    return Function(
+        name="logprobs",
+        parameters=("logits",),
+        doc=(
+            f"The largest logit that {which} of each user, and the sum of exp(logit - largest).",
+            "",
+            "logits  what decode returned; it stays",
+            f"->      fp32 [1, 1, {TILE}, 1] both; the caller frees them",
+        ),
+        body=free_after_last_use(body, owned=(), keep=("largest", "total")),
+        returns=("largest", "total"),
+    )
+
+
+def _given(plan: Plan, constants: Constants) -> tuple[str, list[Statement]]:
+    """The logits that are looked through: a rank's own, or those of all, gathered first."""
+    gather = plan.head.gather
+    if gather is None or not plan.head.sampling.whole:
+        return "logits", []
+    return "whole", [*lower_collective(gather, "logits", "whole", constants)]
 
 
 def _candidates(sampling: SamplingPlan, logits: str, constants: Constants) -> list[Statement]:
@@ -214,13 +263,12 @@ def _top(x: str, count: int, results: tuple[str, str], constants: Constants) -> 
     )
 
 
-def _draw(sampling: SamplingPlan, constants: Constants) -> list[Statement]:
+def _draw(sampling: SamplingPlan, values: str, ids: str, constants: Constants) -> list[Statement]:
     """The place of the token that is drawn among the candidates, and its id.
 
     A token is kept while the ones before it have not reached top_p; the last kept one that begins
     before the draw is taken, so that there always is one.
     """
-    values, ids = ("best_values", "best_ids") if sampling.merges else _PARTS
     hifi4 = constants.fidelity(load_fidelities()["hifi4"])
     row = (("dim", WIDTH),)
 

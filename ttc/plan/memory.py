@@ -237,9 +237,30 @@ def _hold_choices(arena: Arena, head: HeadPlan, size: Size) -> None:
             arena.hold("padded", size(replace(columns, shape=(1, 1, TILE, part.width))))
         arena.free("columns")
         arena.free("padded")
+    _hold_powers(arena, head, size)
     arena.blocks = before
     if size(head.chosen_from):
         _hold_likeliest(arena, head, size)
+
+
+def _hold_powers(arena: Arena, head: HeadPlan, size: Size) -> None:
+    """The sums for log-probabilities: logits in fp32, and their powers."""
+    sampling, logits = head.sampling, head.logits
+    given = replace(logits, shape=(1, 1, TILE, sampling.columns), placement=DRAM)
+    exact = size(replace(given, dtype="fp32"))
+    if sampling.trimmed:
+        arena.hold("trimmed", size(given))
+    if sampling.narrow:
+        arena.hold("exact", exact)
+        arena.free("trimmed")
+    for name in ("filled",) * sampling.odd:
+        arena.hold(name, exact)
+        arena.free(name)
+    arena.hold("powers", exact)
+    arena.free("exact")
+    arena.free("trimmed")
+    if sampling.odd:
+        arena.hold("filled", exact)
 
 
 def _hold_likeliest(arena: Arena, head: HeadPlan, size: Size) -> None:

@@ -92,9 +92,10 @@ def decode_operations(decode: PhasePlan, head: HeadPlan) -> int:
 
 
 def sampling_operations(head: HeadPlan) -> int:
-    """Device operations of a draw and of the next positions, which follow a decode step."""
-    gathered = _launched(head.gather) if head.sampling.whole else 0
-    return head.sampling.operations + gathered + ADVANCE_OPERATIONS
+    """Device operations of a draw, its log-probabilities and the next positions."""
+    gathered = 2 * _launched(head.gather) if head.sampling.whole else 0
+    own = head.sampling.operations + head.sampling.logprob_operations
+    return own + gathered + ADVANCE_OPERATIONS
 
 
 def _position_operations(positions: PlannedPositions) -> int:

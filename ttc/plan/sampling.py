@@ -53,6 +53,7 @@ class SettingPlace:
 class SamplingPlan:
     """How a device draws a token: the `top_k` most likely at most, by the ranges of its logits.
 
+    columns  that are tokens, of the `held` ones of a rank, or of all ranks if they are gathered
     whole    the columns of all ranks are gathered first; else each rank looks through its own, and
              `gathers` brings values and ids of the most likely of each together
     cut      whether ranges are cut out of the logits
@@ -63,6 +64,8 @@ class SamplingPlan:
     """
 
     top_k: int
+    columns: int
+    held: int
     whole: bool
     cut: bool
     narrow: bool
@@ -85,6 +88,24 @@ class SamplingPlan:
         joined = 2 if len(self.ranges) > 1 else 0
         exchanged = sum(gather.operations for gather in self.gathers)
         return each + joined + exchanged + (3 if self.merges else 0) + self.narrow + DRAW_OPERATIONS
+
+    @property
+    def logprob_operations(self) -> int:
+        """Device operations of the sums for log-probabilities, without a gather of whole logits.
+
+        What is not whole tiles is filled up for each of the two reductions.
+        """
+        return self.trimmed + self.narrow + 3 + 2 * self.odd
+
+    @property
+    def trimmed(self) -> bool:
+        """Whether columns of padding are cut off."""
+        return self.columns != self.held
+
+    @property
+    def odd(self) -> bool:
+        """Whether the tokens fill no whole tiles."""
+        return self.columns % TILE > 0
 
     def _range_operations(self, part: VocabRange) -> int:
         """Cut out, padded (what is not whole tiles takes one more), looked through, ids widened."""
@@ -125,6 +146,8 @@ def plan_sampling(
     held = columns * ranks if whole else columns
     return SamplingPlan(
         top_k=CANDIDATES,
+        columns=wanted,
+        held=held,
         whole=whole,
         cut=len(ranges) > 1 or wanted != held,
         narrow=logits.dtype != "fp32",
@@ -195,17 +218,20 @@ _PLACES = (
     SettingPlace(
         settings=("top_k",),
         where="host",
-        why=f"of 0 (all tokens) or above {CANDIDATES}: ttnn.sampling picks among "
+        why=f"where it is 0 (all tokens) or above {CANDIDATES}: ttnn.sampling picks among "
         f"{CANDIDATES} at most, and others would never be drawn",
     ),
     SettingPlace(
         settings=("repetition_penalty", "presence_penalty", "frequency_penalty"),
         where="host",
-        why="they change the logits of any token that was there before",
+        why="they change the logits of tokens that were there before: a device would keep two "
+        "counts for each user and token of the vocabulary, and pass over all logits a dozen times "
+        "in float32, half a gigabyte in a step for 32 users of 128,256 tokens",
     ),
     SettingPlace(
         settings=("logprobs",),
-        where="host",
-        why="they are sums over the whole vocabulary",
+        where="device",
+        why="where the device draws: it adds up the whole vocabulary, and the host reads two "
+        "numbers for each user and rank, and the most likely tokens with their logits",
     ),
 )

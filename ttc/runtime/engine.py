@@ -224,7 +224,8 @@ class Engine:
         tokens = [0] * session.batch
         for place, user in running.items():
             tokens[place] = user.output.token_ids[-1]
-        draws = {place: user.on_device(session.program.TOP_K) for place, user in running.items()}
+        most = session.program.TOP_K
+        draws = {place: user.sampler.on_device(most) for place, user in running.items()}
         if None not in draws.values():
             self._choose_on_device(tokens, draws)
             return
@@ -236,17 +237,21 @@ class Engine:
     def _choose_on_device(self, tokens: list[int], draws: Mapping[int, Draw | None]) -> None:
         """The same on the devices, which hold the tokens unless users came or left."""
         session, running = self._session, self._running
-        likeliest = all(draw == LIKELIEST for draw in draws.values())
+        logprobs = any(user.request.logprobs for user in running.values())
+        likeliest = not logprobs and all(draw == LIKELIEST for draw in draws.values())
         if not self._on_device:
             by_user = [draws.get(place) for place in range(session.batch)]
             session.write(tokens, () if likeliest else by_user)
-        numbers = [0.0] * session.batch
-        for place, user in running.items():
-            numbers[place] = user.sampler.number()
-        chosen = session.step(() if likeliest else numbers)
+        if likeliest:
+            chosen, found = session.step(), [0.0] * session.batch
+        else:
+            numbers = [0.0] * session.batch
+            for place, user in running.items():
+                numbers[place] = user.sampler.number()
+            chosen, found = session.draw(numbers, logprobs=logprobs)
         self._on_device = True
-        for place in list(running):
-            self._take(place, chosen[place])
+        for place, user in list(running.items()):
+            self._take(place, chosen[place], found[place] if user.request.logprobs else None)
 
     def _admit(self) -> bool:
         """Let in who waits, as far as there is room; whether there are prompts to be read."""
@@ -321,10 +326,6 @@ class _User:
         self.came = time.perf_counter()
         self._pieces = TextPieces(decoder=decoder)
         self._stop = StopStrings(stops=request.limits.stop)
-
-    def on_device(self, top_k: int) -> Draw | None:
-        """How a device that draws among `top_k` tokens chooses this user's; None if it cannot."""
-        return None if self.request.logprobs else self.sampler.on_device(top_k)
 
     def take(
         self, token: int, logprob: float | None, *, eos_ids: frozenset[int], context: int

@@ -34,6 +34,7 @@ class Program(Protocol):
     VOCAB_SHARDS: int
     TOP_K: int
     OFFSETS: tuple[int, ...]
+    LOGPROB_SHARDS: int
     SEMAPHORES: int
     BUFFERS: Mapping[str, TensorFacts]
     PROMPT_TABLES: Mapping[str, tuple[Any, ...]]
@@ -50,7 +51,8 @@ class Program(Protocol):
     head_prefill: Callable[..., Tensor]
     head_prompts: Callable[..., Tensor]
     greedy: Callable[[Tensor, Tensor], None]
-    sample: Callable[[Tensor, Tensor, Any], None]
+    sample: Callable[[Tensor, Tensor, Any], tuple[Tensor, Tensor]]
+    logprobs: Callable[[Tensor], tuple[Tensor, Tensor]]
     advance: Callable[[Tensor, Tensor], None]
 
 

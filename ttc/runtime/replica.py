@@ -110,7 +110,8 @@ class Replica:
     _draws: DrawInputs = field(init=False)
     _decode: Traced[Tensor] = field(init=False)
     _choose: Traced[None] = field(init=False)
-    _draw: Traced[None] = field(init=False)
+    _draw: Traced[tuple[Tensor, Tensor]] = field(init=False)
+    _spread: Traced[tuple[Tensor, Tensor]] = field(init=False)
     _logits: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,6 +137,7 @@ class Replica:
         self._decode = Traced(backend=self.backend, work=self._decode_work)
         self._choose = Traced(backend=self.backend, work=self._choice_work)
         self._draw = Traced(backend=self.backend, work=self._draw_work)
+        self._spread = Traced(backend=self.backend, work=lambda: program.logprobs(self._logits))
 
     @property
     def busy(self) -> bool:
@@ -350,19 +352,50 @@ class Replica:
     def take(self, logits: Tensor, rows: int) -> Logits:
         """The first rows of logits [1, 1, 32, vocab] of `decode`, which nobody needs after it."""
         values = self._rows_of(logits, rows)
-        self._give_up(logits)
+        self._give_up(self._decode, logits)
         return values
 
-    def step(self, numbers: Sequence[float] | None = None) -> None:
-        """Append the tokens that the device holds and leave the next ones there.
-
-        The likeliest ones, or with `numbers` for all users those that they draw.
-        """
-        if numbers is not None:
-            self._draws.write_numbers(numbers)
+    def step(self) -> None:
+        """Append the tokens that the device holds and leave the likeliest next ones there."""
         logits = self.decode()
-        (self._choose if numbers is None else self._draw)()
-        self._give_up(logits)
+        self._choose()
+        self._give_up(self._decode, logits)
+
+    def draw(self, numbers: Sequence[float], *, logprobs: bool = False) -> list[float]:
+        """Append the tokens that the device holds and leave those there that the users draw.
+
+        numbers  from 0 to below 1, for each user
+        logprobs  whether log-probabilities [batch] of the new tokens are wanted; () else
+        """
+        self._draws.write_numbers(numbers)
+        logits = self.decode()
+        drawn = self._draw()
+        found: list[float] = []
+        if logprobs:
+            sums = self._spread()
+            found = self.logprobs(self.tokens(), drawn, sums)
+            self._give_up(self._spread, *sums)
+        self._give_up(self._draw, *drawn)
+        self._give_up(self._decode, logits)
+        return found
+
+    def logprobs(
+        self, tokens: Sequence[int], drawn: tuple[Tensor, Tensor], sums: tuple[Tensor, Tensor]
+    ) -> list[float]:
+        """Log-probabilities of a token of each user, 0.0 for nobody.
+
+        drawn  what the program's `sample` returned, which has the tokens
+        sums   what its `logprobs` returned, of each rank
+        """
+        shards = self.program.LOGPROB_SHARDS
+        values, ids = (self.backend.read(each)[0, 0].double() for each in drawn)
+        largest, total = (self.backend.read(each, parts=shards)[0, 0].double() for each in sums)
+        logprobs = [0.0] * self.program.BATCH
+        for user in (user for user, length in enumerate(self.lengths) if length):
+            place = (ids[user] == tokens[user]).nonzero()[0, 0]
+            every = torch.logsumexp(largest[user] + total[user].log(), 0)
+            logprobs[user] = float(values[user, place] - every)
+        return logprobs
 
     def tokens(self) -> list[int]:
         """[batch] tokens that the device holds for the next step."""
@@ -404,14 +437,16 @@ class Replica:
         self.program.greedy(self._logits, self._tokens)
         self.program.advance(self._positions, self._rope_positions)
 
-    def _draw_work(self) -> None:
-        self.program.sample(self._logits, self._tokens, self._draws.how)
+    def _draw_work(self) -> tuple[Tensor, Tensor]:
+        drawn = self.program.sample(self._logits, self._tokens, self._draws.how)
         self.program.advance(self._positions, self._rope_positions)
+        return drawn
 
-    def _give_up(self, logits: Tensor) -> None:
+    def _give_up(self, work: Traced[Any], *results: Tensor) -> None:
         """Free what a step returned, unless the next replay writes it again."""
-        if not self._decode.keeps_result:
-            self.backend.free(logits)
+        if not work.keeps_result:
+            for result in results:
+                self.backend.free(result)
 
     def _head(self, logits: Tensor, rows: int) -> Logits:
         """The first rows of what a head returned, which nobody needs after it."""

@@ -207,16 +207,35 @@ class Session:
                 if draws:
                     replica.write_draws(self._share(draws, place))
 
-    def step(self, numbers: Sequence[float] = ()) -> list[int]:
-        """One step whose tokens the devices choose: [batch] next tokens, only read.
+    def step(self) -> list[int]:
+        """One greedy step that writes nothing from the host: [batch] next tokens, only read.
 
         The devices hold the tokens to append: those of `write`, then those of the step before.
-        They take the likeliest next ones, and nothing is written from the host; with `numbers` from
-        0 to below 1, one for each user, they draw as `write` said.
         """
         busy = self._with_room()
         for place in busy:
-            self.replicas[place].step(self._share(numbers, place) if numbers else None)
+            self.replicas[place].step()
+        return self._tokens(busy)
+
+    def draw(
+        self, numbers: Sequence[float], *, logprobs: bool = False
+    ) -> tuple[list[int], list[float]]:
+        """A step whose tokens each user draws as `write` said: [batch] next tokens.
+
+        And, if they are wanted, their log-probabilities, see `sampling.logprob`; zeros else.
+
+        numbers  for each user one from 0 to below 1, the only thing that the host writes
+        """
+        busy, found = self._with_room(), [0.0] * self.batch
+        for place in busy:
+            mine = self._share(numbers, place)
+            drawn = self.replicas[place].draw(mine, logprobs=logprobs)
+            if logprobs:
+                found[place :: len(self.replicas)] = drawn
+        return self._tokens(busy), found
+
+    def _tokens(self, busy: Sequence[int]) -> list[int]:
+        """What the devices of these replicas hold for the next step."""
         tokens = [0] * self.batch
         for place in busy:
             tokens[place :: len(self.replicas)] = self.replicas[place].tokens()

@@ -240,7 +240,11 @@ def _run_draw(program: Program, inputs: _Inputs, recorder: CallRecorder) -> Phas
     logits = _decode(program, inputs)
 
     def draw() -> None:
-        program.sample(logits, inputs.tokens, inputs.how)
+        for made in (
+            *program.sample(logits, inputs.tokens, inputs.how),
+            *program.logprobs(logits),
+        ):
+            recorder.deallocate(made)
         program.advance(inputs.positions, inputs.rope_positions)
 
     seen = _second_of("sample", recorder, draw)

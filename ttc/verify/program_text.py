@@ -27,6 +27,7 @@ DEVICE_OPERATIONS = frozenset(
         "linear",
         "lt",
         "matmul",
+        "max",
         "mul",
         "multiply",
         "pad",

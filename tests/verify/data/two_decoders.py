@@ -156,10 +156,14 @@ def greedy(logits, tokens):
 
 
 def sample(logits, tokens, how):
-    """The same of the probabilities, which nothing draws from."""
-    probabilities = ttnn.softmax(logits, dim=3)
-    greedy(probabilities, tokens)
-    ttnn.deallocate(probabilities)
+    """The likeliest tokens; their logits and ids."""
+    greedy(logits, tokens)
+    return ttnn.topk(logits, 32, dim=3, stable=True)
+
+
+def logprobs(logits):
+    """The largest logit of each user, and the sum of all."""
+    return ttnn.max(logits, dim=3, keepdim=True), ttnn.sum(logits, dim=3, keepdim=True)
 
 
 def advance(positions, rope_positions):
