@@ -250,6 +250,7 @@ def _hold_powers(arena: Arena, head: HeadPlan, size: Size) -> None:
     exact = size(replace(given, dtype="fp32"))
     if sampling.trimmed:
         arena.hold("trimmed", size(given))
+        arena.free("whole")
     if sampling.narrow:
         arena.hold("exact", exact)
         arena.free("trimmed")
