@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ttc import api
@@ -213,6 +214,8 @@ def test_users_from_python(artefact: Path) -> None:
             ([1, 320], "token 320 is not in the vocabulary of 320"),
             ([1, "a"], "a prompt is a text, a Prompt or token ids"),
             (7, "a prompt is a text, a Prompt or token ids"),
+            (b"Hi", "a prompt is a text, a Prompt or token ids"),
+            ([True], "a prompt is a text, a Prompt or token ids"),
         ):
             with pytest.raises(UsageError, match=words):
                 model.add(bad)  # pyright: ignore[reportArgumentType]
@@ -230,6 +233,34 @@ def test_users_from_python(artefact: Path) -> None:
         alone = model.generation(["Hello"], max_new_tokens=4, stop_at_eos=False)
         list(alone)
         assert alone.outputs[0].token_ids[1:] == [p.token for p in pieces if p.request == first]
+
+
+def test_logits_from_python(artefact: Path) -> None:
+    """Prompts and tokens of the step API: lists or arrays, and what is neither is refused."""
+    with api.load(artefact, backend="emulate", batch=2) as model:
+        several = model.prefill([[1, 50], [60]])
+        assert several.shape == (2, 320)
+        assert (model.prefill(np.array([1, 50])) == several[:1]).all()
+        bad: Any
+        for bad, words in (
+            ([], "the prompt has no tokens"),
+            ([[]], "the prompt has no tokens"),
+            ("abc", "a prompt is a text"),
+            ([float("nan")], "a prompt is a text"),
+            ([[1], 2], "a prompt is a text"),
+        ):
+            with pytest.raises(UsageError, match=words):
+                model.prefill(bad)
+        model.prefill([[1, 50], [60]])
+        for bad, words in (
+            ([1], "1 token for 2 users"),
+            ([1] * 5, "5 tokens for a program of batch 4"),
+            ([1, 320], "token 320 is not in the vocabulary"),
+            ([1, 1.5], "a prompt is a text"),
+        ):
+            with pytest.raises(UsageError, match=words):
+                model.decode(bad)
+        assert model.decode([70, 80]).shape == (2, 320)
 
 
 def python(*arguments: str | Path) -> list[str]:

@@ -36,6 +36,18 @@ def test_one_stop_string_needs_no_list() -> None:
     assert Limits.of({"stop": ["a", "b"]}).stop == ("a", "b")
 
 
+def test_none_is_the_default() -> None:
+    nothing: Any = {"stop": None, "max_new_tokens": None, "stop_at_eos": None, "logprobs": None}
+    check_settings(nothing)
+    assert Limits.of(nothing) == Limits()
+
+
+@pytest.mark.parametrize("stop", [5, b"x", {"a"}, 1.5])
+def test_stop_is_a_text_or_several(stop: Any) -> None:
+    with pytest.raises(UsageError, match=r"stop is .*, expected a text or several"):
+        check_settings({"stop": stop})
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
 
+import numpy as np
+
 from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
 from ttc.runtime.artefact import Artefact
@@ -135,7 +137,7 @@ class Model:
             token_ids=self.encode(prompt) if text else _token_ids(prompt),
             sampling=self.sampling(settings),
             limits=Limits.of(settings),
-            logprobs=settings.get("logprobs", False),
+            logprobs=settings.get("logprobs") or False,
         )
 
     def prefill(self, token_ids: Sequence[int] | Sequence[Sequence[int]]) -> Logits:
@@ -144,17 +146,24 @@ class Model:
         Forgets all users and prompts before. UsageError while requests are served.
         """
         check_idle(self.engine)
-        first = token_ids[0] if token_ids else None
-        if first is None or isinstance(first, int):
-            return self.session.prefill([cast(Sequence[int], token_ids)])
-        return self.session.prefill(cast(Sequence[Sequence[int]], token_ids))
+        try:
+            entries = [*token_ids]
+        except TypeError:
+            entries = []
+        single = not entries or not isinstance(entries[0], Sequence | np.ndarray)
+        prompts = [token_ids] if single else entries
+        return self.session.prefill([_token_ids(cast(Sequence[int], each)) for each in prompts])
 
     def decode(self, tokens: Sequence[int]) -> Logits:
-        """Append one token per user of the last `prefill`; float32 logits [users, vocab]."""
+        """Append one token per user of the last `prefill`; float32 logits [users, vocab].
+
+        UsageError for tokens of more or fewer users, and for those out of the vocabulary.
+        """
         check_idle(self.engine)
-        for token in tokens:
+        appended = _token_ids(tokens)
+        for token in appended:
             self.session.check_prompt([token])
-        return self.session.decode(tokens)
+        return self.session.decode(appended)
 
     def encode(self, prompt: str | Prompt) -> list[int]:
         """The token ids of a prompt, with the chat template unless the prompt declines it."""
@@ -179,6 +188,8 @@ class Model:
 
 def _token_ids(prompt: Sequence[int]) -> tuple[int, ...]:
     try:
+        if isinstance(prompt, bytes | bytearray) or any(isinstance(each, bool) for each in prompt):
+            raise TypeError(f"got {prompt!r}")
         return tuple(index(token) for token in prompt)
     except TypeError as error:
         raise UsageError(

@@ -74,8 +74,13 @@ def check_settings(settings: Mapping[str, object]) -> None:
     problems += [
         Problem(message=f"{name} is {settings[name]!r}, expected True or False")
         for name in ("stop_at_eos", "logprobs")
-        if not isinstance(settings.get(name, False), bool)
+        if not isinstance(settings.get(name), bool | None)
     ]
+    stop = settings.get("stop")
+    if not isinstance(stop, str | list | tuple | None):
+        problems.append(
+            Problem(message=f"stop is {stop!r}, expected a text or several", help='stop=["END"]')
+        )
     if problems:
         raise UsageError(problems)
 
@@ -90,11 +95,14 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        stop = settings.get("stop", ())
+        given: Mapping[str, Any] = {
+            name: value for name, value in settings.items() if value is not None
+        }
+        stop = given.get("stop", ())
         return cls(
-            max_new_tokens=settings.get("max_new_tokens", NEW_TOKENS),
+            max_new_tokens=given.get("max_new_tokens", NEW_TOKENS),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            stop_at_eos=settings.get("stop_at_eos", True),
+            stop_at_eos=given.get("stop_at_eos", True),
         )
 
     def check(self) -> None:

@@ -187,6 +187,7 @@ class Session:
 
         `tokens` has one entry for each user up to the last; idle ones are not read.
         """
+        self._check_tokens(len(tokens))
         busy = self._with_room()
         self.write(tokens)
         queued = [(place, self.replicas[place].decode()) for place in busy]
@@ -233,6 +234,17 @@ class Session:
             if logprobs:
                 found[place :: len(self.replicas)] = drawn
         return self._tokens(busy), found
+
+    def _check_tokens(self, count: int) -> None:
+        """Raise UsageError where not every user, and nobody else, gets a token."""
+        users = max((user + 1 for user, length in enumerate(self.lengths) if length), default=0)
+        what = f"{count} token{'s' * (count != 1)}"
+        if count > self.batch:
+            raise UsageError(Problem(message=f"{what} for a program of batch {self.batch}"))
+        if count < users:
+            raise UsageError(
+                Problem(message=f"{what} for {users} users", help="give one for each of them")
+            )
 
     def _tokens(self, busy: Sequence[int]) -> list[int]:
         """What the devices of these replicas hold for the next step."""
