@@ -160,7 +160,7 @@ def _read_together(
 def _uses(
     one: Mapping[int, float], times: Mapping[int, Mapping[int, float]], chosen: Mapping[int, Sizes]
 ) -> list[Together]:
-    """For each bucket, the programs of the next size that has any."""
+    """For each bucket, the programs of its size, or of the power of two above it."""
     found: list[Together] = []
     for tokens, alone in one.items():
         padded = min(size for size in times if size >= tokens)
