@@ -105,6 +105,21 @@ def test_chunks_give_what_one_piece_gives(case: Case, tmp_path: Path) -> None:
     assert (chunks.argmax(-1) == whole.argmax(-1)).mean() > least
 
 
+def test_chunks_of_users_whose_caches_have_no_blocks(tmp_path: Path) -> None:
+    """Each finds its own keys, in a slot that another had before."""
+    hf_class, changes = CASES["capped scores"]
+    case = make_case(tmp_path, hf_class, changes, tokens=600)
+    others = case.token_ids[::-1]
+    with open_session(case, tmp_path, context=768, chunk=256, batch=3, rounding=False) as session:
+        replica = session.replicas[0]
+        replica.join(1, others, 600)
+        replica.join(2, others, 600)
+        replica.release(1)
+        logits = replica.join(1, case.token_ids, 600)
+        assert logits is not None
+        assert pcc(logits, case.logits) > 0.99999
+
+
 LENGTHS = 1000
 
 

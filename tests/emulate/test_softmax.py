@@ -71,6 +71,11 @@ def test_products_see_what_was_written_to_a_cache(exact_device, random) -> None:
     torch.testing.assert_close(scores(), q @ held.transpose(2, 3))
     torch.testing.assert_close(weighted(), held.sum(2, keepdim=True))
 
+    later = torch.randn(1, KV_HEADS, 32, HEAD_DIM, generator=random)
+    ttnn.fill_cache(cache, tiles(later, device), batch_idx=1, update_idx=32)
+    held[1, :, 32:64] = later[0]
+    torch.testing.assert_close(scores(), q @ held.transpose(2, 3))
+
     tokens = torch.randn(1, users, KV_HEADS, HEAD_DIM, generator=random)
     cores = ttnn.CoreRangeSet([ttnn.CoreRange(ttnn.CoreCoord(0, 0), ttnn.CoreCoord(2, 0))])
     spec = ttnn.ShardSpec(cores, [32, HEAD_DIM], ttnn.ShardOrientation.ROW_MAJOR)
@@ -91,3 +96,8 @@ def test_a_prompt_longer_than_the_cache_is_refused(device) -> None:
     cache = tiles(torch.zeros(1, KV_HEADS, 32, HEAD_DIM), device)
     with pytest.raises(EmulationError, match="do not fit the cache"):
         ttnn.fill_cache(cache, tiles(torch.ones(1, KV_HEADS, 64, HEAD_DIM), device), batch_idx=0)
+    cache = tiles(torch.zeros(1, KV_HEADS, 64, HEAD_DIM), device)
+    tile = tiles(torch.ones(1, KV_HEADS, 32, HEAD_DIM), device)
+    for start, why in ((64, "do not fit the cache"), (16, "not a multiple of 32")):
+        with pytest.raises(EmulationError, match=why):
+            ttnn.fill_cache(cache, tile, batch_idx=0, update_idx=start)
