@@ -48,6 +48,10 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "lt": lambda m: m.t.lt(tile(m), tile(m)),
     "le": lambda m: m.t.le(tile(m), tile(m, columns=1)),
     "sum": lambda m: m.t.sum(tile(m), dim=3, keepdim=True),
+    "max": lambda m: m.t.max(tile(m), dim=3, keepdim=True),
+    "powers": lambda m: m.t.subtract(
+        tile(m), tile(m, columns=1), activations=[m.t.UnaryOpType.EXP]
+    ),
     "cumsum": lambda m: m.t.cumsum(tile(m), dim=3),
     "widen columns": lambda m: m.t.typecast(top(m)[1], m.t.uint32),
     "add ids": lambda m: m.t.add(tile(m, "uint32"), tile(m, "uint32")),
