@@ -137,7 +137,8 @@ def lower_logprobs(plan: Plan, constants: Constants) -> Function:
         args = (Ref(name=value), Name(name="float32"))
         value = "exact"
         body.append(Call(function="typecast", args=args, kwargs=(dram,), results=(value,)))
-    row = (("dim", WIDTH), ("keepdim", True))
+    l1 = ("memory_config", constants.placement(L1))
+    row = (("dim", WIDTH), ("keepdim", True), l1)
     exponential = Items((Name(name="UnaryOpType.EXP"),))
     body += [
         Call(function="max", args=(Ref(name=value),), kwargs=row, results=("largest",)),
@@ -157,7 +158,7 @@ def lower_logprobs(plan: Plan, constants: Constants) -> Function:
             f"The largest logit that {which} of each user, and the sum of exp(logit - largest).",
             "",
             "logits  what decode returned; it stays",
-            f"->      fp32 [1, 1, {TILE}, 1] both; the caller frees them",
+            f"->      fp32 [1, 1, {TILE}, 1] L1 both; the caller frees them",
         ),
         body=free_after_last_use(body, owned=(), keep=("largest", "total")),
         returns=("largest", "total"),
