@@ -19,17 +19,13 @@ def sum_tensor(
 ) -> Tensor:
     """The sum of each row, in float32 of what the matrix unit reads (TF32 of FLOAT32)."""
     op, x = "sum", input_tensor
-    require_tiles(op, x)
+    wide = _check_rows(op, x, dim, keepdim)
     device = device_of(op, x)
-    rank = len(x.shape)
-    require(dim % rank == rank - 1 and keepdim, op, "only the last dimension, kept, is emulated")
-    wide = x.dtype is DataType.FLOAT32
     stored: list[torch.Tensor] = []
     for values in x.values(op):
         read = fpu.as_tf32(values) if device.rounding and wide else values
         stored.append(read.sum(-1, keepdim=True))
-    placed = memory_config or x.memory_config()
-    return output(op, stored, (*x.shape[:-1], 1), x.dtype, placed, device, wide_dst=wide)
+    return _one_column(op, x, stored, memory_config)
 
 
 def max_tensor(
@@ -41,17 +37,29 @@ def max_tensor(
 ) -> Tensor:
     """The largest of each row, as the matrix unit reads it (TF32 of FLOAT32)."""
     op, x = "max", input_tensor
-    require_tiles(op, x)
+    wide = _check_rows(op, x, dim, keepdim)
     device = device_of(op, x)
-    rank = len(x.shape)
-    require(dim % rank == rank - 1 and keepdim, op, "only the last dimension, kept, is emulated")
-    wide = x.dtype is DataType.FLOAT32
     stored: list[torch.Tensor] = []
     for values in x.values(op):
         rows = extend(values, (*values.shape[:-1], x.shape[-1])).amax(-1, keepdim=True)
         stored.append(fpu.as_tf32(rows) if device.rounding and wide else rows)
-    placed = memory_config or x.memory_config()
-    return output(op, stored, (*x.shape[:-1], 1), x.dtype, placed, device, wide_dst=wide)
+    return _one_column(op, x, stored, memory_config)
+
+
+def _check_rows(op: str, x: Tensor, dim: int, keepdim: bool) -> bool:
+    """Refuse all but the last dimension, kept; whether the values are FLOAT32."""
+    require_tiles(op, x)
+    rank = len(x.shape)
+    require(dim % rank == rank - 1 and keepdim, op, "only the last dimension, kept, is emulated")
+    return x.dtype is DataType.FLOAT32
+
+
+def _one_column(
+    op: str, x: Tensor, stored: list[torch.Tensor], memory_config: MemoryConfig | None
+) -> Tensor:
+    placed, wide = memory_config or x.memory_config(), x.dtype is DataType.FLOAT32
+    shape = (*x.shape[:-1], 1)
+    return output(op, stored, shape, x.dtype, placed, device_of(op, x), wide_dst=wide)
 
 
 def cumsum(input_tensor: Tensor, dim: int) -> Tensor:
