@@ -211,7 +211,7 @@ def load(
     backend    auto takes a device if there is one, else the emulator; see `Model.backend`
     mesh       refuse an artefact that was built for another mesh
     simulator  a simulated device is set up; auto then takes it
-    emulator_device  where torch emulates: cpu, cuda or cuda:N
+    emulator_device  where torch emulates: cpu, cpu-exact, cuda or cuda:N, see `open_backend`
     verify_weights  compare every byte of the weights with its checksum first
     batch, context, max_blocks, prefix_reuse  use less than the program was compiled for, see
                                               `ttc.runtime.request.Serving`

@@ -89,7 +89,12 @@ Backend = Annotated[
     str, typer.Option(help="auto, emulate or device; auto takes a device if there is one.")
 ]
 EmulatorDevice = Annotated[
-    str, typer.Option(metavar="DEVICE", help="Where torch emulates: cpu, cuda or cuda:N.")
+    str,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where torch emulates: cpu, cuda, cuda:N; or cpu-exact, which is slower and gives the "
+        "same tokens as a GPU and any other machine.",
+    ),
 ]
 Prompts = Annotated[
     list[str] | None,

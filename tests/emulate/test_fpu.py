@@ -185,3 +185,19 @@ def test_sums_keep_11_bits(random: torch.Generator) -> None:
     narrow = fpu.add(a, b, wide_dst=False)
     assert torch.equal(narrow, narrow.bfloat16().float())
     assert distance(narrow, a + b) < 3e-3
+
+
+def test_sums_in_float64_do_not_depend_on_their_order() -> None:
+    """Which differs between BLAS libraries, processors and GPUs; in float32 it shows."""
+    generator = torch.Generator().manual_seed(8)
+    x, w = (
+        torch.randn(shape, generator=generator).to(torch.bfloat16).to(torch.float32)
+        for shape in ((64, 576), (576, 256))
+    )
+    shuffled = torch.randperm(576, generator=generator)
+
+    def sums(kind: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        return fpu.dot(x, w.to(kind)), fpu.dot(x[:, shuffled], w[shuffled].to(kind))
+
+    assert torch.equal(*sums(torch.float64))
+    assert not torch.equal(*sums(torch.float32))

@@ -319,6 +319,7 @@ def _numbers(
         fidelity=MathFidelity.HiFi2 if fidelity is MathFidelity.Invalid else fidelity,
         wide_dst=config.fp32_dest_acc_en,
         approximate=True if approximate is None else approximate,
+        sums=device_of("scaled_dot_product_attention", q).sums,
     )
 
 

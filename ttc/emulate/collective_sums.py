@@ -13,6 +13,7 @@ into a slice per device, and give the sums [slices, ...]: slice i is what device
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
@@ -33,7 +34,7 @@ class Addition:
     def in_dst(self, *terms: torch.Tensor) -> torch.Tensor:
         if self.rounding and self.dtype is not DataType.FLOAT32:
             return fpu.add(*terms, wide_dst=self.wide_dst)
-        return torch.stack(terms).sum(0)
+        return reduce(torch.add, terms)
 
     def packed(self, values: torch.Tensor) -> torch.Tensor:
         if not self.rounding:

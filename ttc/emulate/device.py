@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple, TypedDict, Unpack
 
+import torch
+
 from ttc.emulate.configs import CoreCoord, Topology
 from ttc.emulate.errors import require
 
@@ -58,6 +60,8 @@ class MeshDevice:
     rounding   False keeps every value in float32: all dtypes, fidelities and accumulator widths
                are then ignored, which shows whether a program computes the right thing at all
     torch_device  where torch keeps and computes all values of the mesh: "cpu", "cuda", "cuda:1"
+    sums       what products are summed in: float32, or float64 for the same bits on every machine
+               (see `fpu.dot`)
     topology   whether the chips along an axis form a line or a ring
     chip       one of its chips, all being alike; a mesh of one chip is its own
     """
@@ -72,8 +76,10 @@ class MeshDevice:
         rounding: bool,
         topology: Topology,
         torch_device: str = "cpu",
+        sums: torch.dtype = torch.float32,
     ) -> None:
         self.torch_device = torch_device
+        self.sums = sums
         self.shape = shape
         self.rounding = rounding
         self.topology = topology
@@ -91,6 +97,7 @@ class MeshDevice:
             rounding=self.rounding,
             topology=self.topology,
             torch_device=self.torch_device,
+            sums=self.sums,
         )
 
     def create_submeshes(self, submesh_shape: MeshShape) -> "list[MeshDevice]":
@@ -153,6 +160,7 @@ def open_mesh_device(
     rounding: bool = True,
     topology: Topology = Topology.Linear,
     torch_device: str = "cpu",
+    sums: torch.dtype = torch.float32,
     **ignored: Unpack[_Allocation],
 ) -> MeshDevice:
     """A mesh without hardware. The defaults of grid and DRAM banks are those of one Wormhole chip.
@@ -168,6 +176,7 @@ def open_mesh_device(
         rounding=rounding,
         topology=topology,
         torch_device=torch_device,
+        sums=sums,
     )
 
 

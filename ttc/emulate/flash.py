@@ -28,12 +28,14 @@ class Attention:
     """The numbers of one attention.
 
     approximate   the main exponential is the fast one, which is off by up to 3.4 %
+    sums          what products are summed in, see `fpu.dot`
     """
 
     scale: float
     fidelity: MathFidelity
     wide_dst: bool
     approximate: bool
+    sums: torch.dtype = torch.float32
 
 
 def prefill(
@@ -125,13 +127,13 @@ def _product(
     flat = x.reshape(x.shape[0], -1, x.shape[3])
     fidelity = fidelity or numbers.fidelity
     if numbers.wide_dst:
-        result = round_to_bf16_(fpu.wide_matmul(flat, w, fidelity))
+        result = round_to_bf16_(fpu.wide_matmul(flat, w, fidelity, numbers.sums))
     else:
         phases = fpu.PHASES[fidelity]
         products = [
             fpu.group_matmul(
                 rows,
-                [fpu.group_weights(weights, phase) for phase in phases],
+                [fpu.group_weights(weights, phase).to(numbers.sums) for phase in phases],
                 phases,
                 in0_block_w=-(-x.shape[-1] // TILE),
                 accumulate_in_l1=False,
@@ -192,7 +194,7 @@ def _divide_by_sums(state: torch.Tensor, numbers: Attention) -> torch.Tensor:
     """[..., head_dim + 32] -> [..., head_dim]: tile columns times ones in HiFi2, a reciprocal."""
     out, sums = state[..., :-TILE], state[..., -TILE:]
     if numbers.wide_dst:
-        total = round_to_bf16_(fpu.activation_slice(sums, 0).sum(-1, keepdim=True))
+        total = round_to_bf16_(fpu.row_sums(fpu.activation_slice(sums, 0)))
     else:
         ones = sums.new_ones(1, TILE, 1)
         rows = sums.reshape(1, 1, -1, TILE)

@@ -8,7 +8,7 @@ HiFi4 all four. With BF16 operands HiFi4 is exact, LoFi cuts weights to 5 and ac
 significant bits.
 
 wide Dst (fp32_dest_acc_en)   products are summed in float32: a plain GEMM of the slices differs
-                              from the exact datapath by 0.03 %
+                              from the exact datapath by 0.03 %, see `dot`
 16-bit Dst                    the running sum is rounded to BF16, half away from zero, after every
                               16 products of every phase; that makes results grow by up to a few
                               percent, so it is modelled step by step (`group_matmul`)
@@ -103,12 +103,32 @@ def weight_form(w: torch.Tensor, form: str) -> torch.Tensor:
             return weight_slice(w, 1)
 
 
-def wide_matmul(x: torch.Tensor, w: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:
-    """x [..., M, K] @ w [..., K, N] with a wide Dst."""
+def dot(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """x [..., M, K] in float32 @ w [..., K, N] -> float32, summed in the type of w.
+
+    In float64 sums are exact but for products 2^30 times smaller than others, so that the order
+    that a library adds in, which differs between processors, thread counts and GPUs, does not
+    show. In float32 it does: a last bit moves a rounding, and after some decoders all of them.
+    """
+    return (x.to(w.dtype) @ w).to(torch.float32)
+
+
+def row_sums(x: torch.Tensor) -> torch.Tensor:
+    """x [..., N] -> [..., 1], always added in float64, see `dot`."""
+    return x.sum(-1, keepdim=True, dtype=torch.float64).to(torch.float32)
+
+
+def wide_matmul(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    fidelity: MathFidelity,
+    sums: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """x [..., M, K] @ w [..., K, N] with a wide Dst; `sums` is float32 or float64, see `dot`."""
     products = effective_products(x, fidelity)
-    total = products[0][0] @ weight_form(w, products[0][1])
+    total = dot(products[0][0], weight_form(w, products[0][1]).to(sums))
     for values, form in products[1:]:
-        total += values @ weight_form(w, form)
+        total += dot(values, weight_form(w, form).to(sums))
     return total
 
 
@@ -189,7 +209,7 @@ def group_matmul(
 ) -> torch.Tensor:
     """x [M, K] @ w [K, N] with a 16-bit Dst -> BF16 values as float32.
 
-    weights            `group_weights` of w for each entry of `phases`
+    weights            `group_weights` of w for each entry of `phases`, in float32 or float64
     in0_block_w        32-wide K tiles per block; Dst starts from zero in each block
     accumulate_in_l1   blocks before the last are added in L1 in BF16, the last starts from that
                        sum; otherwise every block starts from what the one before it packed
@@ -206,7 +226,7 @@ def group_matmul(
     row_step = max(1, min(rows, _GROUP_SUM_BUDGET // (groups * width)))
     column_step = max(64, _GROUP_SUM_BUDGET // (groups * row_step))
     if row_step == rows and column_step >= width:
-        sums = [torch.bmm(*pair) for pair in zip(activations, weights, strict=True)]
+        sums = [dot(*pair) for pair in zip(activations, weights, strict=True)]
         return _sum_groups(sums, per_block, accumulate_in_l1, pack_partial)
     out = x.new_empty(rows, width)
     for column in range(0, width, column_step):
@@ -214,8 +234,7 @@ def group_matmul(
         for row in range(0, rows, row_step):
             span = slice(row, row + row_step)
             sums = [
-                torch.bmm(a[:, span], w[:, :, columns])
-                for a, w in zip(activations, weights, strict=True)
+                dot(a[:, span], w[:, :, columns]) for a, w in zip(activations, weights, strict=True)
             ]
             out[span, columns] = _sum_groups(sums, per_block, accumulate_in_l1, pack_partial)
     return out

@@ -210,7 +210,7 @@ def _run(
 
         def product(rows: torch.Tensor, index: int = index) -> torch.Tensor:
             if not device.rounding:
-                return rows @ _weights(op, b, "w", index)
+                return fpu.dot(rows, _weights(op, b, "w", index))
             if arithmetic.wide_dst:
                 return _wide(op, rows, b, index, arithmetic.fidelity)
             return _narrow(op, rows, a, b, index, arithmetic, dtype)
@@ -239,7 +239,7 @@ def _of_live_rows(
 
 
 def _weights(op: str, b: Tensor, form: str, index: int) -> torch.Tensor:
-    """A form of the weight as float32 ("w", "w5"), kept on the tensor.
+    """A form of the weight ("w", "w5") in the type of sums, kept on the tensor.
 
     [K, N] where all batch dimensions are 1, so that the product is one GEMM.
     """
@@ -247,7 +247,8 @@ def _weights(op: str, b: Tensor, form: str, index: int) -> torch.Tensor:
         values = b.dense(op)
         if prod(b.shape[:-2]) == 1:
             values = [one.view(b.shape[-2], b.shape[-1]) for one in values]
-        b.operands[form] = [fpu.weight_form(one, form) for one in values]
+        sums = device_of(op, b).sums
+        b.operands[form] = [fpu.weight_form(one, form).to(sums) for one in values]
     return b.operands[form][index]
 
 
@@ -258,7 +259,10 @@ def _group_weights(op: str, b: Tensor, phase: int, index: int) -> torch.Tensor:
         values = [one.view(-1, *one.shape[-2:]) for one in b.dense(op)]
         if b.dtype is DataType.FLOAT32:
             values = [truncate_to_bf16(one) for one in values]
-        grouped = [torch.stack([fpu.group_weights(w, phase) for w in one]) for one in values]
+        sums = device_of(op, b).sums
+        grouped = [
+            torch.stack([fpu.group_weights(w, phase).to(sums) for w in one]) for one in values
+        ]
         b.operands[form] = [one[0] if len(one) == 1 else one for one in grouped]
     return b.operands[form][index]
 
@@ -267,7 +271,7 @@ def _wide(op: str, x: torch.Tensor, b: Tensor, index: int, fidelity: MathFidelit
     total: torch.Tensor | None = None
     for values, form in fpu.effective_products(x, fidelity):
         exact = b.dtype is DataType.BFLOAT4_B  # 3 significant bits: every slice is the weight
-        product = values @ _weights(op, b, "w" if exact else form, index)
+        product = fpu.dot(values, _weights(op, b, "w" if exact else form, index))
         total = product if total is None else total.add_(product)
     assert total is not None, "every fidelity has a product"
     return total

@@ -105,7 +105,7 @@ def _norm(
         if device.rounding:
             results.append(_kernel(values, gamma, beta, epsilon, config))
             continue
-        result = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + epsilon)
+        result = values * _inverse_root(fpu.row_sums(values.square()) / x.shape[-1], epsilon)
         result = result if gamma is None else result * gamma
         results.append(result if beta is None else result + beta)
     return output(
@@ -139,11 +139,11 @@ def _kernel(
         fidelity = MathFidelity.HiFi4
     squares = fpu.multiply(x, x, fidelity, wide_dst=wide)
     if wide:
-        mean = fpu.as_tf32(squares).sum(-1, keepdim=True).mul_(1.0 / x.shape[-1])
-        root = fpu.as_tf32(torch.rsqrt(mean.add_(epsilon)))
+        mean = fpu.row_sums(fpu.as_tf32(squares)).mul_(1.0 / x.shape[-1])
+        root = fpu.as_tf32(_inverse_root(mean, epsilon))
     else:
         mean = _narrow_sum(squares, fidelity).mul_(1.0 / x.shape[-1])
-        root = round_to_bf16_(torch.rsqrt(round_to_bf16_(mean).add_(epsilon)))
+        root = round_to_bf16_(_inverse_root(round_to_bf16_(mean), epsilon))
     scaled = fpu.multiply(x, root, fidelity, wide_dst=wide)
     if gamma is not None:
         scaled = fpu.as_tf32(scaled) if wide else scaled
@@ -151,11 +151,16 @@ def _kernel(
     return scaled if beta is None else fpu.add(scaled, beta, wide_dst=wide)
 
 
+def _inverse_root(mean: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """1 / sqrt(mean + epsilon), rounded to float32 once: GPUs have an rsqrt of their own."""
+    return (mean + epsilon).to(torch.float64).rsqrt_().to(torch.float32)
+
+
 def _centred(
     x: torch.Tensor, config: WormholeComputeKernelConfig, *, rounding: bool
 ) -> torch.Tensor:
     """x less its mean, in the width of Dst: a sum times 1 / width, then a difference."""
-    mean = x.mean(-1, keepdim=True)
+    mean = fpu.row_sums(x) / x.shape[-1]
     if not rounding:
         return x - mean
     if config.fp32_dest_acc_en:
@@ -170,7 +175,7 @@ def _narrow_sum(squares: torch.Tensor, fidelity: MathFidelity) -> torch.Tensor:
     phases = [phase for phase in fpu.PHASES[fidelity] if not phase & 1]
     total = fpu.group_matmul(
         rows,
-        [fpu.group_weights(ones, phase) for phase in phases],
+        [fpu.group_weights(ones, phase).to(torch.float64) for phase in phases],
         phases,
         in0_block_w=-(-rows.shape[1] // TILE),
         accumulate_in_l1=False,

@@ -5,7 +5,13 @@ SiLU, GELU, tanh, accurate exp and reciprocal are within one BF16 step of the tr
 Wormhole, so they are the float32 function followed by the rounding of the kernel. Only approximate
 exp (off by up to 3.4 %) and accurate exp for a 16-bit Dst (a quadratic, 0.2 %) have shapes of their
 own. Constants are those of the ttnn 0.81.1 kernels.
+
+Functions are taken in float64 and rounded to float32, so that they are the same on every machine:
+the float32 ones of libraries and GPUs differ in the last bit.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -25,24 +31,30 @@ def activation(
     kind, param = function.op_type, function.param
     match kind:
         case UnaryOpType.SILU:
-            result = torch.nn.functional.silu(values)
+            result = _in_float64(torch.nn.functional.silu, values)
         case UnaryOpType.GELU:
             _require_exact(kind, param)
-            result = torch.nn.functional.gelu(values)
+            result = _in_float64(torch.nn.functional.gelu, values)
         case UnaryOpType.GELU_TANH:
-            result = torch.nn.functional.gelu(values, approximate="tanh")
+            result = _in_float64(partial(torch.nn.functional.gelu, approximate="tanh"), values)
         case UnaryOpType.RELU:
             result = torch.relu(values)
         case UnaryOpType.TANH:
             _require_exact(kind, param)
-            result = torch.tanh(values)
+            result = _in_float64(torch.tanh, values)
         case UnaryOpType.EXP:
-            result = torch.exp(values)
+            result = _in_float64(torch.exp, values)
         case UnaryOpType.MUL_UNARY_SFPU:
             if param is None:
                 raise EmulationError("MUL_UNARY_SFPU", "the factor is missing")
             result = values * param
     return round_to_bf16_(result) if rounding else result
+
+
+def _in_float64(
+    function: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor
+) -> torch.Tensor:
+    return function(values.to(torch.float64)).to(torch.float32)
 
 
 def _require_exact(kind: UnaryOpType, param: float | None) -> None:
@@ -61,7 +73,7 @@ def exp_approximate(values: torch.Tensor, scale: float, *, wide_dst: bool) -> to
 def exp_accurate(values: torch.Tensor, scale: float, *, wide_dst: bool) -> torch.Tensor:
     """exp(scale * values); with a 16-bit Dst a quadratic in the fraction, rounded to BF16."""
     if wide_dst:
-        return values.mul(scale).exp_()
+        return _in_float64(torch.exp, values.mul(scale))
     power = values.to(torch.float64).mul_(scale * 1.4426950216293335).add_(127.0).clamp_(0.0, 255.0)
     whole = torch.floor(power)
     fraction = power.sub_(whole).mul_(1 << 23).floor_().to(torch.float32)

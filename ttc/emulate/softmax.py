@@ -37,7 +37,11 @@ def softmax(
     for one in x.values(op):
         values = extend(one, (*one.shape[:-1], x.shape[-1]))
         shifted = values - values.amax(-1, keepdim=True)
-        results.append(_kernel(shifted, config) if device.rounding else shifted.softmax(-1))
+        results.append(
+            _kernel(shifted, config)
+            if device.rounding
+            else shifted.to(torch.float64).softmax(-1).to(torch.float32)
+        )
     placed = memory_config or x.memory_config()
     wide = config.fp32_dest_acc_en
     return output(op, results, x.shape, x.dtype, placed, device, wide_dst=wide)
@@ -50,8 +54,8 @@ def _kernel(shifted: torch.Tensor, config: WormholeComputeKernelConfig) -> torch
     exp = exp_approximate if config.math_approx_mode else exp_accurate
     if not wide:
         powers = exp(round_to_bf16_(shifted), 1.0, wide_dst=False)
-        total = round_to_bf16_(powers.sum(-1, keepdim=True))
+        total = round_to_bf16_(fpu.row_sums(powers))
         return fpu.multiply(powers, round_to_bf16_(total.reciprocal_()), fidelity, wide_dst=False)
     powers = fpu.as_tf32(exp(fpu.as_tf32(shifted), 1.0, wide_dst=True))
-    inverse = fpu.as_tf32(powers.sum(-1, keepdim=True).reciprocal_())
+    inverse = fpu.as_tf32(fpu.row_sums(powers).reciprocal_())
     return fpu.multiply(powers, inverse, fidelity, wide_dst=True, from_tf32=True)

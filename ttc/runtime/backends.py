@@ -168,7 +168,8 @@ def open_backend(
     """Open the mesh on a backend; it is closed at the end of the block.
 
     rounding         False: the emulator keeps every value in float32
-    emulator_device  where torch emulates: cpu, cuda or cuda:N
+    emulator_device  where torch emulates: cpu, cpu-exact, cuda or cuda:N; sums of products are
+                     float32 on the CPU, else float64, which gives the same bits everywhere
     """
     if name == "emulate":
         ttnn = import_module("ttc.emulate.ttnn")
@@ -186,7 +187,7 @@ def open_backend(
 
 
 def _open_emulated(ttnn: Any, mesh: Mesh, rounding: bool, emulator_device: str) -> Any:
-    _check_torch_device(emulator_device)
+    torch_device, sums = _torch_device(emulator_device)
     chip, arch = mesh.chip, import_module("ttc.emulate.device").Arch
     return ttnn.open_mesh_device(
         ttnn.MeshShape(mesh.rows, mesh.cols),
@@ -195,15 +196,19 @@ def _open_emulated(ttnn: Any, mesh: Mesh, rounding: bool, emulator_device: str) 
         arch=arch[chip.arch.upper()],
         topology=ttnn.Topology.Ring if mesh.topology == "ring" else ttnn.Topology.Linear,
         rounding=rounding,
-        torch_device=emulator_device,
+        torch_device=torch_device,
+        sums=sums,
     )
 
 
-def _check_torch_device(name: str) -> None:
-    """Raise UsageError for a device that torch does not have here."""
+def _torch_device(name: str) -> tuple[str, Any]:
+    """torch's name of an emulator device, and what it sums in.
+
+    Raises UsageError for a device that torch does not have here.
+    """
     import torch
 
-    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    found = ["cpu", "cpu-exact", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if name not in found and not (name == "cuda" and len(found) > 1):
         raise UsageError(
             Problem(
@@ -211,6 +216,7 @@ def _check_torch_device(name: str) -> None:
                 help=f"valid choices are {', '.join(found)}",
             )
         )
+    return name.removesuffix("-exact"), torch.float32 if name == "cpu" else torch.float64
 
 
 def _open_device(ttnn: Any, mesh: Mesh, trace_region_bytes: int) -> Any:
