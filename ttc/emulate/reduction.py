@@ -17,14 +17,14 @@ def sum_tensor(
     *,
     memory_config: MemoryConfig | None = None,
 ) -> Tensor:
-    """The sum of each row, in float32 of what the matrix unit reads (TF32 of FLOAT32)."""
+    """The sum of each row, of what the matrix unit reads (TF32 of FLOAT32)."""
     op, x = "sum", input_tensor
     wide = _check_rows(op, x, dim, keepdim)
     device = device_of(op, x)
     stored: list[torch.Tensor] = []
     for values in x.values(op):
         read = fpu.as_tf32(values) if device.rounding and wide else values
-        stored.append(read.sum(-1, keepdim=True))
+        stored.append(fpu.row_sums(read))
     return _one_column(op, x, stored, memory_config)
 
 

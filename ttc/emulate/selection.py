@@ -3,6 +3,7 @@
 
 import torch
 
+from ttc.emulate import fpu
 from ttc.emulate.configs import MemoryConfig
 from ttc.emulate.dtypes import INTEGERS, DataType, Layout, round_to_bf16_, round_to_nearest_even
 from ttc.emulate.elementwise import write_into
@@ -172,15 +173,19 @@ def _draw(
     p: torch.Tensor,
     temp: torch.Tensor,
 ) -> torch.Tensor:
-    """As the kernels: BF16 probabilities by the approximate exponential, sums in float32."""
+    """As the kernels: BF16 probabilities by the approximate exponential.
+
+    Sums are float32 there. Here they are exact, so that they are the same on every machine.
+    """
     best, columns = _largest(values, min(_TILE, values.shape[-1]))
     places = torch.arange(best.shape[-1], device=values.device)
     scaled = round_to_nearest_even(best * temp.view(-1, 1))
     scaled = torch.where(places < k.view(-1, 1), scaled, torch.full_like(scaled, _MASKED))
     shifted = round_to_nearest_even(scaled - scaled.amax(-1, keepdim=True))
     powers = round_to_bf16_(exp_approximate(shifted, 1.0, wide_dst=True))
-    inverse = round_to_bf16_(powers.sum(-1, keepdim=True).reciprocal())
+    inverse = round_to_bf16_(fpu.row_sums(powers).reciprocal())
     probabilities = round_to_nearest_even(powers * inverse) * (places < k.view(-1, 1))
+    probabilities = probabilities.to(torch.float64)
     sums = probabilities.cumsum(-1)
     kept = (sums - probabilities) <= p.view(-1, 1)
     total = (probabilities * kept).sum(-1, keepdim=True)
