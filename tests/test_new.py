@@ -183,7 +183,7 @@ def test_options_of_a_model(tmp_path: Path) -> None:
     }
     assert "options: {attention_bias: true, mlp_bias: true" in written.read_text()
     change(folder, mlp_bias=False)
-    with pytest.raises(CheckpointError, match="models with the option mlp_bias have them"):
+    with pytest.raises(CheckpointError, match="models with mlp_bias: true have them"):
         draft(folder, force=True)
     change(folder, hidden_act="quick_gelu")
     with pytest.raises(CheckpointError, match='hidden_act is "quick_gelu"; known are') as raised:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from ttc.graph.build import build_graph
-from ttc.graph.nodes import Gated, Linear
+from ttc.graph.nodes import Gated, Linear, Multiply, RmsNorm
 from ttc.spec.architecture import load_architecture
 from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.options import option_choices, with_options
+from ttc.spec.steps import Condition
 
 pytestmark = pytest.mark.fast
 
@@ -46,7 +47,7 @@ def test_a_bias_lies_beside_its_weight() -> None:
     assert bias.rotary == weight.rotary == ("kv_heads",)
     names = ("self_attn.k_proj.bias", "attention.wk.bias", "attn_k.bias")
     assert (bias.hf, bias.meta, bias.gguf) == names
-    assert (bias.group, bias.option) == ("norms", "attention_bias")
+    assert (bias.group, bias.only_if) == ("norms", Condition(option="attention_bias", value=True))
 
 
 def test_a_step_without_its_weight_gives_its_first_operand(tmp_path: Path) -> None:
@@ -59,11 +60,47 @@ def test_a_step_without_its_weight_gives_its_first_operand(tmp_path: Path) -> No
         text = text.replace(declared, f"{declared}if: use_qk_norm, ")
     path.write_text(text)
     plain = load_architecture(path)
-    assert plain.weight("q_norm").option == "use_qk_norm"
+    assert plain.weight("q_norm").only_if == Condition(option="use_qk_norm", value=True)
     without = with_options(plain, {**plain.options, "use_qk_norm": False})
     operands = {step.result: step.operands for step in without.decoder}
     assert (operands["q_rot"], operands["k_rot"]) == (("q",), ("k",))
     assert "q_normed" not in operands
+
+
+def test_a_step_without_its_weight_gives_what_it_says_otherwise() -> None:
+    stablelm = load_architecture("stablelm")
+    assert stablelm.weight("ffn_norm").only_if == stablelm.weight("ffn_norm_bias").only_if
+    for parallel, read in ((False, "mlp_in"), (True, "attn_in")):
+        options = {**stablelm.options, "use_parallel_residual": parallel}
+        found = with_options(stablelm, options)
+        operands = {step.result: step.operands for step in found.decoder}
+        assert operands["gate"] == operands["up"] == (read,)
+        assert ("ffn_norm" in {each.name for each in found.left_out}) == parallel
+
+
+def test_what_only_steps_read_that_are_left_out_is_left_out(
+    tmp_path: Path, tiny_spec: Path
+) -> None:
+    text = Path(load_architecture("llama").at.path).read_text()
+    text = text.replace("architecture: llama", "architecture: plain")
+    text = text.replace("options: {", "options: {two_norms: false, ")
+    norm = "  ffn_norm: {shape: [hidden], "
+    assert norm in text
+    text = text.replace(norm, f"{norm}if: two_norms, ")
+    step = "- mlp_in:   {rms_norm: h, weight: ffn_norm}"
+    assert step in text
+    instead = "- other: {multiply: h, by: 2}"
+    text = text.replace(step, f"{instead}\n  {step.removesuffix('}')}, otherwise: other}}")
+    (tmp_path / "architectures").mkdir()
+    (tmp_path / "architectures" / "plain.yaml").write_text(text)
+    (tmp_path / "specs").mkdir()
+    path = tmp_path / "specs" / "tiny.yaml"
+    for two, results in (("true", False), ("false", True)):
+        spec_text = tiny_spec.read_text().replace("architecture: llama", "architecture: plain")
+        path.write_text(f"{spec_text}options: {{two_norms: {two}}}\n")
+        decoder = build_graph(load_model(path)).decoders[""]
+        assert len(list(decoder.find(Multiply))) == results
+        assert len(list(decoder.find(RmsNorm))) == 2 - results
 
 
 def test_choices() -> None:

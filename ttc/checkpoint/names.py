@@ -248,9 +248,11 @@ def _unexpected(
     if not unexpected:
         return
     lines = [f"'{name}' {list(checkpoint.shape(name))}" for name in unexpected]
-    named = {_tensor_name(each, checkpoint): each.option for each in spec.architecture.left_out}
-    options = {named[tensor] for name in unexpected for tensor in named if name.endswith(tensor)}
-    by_option = f"models with the option {' and '.join(sorted(options))} have them"
+    named = {_tensor_name(each, checkpoint): each.only_if for each in spec.architecture.left_out}
+    options = {
+        str(named[tensor]) for name in unexpected for tensor in named if name.endswith(tensor)
+    }
+    by_option = f"models with {' and '.join(sorted(options))} have them"
     yield Problem(
         message=f"{_tensors(len(unexpected))} unknown to architecture '{spec.architecture.name}'",
         at=spec.source_of("architecture"),

@@ -48,28 +48,36 @@ def build_graph(spec: ModelSpec) -> ModelGraph:
 
 
 def _graph(name: str, entry: str, steps: Sequence[Step], spec: ModelSpec, kind: str) -> Graph:
-    """The steps that decoders of a kind have. What reads another step reads its first operand.
+    """The steps that decoders of a kind have. What reads another one reads another value instead.
 
-    A soft cap of 0 is none.
+    A soft cap of 0 is none, and what only steps read that are left out is left out as well.
     """
     passed: dict[str, str] = {}
     nodes: list[Node] = []
-    for step in steps:
-        operands = tuple(passed.get(name, name) for name in step.operands)
+    for written in steps:
+        step = written.reading(passed)
         if step.kinds and kind not in step.kinds:
-            passed[step.result] = operands[0]
+            passed[step.result] = step.instead
             continue
         # The place names the file as every machine does: texts repeat it.
         at = replace(step.at, path=spec.architecture.file)
-        found = _Found(
-            step=replace(step, operands=operands, at=at), spec=spec, kind=kind, passed=passed
-        )
+        found = _Found(step=replace(step, at=at), spec=spec, kind=kind, passed=passed)
         if step.op == "softcap" and not found.number("cap"):
-            passed[step.result] = operands[0]
+            passed[step.result] = step.operands[0]
             continue
         nodes.append(_BUILDERS[step.op](found))
     result = passed.get(steps[-1].result, steps[-1].result)
-    return Graph(name=name, inputs=(entry,), outputs=(result,), nodes=tuple(nodes))
+    return Graph(name=name, inputs=(entry,), outputs=(result,), nodes=_read(nodes, result))
+
+
+def _read(nodes: Sequence[Node], result: str) -> tuple[Node, ...]:
+    """The nodes that the result needs."""
+    needed, kept = {result}, list[Node]()
+    for node in reversed(nodes):
+        if needed & set(node.writes):
+            needed |= set(node.reads)
+            kept.append(node)
+    return tuple(reversed(kept))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ttc.graph.nodes import Activate
 from ttc.lower.attention import position_names
 from ttc.lower.calls import Function, Local, Statement, Unpack
 from ttc.lower.constants import Constants
@@ -14,11 +15,13 @@ from ttc.plan.plan import (
     DecoderPlan,
     PhasePlan,
     PlannedAttention,
+    PlannedGated,
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
     PlannedPositions,
     PlannedRope,
+    PlannedUnary,
 )
 
 
@@ -35,6 +38,17 @@ class Block:
         """Whether the block needs positions, blocks and cache."""
         return any(isinstance(op, PlannedAttention) for op in self.ops)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it is of: both parts of a decoder whose feed-forward reads what attention reads."""
+        functions = (op.node for op in self.ops if isinstance(op, PlannedUnary))
+        activates = any(isinstance(node, Activate) for node in functions)
+        feeds = activates or any(isinstance(op, PlannedGated) for op in self.ops)
+        return (
+            *(("attention",) if self.attends else ()),
+            *(("feed-forward",) if feeds or not self.attends else ()),
+        )
+
 
 def lower_decoder(
     decoder: DecoderPlan, phase: PhasePlan, constants: Constants, known: dict[str, Block]
@@ -50,7 +64,7 @@ def lower_decoder(
     functions: list[Function] = []
     calls: list[Statement] = []
     for block in blocks:
-        kind = "attention" if block.attends else "feed_forward"
+        kind = "_".join(block.parts).replace("-", "_")
         of = phase if block.attends or phase.decode else _of_any_prompts(phase)
         name = f"{decoder.name.replace('decoder', kind)}_{of.name}"
         context = _context(block, phase)
@@ -92,7 +106,10 @@ def _of_any_prompts(phase: PhasePlan) -> PhasePlan:
 
 
 def cut_blocks(ops: Sequence[PlannedOp]) -> tuple[Block, ...]:
-    """Cut a decoder where a single value is alive: the residual stream between its halves."""
+    """Cut a decoder where a single value is alive: the residual stream between its halves.
+
+    Where both halves read the same norm, as in a parallel residual, the decoder is one block.
+    """
     last = last_reads(ops)
     (entry,) = decoder_inputs(ops)
     blocks: list[Block] = []
@@ -218,10 +235,9 @@ def _block_function(
         body += lower_op(op, constants)
     weights = dict.fromkeys(w for op in block.ops for w in _weights(op))
     width = max(len(block.reads), 2)
+    rows = _rows(phase) if block.attends else _any_rows(phase)
     doc = (
-        f"Attention and residual of {_rows(phase)}."
-        if block.attends
-        else f"Feed-forward and residual of {_any_rows(phase)}.",
+        f"{', '.join(block.parts).capitalize()} and residual of {rows}.",
         "",
         f"{block.reads:<{width}}  {describe(at[block.reads])}; freed here",
         f"{'w':<{width}}  weights of the layer: {', '.join(weights)}",

@@ -12,7 +12,7 @@ from ttc.schema import load_yaml
 from ttc.spec import library
 from ttc.spec.biases import with_biases
 from ttc.spec.config_keys import ConfigKeys, check_config_keys, read_config_keys
-from ttc.spec.steps import FORMATS, Option, Scope, Step, read_steps, word_settings
+from ttc.spec.steps import FORMATS, Condition, Option, Scope, Step, read_steps, word_settings
 
 __all__ = ["Architecture", "Step", "WeightSpec", "load_architecture"]
 
@@ -30,7 +30,7 @@ class WeightSpec:
     rotary  the number of heads, as a product of names of dims, whose rows are in rotary order: hf
             stores each head as two halves, meta and gguf as pairs; None for other weights
     after   the weights whose rows come before these in the same tensor
-    option  the flag that says whether a model has it, "" for all models
+    only_if what a flag must say for a model to have it, None for all models
     """
 
     name: str
@@ -41,7 +41,7 @@ class WeightSpec:
     group: str
     rotary: tuple[str, ...] | None
     after: tuple[str, ...]
-    option: str
+    only_if: Condition | None
     at: Source
 
 
@@ -199,7 +199,7 @@ def _heads(data: Located) -> tuple[str, ...]:
 
 
 def _weight(name: str, data: Located, rotary: Mapping[str, tuple[str, ...]]) -> WeightSpec:
-    after, option = data.get("after"), data.get("if")
+    after, condition = data.get("after"), data.get("if")
     return WeightSpec(
         name=name,
         shape=tuple(_product(each.text) for each in data["shape"].elements()),
@@ -209,7 +209,7 @@ def _weight(name: str, data: Located, rotary: Mapping[str, tuple[str, ...]]) -> 
         group=data["group"].text,
         rotary=rotary.get(name),
         after=tuple(each.text for each in after.elements()) if after else (),
-        option=option.text if option else "",
+        only_if=Condition.parse(condition.text) if condition else None,
         at=data.key_at,
     )
 
@@ -225,6 +225,7 @@ def _scope(data: Located, block: str, weights: Mapping[str, Located]) -> Scope:
         numbers=tuple(_numbers(data)),
         kinds=() if model else _kinds(data),
         words=tuple(name for name, word in _options(data).items() if isinstance(word, str)),
+        optional=tuple(name for name, each in weights.items() if "if" in each.fields()),
     )
 
 
@@ -376,17 +377,18 @@ def _check_options(
     options, listed = _options(data), data.get("options")
     flags = [name for name, value in options.items() if isinstance(value, bool)]
     conditions = [each["if"] for each in weights.values() if "if" in each.fields()]
+    named = [(Condition.parse(each.text).option, each) for each in conditions]
     problems = [
         Problem(
-            message=f"unknown option '{each.text}'",
-            at=each.at,
+            message=f"unknown option '{name}'",
+            at=each.part(name),
             note="" if flags else "'options' has no flags",
-            help=did_you_mean(each.text, flags),
+            help=did_you_mean(name, flags),
         )
-        for each in conditions
-        if each.text not in flags
+        for name, each in named
+        if name not in flags
     ]
-    used = {each.text for each in conditions}
+    used = {name for name, _ in named}
     for name, each in listed.fields().items() if listed else ():
         settings = word_settings(steps, name)
         if name not in used and not settings:

@@ -1,7 +1,7 @@
 """Options of an architecture: what models of one class of transformers may have or not.
 
-A flag says whether the weights that name it exist. A linear without its bias adds none, and a step
-whose weight is not there is left out. A word stands for one of the values of a setting.
+A flag says which weights exist. A linear without its bias adds none, and a step whose weight is not
+there is left out. A word stands for one of the values of a setting.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,11 @@ def read_options(data: Located | None, architecture: Architecture) -> Mapping[st
 def with_options(architecture: Architecture, options: Mapping[str, Option]) -> Architecture:
     """The architecture of a model with these options: only what it has is left."""
     every = (*architecture.weights, *architecture.decoder_weights)
-    left_out = tuple(each for each in every if each.option and not options[each.option])
+    left_out = tuple(
+        each
+        for each in every
+        if each.only_if and options[each.only_if.option] != each.only_if.value
+    )
     gone = {each.name for each in left_out}
 
     def kept(weights: Sequence[WeightSpec]) -> tuple[WeightSpec, ...]:
@@ -70,20 +74,20 @@ def with_options(architecture: Architecture, options: Mapping[str, Option]) -> A
 def _steps(
     steps: Sequence[Step], options: Mapping[str, Option], gone: set[str]
 ) -> tuple[Step, ...]:
-    """The steps without those whose weight is gone; what reads one reads its first operand."""
+    """The steps without those whose weight is gone; what reads one reads another value instead."""
     passed: dict[str, str] = {}
     kept: list[Step] = []
-    for step in steps:
-        operands = tuple(passed.get(name, name) for name in step.operands)
+    for written in steps:
+        step = written.reading(passed)
         if gone & set(step.values("weight")):
-            passed[step.result] = operands[0]
+            passed[step.result] = step.instead
             continue
         settings = tuple(
             (name, _chosen(name, held, step, options, passed))
             for name, held in step.settings
             if not gone & set(step.values(name))
         )
-        kept.append(replace(step, operands=operands, settings=settings))
+        kept.append(replace(step, settings=settings))
     return tuple(kept)
 
 

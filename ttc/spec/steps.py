@@ -2,7 +2,7 @@
 
 import keyword
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Literal
@@ -11,7 +11,8 @@ from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located
 
 FORMATS = ("hf", "meta", "gguf")  # of checkpoints
-KINDS = "kinds"  # the setting that every step of a decoder may have
+KINDS = "kinds"  # a setting that every step of a decoder may have
+OTHERWISE = "otherwise"  # a setting of every step that some decoders or models do not have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,8 @@ class Step:
 
     `repeat` has the block as its operand, and the settings `times` (a size) and `input` (a value).
     A setting is text as written, or such texts by kind of decoder. `kinds` are the decoders that
-    have the step, () for all; in the others its result is its first operand.
+    have the step, () for all. Where it is left out its result is the value `otherwise`, "" for its
+    first operand.
     """
 
     result: str
@@ -28,7 +30,21 @@ class Step:
     operands: tuple[str, ...]
     settings: tuple[tuple[str, str | Mapping[str, str]], ...]
     kinds: tuple[str, ...] = ()
+    otherwise: str = ""
     at: Source
+
+    @property
+    def instead(self) -> str:
+        """What is read for its result where the step is left out."""
+        return self.otherwise or self.operands[0]
+
+    def reading(self, names: Mapping[str, str]) -> "Step":
+        """This step with the values it reads renamed, those in settings excepted."""
+        return replace(
+            self,
+            operands=tuple(names.get(name, name) for name in self.operands),
+            otherwise=names.get(self.otherwise, self.otherwise),
+        )
 
     def setting(self, name: str, kind: str = "") -> str | None:
         """What a setting says for decoders of a kind; None where it says nothing."""
@@ -59,6 +75,25 @@ class WeightOf:
 
 # The value of an option: a flag, or the word that a setting then says.
 type Option = bool | str
+
+NOT = "not "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """`OPTION`, or `not OPTION`: what a flag must say for a model to have a weight."""
+
+    option: str
+    value: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Condition":
+        """A condition as written, which its schema allows."""
+        return cls(option=text.removeprefix(NOT), value=not text.startswith(NOT))
+
+    def __str__(self) -> str:
+        return f"{self.option}: {'true' if self.value else 'false'}"
+
 
 # "number" is a literal or a name among the architecture's `numbers`.
 type Setting = OneOf | WeightOf | Literal["size", "value", "number"]
@@ -113,7 +148,7 @@ OPERATIONS: Mapping[str, Operation] = {
 class Scope:
     """What the steps of one block may name: weights with their ranks, sizes, other blocks,
     numbers, the kinds of decoders (none where all are alike, and in the model's own block), and
-    options that are words."""
+    options that are words. `optional` are the weights that models may be without."""
 
     block: str
     input: str
@@ -123,6 +158,7 @@ class Scope:
     numbers: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 def read_steps(data: Located, scope: Scope) -> tuple[tuple[Step, ...], list[Problem]]:
@@ -160,7 +196,7 @@ class _StepReader:
                 kinds=self._kinds(body),
                 at=body.key_at,
             )
-            self.steps.append(step)
+            self.steps.append(replace(step, otherwise=self._otherwise(step, body)))
         self.places.setdefault(result, body.key_at)
 
     def unused(self) -> list[Problem]:
@@ -238,7 +274,9 @@ class _StepReader:
     def _settings(self, op: str, body: Located) -> tuple[tuple[str, str | Mapping[str, str]], ...]:
         operation = OPERATIONS[op]
         known = operation.known
-        given = {name: each for name, each in body.fields().items() if name not in (op, KINDS)}
+        given = {
+            name: each for name, each in body.fields().items() if name not in (op, KINDS, OTHERWISE)
+        }
         meant: set[str] = set()
         for name, each in given.items():
             if name in known:
@@ -300,6 +338,23 @@ class _StepReader:
             return ()
         listed = data.elements() if isinstance(data.value, tuple) else (data,)
         return tuple(each.written for each in listed if self._known_kind(each.written, each.at))
+
+    def _otherwise(self, step: Step, body: Located) -> str:
+        """What is read where a step is left out, which must be able to happen."""
+        data = body.get(OTHERWISE)
+        if data is None:
+            return ""
+        self._use(data)
+        if not step.kinds and not set(step.values("weight")) & set(self.scope.optional):
+            self.problems.append(
+                Problem(
+                    message=f"'{step.result}' is never left out",
+                    at=data.key_at,
+                    note="a step with 'kinds' may be, or one whose weight has an 'if'",
+                    help=f"remove '{OTHERWISE}'",
+                )
+            )
+        return data.written
 
     def _known_kind(self, kind: str, at: Source) -> bool:
         if kind in self.scope.kinds:
