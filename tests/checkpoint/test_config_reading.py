@@ -133,6 +133,27 @@ def test_kinds_of_decoders() -> None:
     assert short.wrong == ("layer_types has 3 entries for 4 layers",)
 
 
+def test_kinds_that_a_second_property_changes() -> None:
+    """SmolLM 3: decoders that do not rotate may slide, or those that layer_types lists."""
+    asked = read("smollm3", use_sliding_window=True, sliding_window=32)
+    assert asked.kinds == (*("rotating",) * 3, "still_sliding")
+    assert asked.values["numbers.window"] == 32
+    idle = read("smollm3", use_sliding_window=False, sliding_window=32)
+    assert idle.kinds == (*("rotating",) * 3, "still")
+    assert "numbers.window" not in idle.values
+    assert "no decoder is of the kind" in idle.ignored["sliding_window"]
+    listed = ["sliding_attention", "full_attention"] * 2
+    other = read("smollm3", layer_types=listed, use_sliding_window=False, sliding_window=32)
+    assert other.kinds == ("rotating_sliding", "rotating", "rotating_sliding", "still")
+    assert other.values["numbers.window"] == 32
+    assert other.ignored["use_sliding_window"] == "layer_types says it"
+    assert not other.used.keys() & other.ignored.keys()
+    assert read("smollm3", layer_types=listed).missing == ("sliding_window",)
+    odd = read("smollm3", layer_types=["chunked_attention", *listed[1:]])
+    known = "known are full_attention, sliding_attention"
+    assert odd.wrong == (f"layer_types has the entry 'chunked_attention'; {known}",)
+
+
 def test_a_window_that_no_context_exceeds_is_none() -> None:
     assert read("mistral", sliding_window=64).values["numbers.window"] == 64
     wide = read("mistral", sliding_window=256)

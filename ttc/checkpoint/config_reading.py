@@ -4,13 +4,16 @@ Every key is used, or changes nothing for a reason that is told, or is unknown; 
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ttc.checkpoint.rope_config import PARTIAL, SPELLINGS, RopeReader, is_number
 from ttc.spec.config_keys import (
+    ChangeList,
+    ChangeWhere,
     ConfigKeys,
+    KindChange,
     KindCycle,
     KindList,
     KindPeriod,
@@ -131,6 +134,7 @@ class _Reader:
                 self.ignored[each] = "not set" if self.config[each] is None else f"{key} says it"
         if key is not None:
             self.used[key] = value
+            self.ignored.pop(key, None)
         if value is None:
             if needed and rule.absent is None:  # else the sizes that stand for it are missing
                 self.missing.append(" or ".join(rule.keys))
@@ -171,17 +175,13 @@ class _Reader:
 
     def _number(self, name: str, rule: Rule, kinds: tuple[str, ...]) -> None:
         """A number of decoders that the model has none of, such as a window, is left out."""
-        of = {
-            each.kind
-            for each in self.by.layer_kinds
-            if isinstance(each, KindWhere) and each.key in rule.keys
-        }
+        of = self.by.kinds_with(rule.keys)
         if of and not of & set(kinds):
             for key in rule.keys:
                 self.used.pop(key, None)
                 self.ignored[key] = f"no decoder is of the kind {' or '.join(sorted(of))}"
             return
-        self._read(f"numbers.{name}", rule, _plain, needed=False)
+        self._read(f"numbers.{name}", rule, _plain, needed=bool(of))
 
     def _absent(self, rule: Rule) -> object:
         """What a missing key stands for: a value, a size, or the quotient of two sizes."""
@@ -214,17 +214,37 @@ class _Reader:
         if layers > MOST_LAYERS:
             self.wrong.append(f"a model of {layers} decoders cannot be read")
             layers = 0
+        kinds = self._first(self.by.layer_kinds, lambda rule: self._by_rule(rule, layers))
+        return self._first(self.by.kind_changes, lambda rule: self._changed(rule, kinds)) or kinds
+
+    def _first[R: KindRule | KindChange](
+        self, rules: Sequence[R], apply: Callable[[R], tuple[str, ...]]
+    ) -> tuple[str, ...]:
+        """The kinds by the first rule that applies, and what becomes of the keys of all."""
         kinds: tuple[str, ...] = ()
-        for rule in self.by.layer_kinds:
+        for rule in rules:
             for key in _keys_of(rule):
                 if self.config.get(key) is None or kinds:
                     continue
                 self.used[key] = self.config[key]
-            kinds = kinds or self._by_rule(rule, layers)
-        for key in {key for rule in self.by.layer_kinds for key in _keys_of(rule)}:
+            kinds = kinds or apply(rule)
+        for key in {key for rule in rules for key in _keys_of(rule)}:
             if key in self.config and key not in self.used:
-                self.ignored[key] = "not set" if self.config[key] is None else "not asked for"
+                why = self.by.ignored.get(key, "not asked for")
+                self.ignored[key] = "not set" if self.config[key] is None else why
         return kinds
+
+    def _changed(self, rule: KindChange, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        """The kinds after a change, or () when it does not apply."""
+        match rule:
+            case ChangeList():
+                entries = self._entries(rule.key, rule.values, len(kinds))
+                changes = [rule.values.get(entry, {}) for entry in entries]
+            case ChangeWhere():
+                if not self._applies(rule.key, rule.if_key):
+                    return ()
+                changes = [rule.kinds] * len(kinds)
+        return tuple(each.get(kind, kind) for kind, each in zip(kinds, changes, strict=False))
 
     def _by_rule(self, rule: KindRule, layers: int) -> tuple[str, ...]:
         """The kind of each layer, or () when the rule does not apply."""
@@ -242,21 +262,27 @@ class _Reader:
                 return self._by_condition(rule, layers)
 
     def _by_list(self, rule: KindList, layers: int) -> tuple[str, ...]:
-        listed: object = self.config.get(rule.key)
+        entries = self._entries(rule.key, rule.values, layers)
+        return tuple(rule.values.get(entry, "") for entry in entries)
+
+    def _entries(self, key: str, known: Collection[str], layers: int) -> tuple[str, ...]:
+        """The entry of each layer in a list, or () where there is none."""
+        listed: object = self.config.get(key)
         if not isinstance(listed, list) or not listed:
             return ()
         entries = [str(entry) for entry in cast(list[object], listed)]
         if len(entries) < layers:
-            self.wrong.append(f"{rule.key} has {len(entries)} entries for {layers} layers")
-        for entry in sorted(set(entries) - rule.values.keys()):
-            self.wrong.append(
-                f"{rule.key} has the entry '{entry}'; known are {', '.join(rule.values)}"
-            )
-        return tuple(rule.values.get(entry, "") for entry in entries[:layers])
+            self.wrong.append(f"{key} has {len(entries)} entries for {layers} layers")
+        for entry in sorted(set(entries) - set(known)):
+            self.wrong.append(f"{key} has the entry '{entry}'; known are {', '.join(known)}")
+        return tuple(entries[:layers])
+
+    def _applies(self, key: str, if_key: str) -> bool:
+        """Whether a key is given and a flag, if there is one, is set."""
+        return self.config.get(key) is not None and bool(not if_key or self.config.get(if_key))
 
     def _by_condition(self, rule: KindWhere, layers: int) -> tuple[str, ...]:
-        value = self.config.get(rule.key)
-        if value is None or (rule.if_key and not self.config.get(rule.if_key)):
+        if not self._applies(rule.key, rule.if_key):
             return ()
         if rule.below and not self._is_below(rule.key, rule.below):
             return ()
@@ -300,11 +326,13 @@ def shortest_cycle(kinds: tuple[str, ...]) -> tuple[str, ...]:
     return kinds
 
 
-def _keys_of(rule: KindRule) -> Iterator[str]:
+def _keys_of(rule: KindRule | KindChange) -> Iterator[str]:
     if not isinstance(rule, KindCycle):
         yield rule.key
     if isinstance(rule, KindWhere):
         yield from rule.others
+    if isinstance(rule, ChangeWhere) and rule.if_key:
+        yield rule.if_key
 
 
 def _whole(value: object) -> int | None:

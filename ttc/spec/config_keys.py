@@ -19,6 +19,7 @@ from ttc.spec.steps import Option
 
 SHARED = Path(__file__).parent / "config_keys.yaml"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+KIND_RULES = ("layer_kinds", "kind_changes")  # lists of rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +111,33 @@ type KindRule = KindList | KindPeriod | KindWhere | KindCycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeList:
+    """`key` is a list with an entry for each layer; `values` is entry -> kind -> another kind."""
+
+    key: str
+    values: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeWhere:
+    """`kinds` is kind -> another kind, if `key` is given and the flag `if_key` is set."""
+
+    key: str
+    kinds: Mapping[str, str]
+    if_key: str
+
+
+type KindChange = ChangeList | ChangeWhere
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigKeys:
     """How to read a config.json.
 
-    fixed    key -> the values that the arithmetic has, any of them; an absent key has one of them
-    ignored  key -> why it changes nothing
+    kind_changes  what becomes of the kinds that `layer_kinds` gives, for a second property that
+                  some decoders have, such as a window
+    fixed         key -> the values that the arithmetic has, any of them; an absent key has one
+    ignored       key -> why it changes nothing
     """
 
     sizes: Mapping[str, Rule] = NOTHING
@@ -125,9 +148,18 @@ class ConfigKeys:
     local_rope: RopeKeys | None = None
     numbers: Mapping[str, Rule] = NOTHING
     layer_kinds: tuple[KindRule, ...] = ()
+    kind_changes: tuple[KindChange, ...] = ()
     options: Mapping[str, OptionRule] = NOTHING
     fixed: Mapping[str, tuple[object, ...]] = NOTHING
     ignored: Mapping[str, str] = field(default=NOTHING, repr=False)
+
+    def kinds_with(self, keys: Collection[str]) -> frozenset[str]:
+        """The kinds that decoders have where one of the keys is given: those it is about."""
+        where = (rule for rule in self.layer_kinds if isinstance(rule, KindWhere))
+        found = {rule.kind for rule in where if rule.key in keys}
+        if any(isinstance(each, ChangeWhere) and each.key in keys for each in self.kind_changes):
+            found |= {kind for each in self.kind_changes for kind in changed_kinds(each)}
+        return frozenset(found)
 
 
 @cache
@@ -170,13 +202,13 @@ def check_config_keys(
             for name, each in _entries(section, field_name)
             if name not in choices
         ]
-    rules = section.get("layer_kinds")
-    for rule, data in zip(
-        _section(section).layer_kinds, rules.elements() if rules else (), strict=True
-    ):
+    keys = _section(section)
+    named = [*map(kinds_of, keys.layer_kinds), *map(_kinds_in, keys.kind_changes)]
+    written = [each for name in KIND_RULES for each in _elements(section, name)]
+    for rule_kinds, data in zip(named, written, strict=True):
         problems += [
             Problem(message=f"unknown kind '{kind}'", at=data.at, help=did_you_mean(kind, kinds))
-            for kind in kinds_of(rule)
+            for kind in rule_kinds
             if kind not in kinds
         ]
     return problems
@@ -196,6 +228,21 @@ def kinds_of(rule: KindRule) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
+def changed_kinds(change: KindChange) -> tuple[str, ...]:
+    """The kinds that a change may give, each once."""
+    return tuple(dict.fromkeys(after for _, after in _changes(change)))
+
+
+def _kinds_in(change: KindChange) -> tuple[str, ...]:
+    """Every kind that a change names, each once."""
+    return tuple(dict.fromkeys(kind for pair in _changes(change) for kind in pair))
+
+
+def _changes(change: KindChange) -> tuple[tuple[str, str], ...]:
+    maps = change.values.values() if isinstance(change, ChangeList) else (change.kinds,)
+    return tuple(pair for each in maps for pair in each.items())
+
+
 def with_shared(own: ConfigKeys) -> ConfigKeys:
     """What an architecture says of keys, over what all share."""
     shared = shared_keys()
@@ -209,6 +256,7 @@ def with_shared(own: ConfigKeys) -> ConfigKeys:
         local_rope=own.local_rope,
         numbers=own.numbers,
         layer_kinds=own.layer_kinds,
+        kind_changes=own.kind_changes,
         options=MappingProxyType(
             {name: _over(rule, shared.options.get(name)) for name, rule in own.options.items()}
         ),
@@ -219,7 +267,6 @@ def with_shared(own: ConfigKeys) -> ConfigKeys:
 
 def _section(data: Located) -> ConfigKeys:
     fields = data.fields()
-    kinds = fields.get("layer_kinds")
     return ConfigKeys(
         sizes=_rules(data, "sizes"),
         norm_eps=_optional(data, "norm_eps"),
@@ -228,7 +275,8 @@ def _section(data: Located) -> ConfigKeys:
         rope=_rope(fields["rope"]) if "rope" in fields else None,
         local_rope=_rope(fields["local_rope"]) if "local_rope" in fields else None,
         numbers=_rules(data, "numbers"),
-        layer_kinds=tuple(map(_kind_rule, kinds.elements())) if kinds else (),
+        layer_kinds=tuple(map(_kind_rule, _elements(data, "layer_kinds"))),
+        kind_changes=tuple(map(_kind_change, _elements(data, "kind_changes"))),
         options=MappingProxyType(
             {name: _option_rule(each) for name, each in _entries(data, "options")}
         ),
@@ -240,6 +288,11 @@ def _section(data: Located) -> ConfigKeys:
 def _entries(data: Located, name: str) -> tuple[tuple[str, Located], ...]:
     held = data.get(name)
     return tuple(held.fields().items()) if held else ()
+
+
+def _elements(data: Located, name: str) -> tuple[Located, ...]:
+    held = data.get(name)
+    return tuple(held.elements()) if held else ()
 
 
 def _rules(data: Located, name: str) -> Mapping[str, Rule]:
@@ -308,6 +361,18 @@ def _kind_rule(data: Located) -> KindRule:
         below=plain.get("below", ""),
         from_key=plain.get("from", ""),
         before=plain.get("before", ""),
+    )
+
+
+def _kind_change(data: Located) -> KindChange:
+    plain: Any = data.plain()
+    if "values" in plain:
+        values = {entry: MappingProxyType(kinds) for entry, kinds in plain["values"].items()}
+        return ChangeList(key=plain["key"], values=MappingProxyType(values))
+    return ChangeWhere(
+        key=plain["key"],
+        kinds=MappingProxyType(plain["kinds"]),
+        if_key=plain.get("if", ""),
     )
 
 
