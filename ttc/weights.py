@@ -58,6 +58,7 @@ def add_weights(
     weights = WeightCache(weights.root)  # what was verified is not read again
     index = link_weights(compiled.plan.weights, source, weights, folder, copy=copy)
     files = write_tokenizer(checkpoint, folder)
+    checkpoint.check_unchanged()  # weights and tokenizer are of one time
     _remember(cache, checkpoint.fingerprint, spec=named, weights=location)
     return AddedWeights(
         checkpoint=CheckpointFacts(

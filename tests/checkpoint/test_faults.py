@@ -240,6 +240,46 @@ def test_a_checkpoint_that_changed_with_the_same_size_and_time(bench: Bench) -> 
     assert [name for name in before if before[name] != after[name]]
 
 
+@pytest.mark.parametrize("moment", ["while it is hashed", "while it is converted", "at the end"])
+def test_a_checkpoint_that_changes_during_a_compile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The key of an entry says what the checkpoint was; what it became must not go by it."""
+    from ttc import api, weights
+    from ttc.checkpoint import convert, fingerprint
+    from ttc.errors import CheckpointError
+
+    path = bench.checkpoint / "model.safetensors"
+    intact = path.read_bytes()
+    places = {
+        "while it is hashed": (fingerprint, "fingerprint_files"),
+        "while it is converted": (convert, "write_weight"),
+        "at the end": (weights, "write_tokenizer"),
+    }
+    module, name = places[moment]
+    real = getattr(module, name)
+
+    def changing(*arguments: Any, **named: Any) -> Any:
+        data = bytearray(intact)
+        for place in range(len(data) // 4, len(data) - 2, 2):
+            data[place : place + 2] = b"\x11\x3c"
+        path.write_bytes(data)
+        return real(*arguments, **named)
+
+    out, cache = bench.folder / "changed", bench.folder / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, changing)
+        with pytest.raises(CheckpointError, match=rf"{path} changed while it was read"):
+            api.compile(bench.spec, weights=str(bench.checkpoint), out=out, cache=cache)
+    assert not out.exists()
+    path.write_bytes(intact)
+    assert bench.convert()[0] == 0
+    (bench.folder / "cache").rename(bench.folder / "suspect")
+    before = bench.weights()
+    assert bench.convert()[0] == 0
+    assert bench.weights() == before
+
+
 def test_a_half_downloaded_checkpoint(bench: Bench) -> None:
     path = bench.checkpoint / "model.safetensors"
     whole = path.read_bytes()

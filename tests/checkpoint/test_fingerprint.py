@@ -1,10 +1,12 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ttc.checkpoint import fingerprint
-from ttc.checkpoint.fingerprint import fingerprint_file, fingerprint_files
+from ttc.checkpoint.fingerprint import SourceFiles, fingerprint_file, fingerprint_files
+from ttc.errors import CheckpointError
 
 pytestmark = pytest.mark.fast
 
@@ -86,3 +88,63 @@ def test_files_are_combined_in_any_order_by_name(file: Path) -> None:
     assert before == fingerprint_files([other, file])
     other.rename(file.with_name("renamed"))
     assert before != fingerprint_files([file, file.with_name("renamed")])
+
+
+def replace_by_another(file: Path) -> None:
+    other = file.with_name("other")
+    other.write_bytes(bytes(file.stat().st_size))
+    other.replace(file)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (lambda file: change(file, 100), "its times say so"),
+        (replace_by_another, "another file is in its place"),
+        (lambda file: os.truncate(file, 5), "it had 20,110 bytes and now has 5"),
+        (os.unlink, "No such file or directory"),
+    ],
+)
+def test_a_file_that_changes_after_it_was_opened(
+    file: Path, event: Callable[[Path], None], words: str
+) -> None:
+    files = SourceFiles([file])
+    files.check_unchanged()
+    assert files.fingerprint == fingerprint_files([file])
+    event(file)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        files.check_unchanged()
+    assert f"{file} changed while it was read" in str(caught.value)
+
+
+def test_a_file_that_changes_before_it_is_hashed(file: Path) -> None:
+    files = SourceFiles([file])
+    change(file, 0)
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        _ = files.fingerprint
+
+
+def test_every_changed_file_is_told(file: Path) -> None:
+    second = file.with_name("second")
+    second.write_bytes(b"x")
+    files = SourceFiles([file, second])
+    change(file, 0)
+    change(second, 0)
+    with pytest.raises(CheckpointError) as caught:
+        files.check_unchanged()
+    assert len(caught.value.problems) == 2
+
+
+def test_a_hash_of_two_contents_is_not_noted(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "SETTLED_SECONDS", -1.0)
+    segment = fingerprint._segment
+
+    def changing(path: Path, offset: int) -> bytes:
+        change(path, 0)
+        return segment(path, offset)
+
+    monkeypatch.setattr(fingerprint, "_segment", changing)
+    fingerprint_file(file, tmp_path / "notes")
+    assert not list(tmp_path.glob("notes/*"))

@@ -53,7 +53,8 @@ def convert_weights(
 
     A tensor that another process is converting is left for the end, when it is there as a rule.
     Whatever ends the conversion early (an error, an interrupt, a signal) leaves the finished ones
-    to the next run. `report` is called in this thread, after each tensor.
+    to the next run. A tensor whose file changed since the checkpoint was opened is not one of them:
+    its key stands for what the file was. `report` is called in this thread, after each tensor.
 
     packers   tensors that are packed at once; as many again may wait for the disk meanwhile
     """
@@ -67,7 +68,10 @@ def convert_weights(
 
         def write(sink: Sink) -> None:
             with packing:
-                write_weight(item.weight, source, sink, stop)
+                try:
+                    write_weight(item.weight, source, sink, stop)
+                finally:  # first: it is why what was read made no sense
+                    source.checkpoint.check_unchanged()
 
         origin = weight_origin(item.weight, source)
         return cache.store(origin, write, wait=patient) is not None

@@ -63,6 +63,13 @@ class Checkpoint(Headers, Protocol):
         """sha256 (hex) of the files' identity; see fingerprint.py."""
         ...
 
+    def check_unchanged(self) -> None:
+        """CheckpointError if a weight file is not what it was when the checkpoint was opened.
+
+        To be called after the last `read` and before what was made of it is given a name.
+        """
+        ...
+
     def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
         """One tensor, or some rows of a matrix: bf16 as uint16 bits, everything else as float32.
 

@@ -12,7 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, dequantize
 from numpy.typing import NDArray
 
-from ttc.checkpoint.fingerprint import fingerprint_files
+from ttc.checkpoint.fingerprint import SourceFiles
 from ttc.checkpoint.gguf_header import Value, read_gguf_header
 from ttc.errors import CheckpointError, Problem, did_you_mean
 
@@ -44,8 +44,7 @@ class GgufFile:
         """Read and check the header; CheckpointError for a damaged, split or unknown file."""
         self.path = path
         self.description = description
-        self._notes = notes
-        self._fingerprint = ""
+        self._files = SourceFiles([path], notes)
         header = read_gguf_header(path)
         self.metadata = header.metadata
         self._tensors = header.tensors
@@ -57,9 +56,11 @@ class GgufFile:
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) of the contents of the file. Hashed on first use."""
-        if not self._fingerprint:
-            self._fingerprint = fingerprint_files([self.path], self._notes)
-        return self._fingerprint
+        return self._files.fingerprint
+
+    def check_unchanged(self) -> None:
+        """CheckpointError if a weight file is not what it was when the checkpoint was opened."""
+        self._files.check_unchanged()
 
     def names(self) -> tuple[str, ...]:
         """Every tensor name, sorted."""

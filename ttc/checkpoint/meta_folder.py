@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ttc.checkpoint.fingerprint import fingerprint_files
+from ttc.checkpoint.fingerprint import SourceFiles
 from ttc.checkpoint.pickles import read_pickle
 from ttc.checkpoint.stored import PLAIN_DTYPES, StoredTensor, read_json, read_values
 from ttc.errors import CheckpointError, Problem
@@ -53,12 +53,11 @@ class MetaFolder:
         """Read and check all headers; CheckpointError if the parts of a tensor do not match."""
         self.folder = folder
         self.description = description
-        self._notes = notes
-        self._fingerprint = ""
         self._params = _read_params(folder / PARAMS)
         sharded = sorted(folder.glob(SHARDS))
-        self._files = sharded or sorted(folder.glob(REPACKED))
-        contents = {path: read_pickle(path) for path in self._files}
+        paths = sharded or sorted(folder.glob(REPACKED))
+        self._files = SourceFiles(paths, notes)
+        contents = {path: read_pickle(path) for path in paths}
         self._parts = _by_rank(contents) if sharded else _by_layer(contents)
         self._axes = {name: self._axis(name, parts) for name, parts in self._parts.items()}
         for name, parts in self._parts.items():
@@ -67,9 +66,11 @@ class MetaFolder:
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) of the contents of all files. Hashed on first use."""
-        if not self._fingerprint:
-            self._fingerprint = fingerprint_files(self._files, self._notes)
-        return self._fingerprint
+        return self._files.fingerprint
+
+    def check_unchanged(self) -> None:
+        """CheckpointError if a weight file is not what it was when the checkpoint was opened."""
+        self._files.check_unchanged()
 
     def names(self) -> tuple[str, ...]:
         """Every tensor name, sorted."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ttc.checkpoint.fingerprint import fingerprint_files
+from ttc.checkpoint.fingerprint import SourceFiles
 from ttc.checkpoint.pickles import read_pickle
 from ttc.checkpoint.quantized import METHODS, dequantized, unsupported_method
 from ttc.checkpoint.safetensors_header import read_header
@@ -39,11 +39,10 @@ class SafetensorsFolder:
         """Read and check every header; CheckpointError names the file and the bytes missing."""
         self.folder = folder
         self.description = description
-        self._notes = notes
-        self._fingerprint = ""
         self._tensors: dict[str, StoredTensor] = {}
-        self._files, index = _weight_files(folder)
-        for path, expected in self._files.items():
+        files, index = _weight_files(folder)
+        self._files = SourceFiles(files, notes)
+        for path, expected in files.items():
             pickled = path.suffix != ".safetensors"
             tensors = read_pickle(path) if pickled else read_header(path)[1]
             _check_against_index(path, expected, tensors, index)
@@ -56,9 +55,11 @@ class SafetensorsFolder:
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) of the contents of all files. Hashed on first use."""
-        if not self._fingerprint:
-            self._fingerprint = fingerprint_files(self._files, self._notes)
-        return self._fingerprint
+        return self._files.fingerprint
+
+    def check_unchanged(self) -> None:
+        """CheckpointError if a weight file is not what it was when the checkpoint was opened."""
+        self._files.check_unchanged()
 
     def names(self) -> tuple[str, ...]:
         """Every tensor name, sorted."""

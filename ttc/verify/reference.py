@@ -65,6 +65,7 @@ def build_reference(spec: ModelSpec, checkpoint: Checkpoint) -> Any:
         # Not torch's own attention, which drops the soft cap of scores (transformers 4.57).
         model = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager")
     state = dict(_tensors_by_hugging_face_name(spec, checkpoint, bind(spec, checkpoint)))
+    checkpoint.check_unchanged()  # answers are kept under the name of what was hashed
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set[str]()
