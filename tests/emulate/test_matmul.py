@@ -176,3 +176,11 @@ def test_only_live_rows_are_computed(x, w, device) -> None:
 def test_unknown_arguments_are_refused(x, w, device) -> None:
     with pytest.raises(TypeError, match="fidelity"):
         run(x, w, device, fidelity=HIFI2)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_rows_of_zeros_alone_give_zeros(w, device, wide) -> None:
+    """As the slice of a rank that has padding only: no row is live."""
+    nothing = torch.zeros(1, 1, 64, 256)
+    result = run(nothing, w, device, compute_kernel_config=kernel(LOFI, wide))
+    assert torch.equal(result, torch.zeros(1, 1, 64, 96))

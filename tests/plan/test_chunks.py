@@ -93,21 +93,21 @@ def test_padding_is_the_share_of_all_that_is_computed() -> None:
 def test_the_smallest_chunk_that_is_nearly_as_fast_as_the_fastest() -> None:
     times = {128: 4.0, 256: 2.0, 512: 1.5, 1024: 1.02, 2048: 1.0, 4096: 0.999}
 
-    def chosen(free: Callable[[int], int], *, fixed: bool = False) -> int:
+    def chosen(free: Callable[[int], int], *, largest: bool = False) -> int:
         return choose_chunk(
             65536,
-            32,
             chunk_sizes(65536, 4096),
+            least=256,
             free_bytes=free,
             seconds=lambda tokens, size: times[size],
-            fixed=fixed,
+            largest=largest,
         )[0]
 
     assert chosen(lambda size: 1) == 1024
     assert chosen(lambda size: 512 - size) == 512
     assert chosen(lambda size: 100 - size) == 256  # nothing fits: the plan is refused
-    assert chosen(lambda size: 1, fixed=True) == 4096
-    assert chosen(lambda size: 3000 - size, fixed=True) == 2048
+    assert chosen(lambda size: 1, largest=True) == 4096
+    assert chosen(lambda size: 3000 - size, largest=True) == 2048
 
 
 def test_what_was_asked_for_is_taken_and_the_spec_is_a_limit() -> None:

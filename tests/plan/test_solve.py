@@ -56,6 +56,17 @@ def test_what_would_fit_is_the_most_that_fits() -> None:
     refusal(largest.batch + 1, 4096)
 
 
+@pytest.mark.parametrize("batch", [12, 17])
+def test_what_fits_where_only_some_contexts_are_read_in_chunks(batch: int) -> None:
+    """Caches of capped scores have no blocks: a prompt is read at once, or the chunks fill it."""
+    capped, mesh = "gemma-2-9b", "N300"
+    largest = plan(capped, mesh, batch=batch, context=1024).largest.context
+    assert plan(capped, mesh, batch=batch, context=largest).largest.context == largest
+    for more in (TILE, 2 * TILE, 4 * TILE, 8 * TILE):
+        with pytest.raises(PlanError):
+            plan(capped, mesh, batch=batch, context=largest + more)
+
+
 def test_tokens_of_all_users_are_those_of_the_cache_that_fits() -> None:
     planned = plan(batch=8, context=4096)
     tokens = planned.largest.max_tokens_all_users

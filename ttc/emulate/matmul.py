@@ -307,7 +307,8 @@ def _narrow(
         )
 
     if weights[0].ndim == 3:
-        return product(x.reshape(-1, x.shape[-1]), weights).view(*x.shape[:-1], -1)
+        flat = product(x.reshape(-1, x.shape[-1]), weights)
+        return flat.view(*x.shape[:-1], flat.shape[-1])  # of no rows, where all are zeros
     batched = x.reshape(-1, *x.shape[-2:]).unbind(0)
     each = [product(*one) for one in zip(batched, zip(*weights, strict=True), strict=True)]
     return torch.stack(each).view(*x.shape[:-1], -1)

@@ -61,26 +61,26 @@ def start_multiple(chunk: int, block: int) -> int:
 
 def choose_chunk(
     context: int,
-    block: int,
     sizes: Sizes,
     *,
+    least: int,
     free_bytes: Callable[[int], int],
     seconds: Callable[[int, int], float],
-    fixed: bool,
+    largest: bool,
 ) -> tuple[int, Choice]:
     """The chunk of a context: the smallest that fits and is nearly as fast as the fastest.
 
+    least       no smaller one is taken, whether it fits or not
     free_bytes  DRAM that a chunk leaves on a chip; less than 0 where it does not fit
     seconds     the estimated time of a prompt of so many tokens, read in chunks of so many
-    fixed       the largest of `sizes` was asked for: it is taken, or the most that fits
+    largest     take the largest that fits, fast or not
     """
     prompt = min(context, COMPARED_PROMPT_TOKENS)
-    least = max(block, sizes[0]) if fixed else needed_chunk(context, block)
     sizes = tuple(size for size in sizes if size >= least) or (least,)
     free = {size: free_bytes(size) for size in sizes}
     times = {size: seconds(prompt, size) for size in sizes if free[size] >= 0}
     fast = TOLERATED_SLOWDOWN * min(times.values(), default=0.0)
-    if fixed or not times:
+    if largest or not times:
         taken = max(times, default=sizes[0])
     else:
         taken = next(size for size in times if times[size] <= fast)

@@ -11,6 +11,7 @@ from ttc.plan.chunks import (
     chunk_sizes,
     continuing_buckets,
     keys_at_once,
+    needed_chunk,
 )
 from ttc.plan.estimate import Priced, step_time
 from ttc.plan.memory import chunk_inputs, step_bytes
@@ -72,13 +73,14 @@ def cut_prompts(
 
     limit = chunk or dict(spec.prefill_chunk_tokens).get(setting.mesh.name.split(":")[0])
     sizes, continuing = _sizes(setting, limit)
+    needed = needed_chunk(context, block, alone=not continuing)
     taken, chunk_choice = choose_chunk(
         context,
-        block,
         sizes,
+        least=needed if chunk is None else max(block, sizes[0]),
         free_bytes=lambda size: sizing.limit - sizing.need(batch, context, size),
         seconds=seconds,
-        fixed=chunk is not None or not continuing,  # one chunk is all then: the largest
+        largest=chunk is not None or not continuing,  # what was asked for, or all of a prompt
     )
     buckets, bucket_choice = choose_buckets(taken)
     later = continuing_buckets(buckets, context, block) if continuing else ()

@@ -7,6 +7,7 @@ a prompt once, and its bytes are those that the request would be refused or acce
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from math import lcm
 
 from ttc.plan.capacity import Largest
 from ttc.plan.chunks import NEEDED_CHUNK_TOKENS, chunk_sizes, keys_at_once, needed_chunk
@@ -84,7 +85,14 @@ class Sizing:
         if paging.max_blocks is not None:
             limit = min(limit, paging.max_blocks)
         block = paging.block_tokens
-        return block * _last(lambda n: self.fits(batch, n * block), limit)
+        if not self.setting.whole_caches:
+            return block * _last(lambda n: self.fits(batch, n * block), limit)
+        # Prompts that are read in chunks need less, so that more context may fit than the next
+        # smaller ones have.
+        steps = lcm(block, NEEDED_CHUNK_TOKENS) // block
+        chunked = steps * _last(lambda n: self.fits(batch, n * steps * block), limit // steps)
+        beyond = range(min(limit, chunked + steps - 1), chunked, -1)
+        return block * next((n for n in beyond if self.fits(batch, n * block)), chunked)
 
     def largest_bucket(self) -> int:
         """Tokens of the longest chunk that fits beside the planned users, at most a context."""
