@@ -11,6 +11,7 @@ from ttc.errors import PlanError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.check import check_plan
 from ttc.plan.operations import operations_of
+from ttc.plan.placement import TILE
 from ttc.plan.plan import (
     Plan,
     PlannedLinear,
@@ -168,6 +169,17 @@ def test_sizes_that_do_not_fill_tiles(tiny_spec: Path, tmp_path: Path) -> None:
     assert "odd.yaml:4:" in text
     assert "stablelm.yaml" in text
     assert "224 and 256" in text
+
+
+@pytest.mark.parametrize(("tiles", "padded"), [(8, 8), (11, 12), (37, 40), (127, 128)])
+def test_a_width_that_few_cores_could_share_is_padded(
+    tiny_spec: Path, tiles: int, padded: int
+) -> None:
+    """37 tiles have no rectangle of the grid but one core, 38 have 2, 39 have 3."""
+    spec = load_model(tiny_spec)
+    wide = replace(spec, dims=replace(spec.dims, hidden=TILE * tiles))
+    _, planned = plan_spec(wide, load_mesh("N150"), load_profile("bf16"), context=128)
+    assert planned.decode.residual.shape == (1, 1, TILE, TILE * padded)
 
 
 def test_the_same_inputs_give_the_same_text() -> None:

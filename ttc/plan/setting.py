@@ -36,6 +36,9 @@ Phase = Literal["decode", "prefill"]
 # the matmul's K slices wide; 32 is the middle that tt-transformers settled on (find_grid).
 RESIDUAL_CORES = 32
 
+# Fewest cores for it: its width is padded to a number of tiles that divides over as many at least.
+LEAST_RESIDUAL_CORES = 8
+
 # Fewest cores for the feed-forward of a decode step: its width is padded to a number of tiles that
 # divides over as many at least.
 FFN_CORES = 16
@@ -186,8 +189,7 @@ class Setting:
     def residual(self) -> Placement:
         """Where the residual stream of a decode step lives: width sharded over a rectangle."""
         grid, width = self.chip.grid, tiles(self.dims.hidden)
-        fitting = [n for n in divisors(width) if rectangle(n, grid.x, grid.y) is not None]
-        cores = min(fitting, key=lambda n: (abs(n - RESIDUAL_CORES), n))
+        cores = residual_cores(width, self.chip)
         corners = rectangle(cores, grid.x, grid.y)
         assert corners is not None
         return Placement(
@@ -214,7 +216,7 @@ def make_setting(
 
     `tp` is the number of ranks, None the spec's or the best.
     """
-    architecture, dims = spec.architecture, padded_dims(spec.dims)
+    architecture, dims = spec.architecture, padded_dims(spec.dims, graph, mesh.chip)
     weights = (*architecture.weights, *architecture.decoder_weights)
     known: dict[EffectivePrecision, EffectivePrecision] = {}
     each = (effective(profile, spec, i) for i in range(dims.layers))
@@ -279,18 +281,31 @@ def make_setting(
     return replace(setting, parallel=replace(setting.parallel, prefill_residual=residual))
 
 
-def padded_dims(dims: Dims) -> Dims:
-    """Whole tiles where ttnn wants them: zeros that change nothing.
+def padded_dims(dims: Dims, graph: ModelGraph, chip: Chip) -> Dims:
+    """Whole tiles where ttnn wants them, and a width for cores to share: zeros that change nothing.
 
+    The mean of a layer norm would count them: its width stays as it is (see `check_sizes`).
     Heads of more than WIDE_HEAD elements fill pairs of tiles, as their rotation in halves needs:
     that in pairs has no room for them where it adds in fp32.
     """
     multiple = 2 * TILE if dims.head_dim > WIDE_HEAD else TILE
+    hidden = tiles(dims.hidden)
+    graphs = (graph.model, *graph.decoders.values())
+    if not any(list(each.find(LayerNorm)) for each in graphs):
+        while residual_cores(hidden, chip) < min(hidden, LEAST_RESIDUAL_CORES):
+            hidden += 1
     return replace(
         dims,
-        hidden=tiles(dims.hidden) * TILE,
+        hidden=hidden * TILE,
         head_dim=ceil(dims.head_dim / multiple) * multiple,
     )
+
+
+def residual_cores(width_tiles: int, chip: Chip) -> int:
+    """How many cores share a residual stream: a rectangle of nearly RESIDUAL_CORES, in even parts."""
+    grid = chip.grid
+    fitting = [n for n in divisors(width_tiles) if rectangle(n, grid.x, grid.y) is not None]
+    return min(fitting, key=lambda n: (abs(n - RESIDUAL_CORES), n))
 
 
 def head_bytes(dims: Dims, precision: EffectivePrecision, cached_tokens: int) -> HeadBytes:
