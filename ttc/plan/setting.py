@@ -302,7 +302,7 @@ def padded_dims(dims: Dims, graph: ModelGraph, chip: Chip) -> Dims:
 
 
 def residual_cores(width_tiles: int, chip: Chip) -> int:
-    """How many cores share a residual stream: a rectangle of nearly RESIDUAL_CORES, in even parts."""
+    """Cores that share a residual stream evenly: a rectangle of nearly RESIDUAL_CORES."""
     grid = chip.grid
     fitting = [n for n in divisors(width_tiles) if rectangle(n, grid.x, grid.y) is not None]
     return min(fitting, key=lambda n: (abs(n - RESIDUAL_CORES), n))
