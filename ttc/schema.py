@@ -225,6 +225,10 @@ def _type_problem(kinds: list[str], node: Located, label: str) -> Problem:
 
 def _explain_type(error: ValidationError, node: Located, label: str) -> _Explained:
     kinds: Any = error.validator_value
+    pattern = cast(Mapping[str, str], error.schema).get("pattern")
+    if pattern and node.written and not re.search(pattern, node.written):
+        yield from _explain_pattern(error, node, label)  # quotes would not make it right
+        return
     problem = _type_problem([kinds] if isinstance(kinds, str) else list(kinds), node, label)
     about = _about(error.schema, label.strip("'")) if kinds == "object" else ()
     yield replace(problem, details=about)

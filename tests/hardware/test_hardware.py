@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 from ttc.errors import SpecError, UsageError
+from ttc.hardware.chips import Chip, Grid, load_chip
 from ttc.hardware.hardware import (
-    Chip,
-    Grid,
-    load_chip,
     load_mesh,
     mesh_names,
     shipped_mesh_names,

@@ -17,6 +17,7 @@ THING = """{
   "properties": {
     "size": {"type": "integer", "minimum": 1, "multipleOf": 2, "description": "in tokens"},
     "rate": {"type": "number", "exclusiveMaximum": 1},
+    "title": {"type": "string"},
     "name": {"type": "string", "pattern": "^[a-z]+$", "description": "lower case letters"},
     "mode": {"enum": ["fast", "exact"]},
     "list": {"type": "array", "maxItems": 2, "uniqueItems": true, "items": {"type": "string"}},
@@ -63,7 +64,8 @@ def problems(text: str) -> list[Problem]:
         ("rate: 1e-5", 7, "'rate' must be a number", "YAML reads 1e-5 as text; write 1.0e-5"),
         ("rate: -1E5", 7, "'rate' must be a number", "YAML reads -1E5 as text; write -1.0e+5"),
         ("rate: 1.5", 7, "'rate' must be less than 1", "got '1.5'"),
-        ("name: 12", 7, "'name' must be text", "got '12'; write '12' in quotes"),
+        ("name: 12", 7, "'name' is not valid", "got '12'; expected lower case letters"),
+        ("title: 12", 8, "'title' must be text", "got '12'; write '12' in quotes"),
         ("name: no", 7, "'name' must be text", "YAML reads no as true or false; write 'no' in"),
         ("name: A", 7, "'name' is not valid", "got 'A'; expected lower case letters"),
         ("mode: fasd", 7, "'mode' must be one of fast, exact", "did you mean 'fast'?"),

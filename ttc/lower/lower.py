@@ -18,7 +18,7 @@ holds all of them.
 
 from itertools import groupby
 
-from ttc.hardware.hardware import Chip
+from ttc.hardware.chips import Chip
 from ttc.lower.attention import lower_positions
 from ttc.lower.blocks import (
     Block,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ttc.hardware.hardware import Chip
+from ttc.hardware.chips import Chip
 from ttc.hardware.laws import Laws, load_laws
 from ttc.plan.exchange import Collective
 from ttc.plan.memory import dram_bytes

@@ -7,7 +7,7 @@ Buffers of matmuls are planned with their programs; those of the other operation
 from collections.abc import Sequence
 from math import ceil
 
-from ttc.hardware.hardware import Chip
+from ttc.hardware.chips import Chip
 from ttc.plan.operations import peak_bytes
 from ttc.plan.placement import ELEMENT_BYTES, TILE_BYTES, TensorPlan, tiles
 from ttc.plan.plan import (

@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from ttc.hardware.hardware import Chip
+from ttc.hardware.chips import Chip
 from ttc.plan.placement import (
     TILE,
     TILE_BYTES,

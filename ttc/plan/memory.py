@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from ttc.hardware.hardware import Chip
+from ttc.hardware.chips import Chip
 from ttc.plan.arena import Arena, Size, run, run_decoders
 from ttc.plan.capacity import MemoryPlan
 from ttc.plan.l1 import l1_peak_bytes

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 from typing import Literal
 
-from ttc.hardware.hardware import Chip
+from ttc.hardware.chips import Chip
 from ttc.plan.exchange import Collective
 from ttc.plan.placement import DRAM, L1, TILE, TILE_BYTES, DType, Placement, TensorPlan
 

@@ -9,7 +9,8 @@ from ttc.errors import PlanError, Problem
 from ttc.graph.graph import Graph, ModelGraph
 from ttc.graph.nodes import Add, Attention, LayerNorm, Linear, Multiply, Node, RmsNorm, RopeQk
 from ttc.graph.shapes import Shape
-from ttc.hardware.hardware import Chip, Mesh
+from ttc.hardware.chips import Chip
+from ttc.hardware.hardware import Mesh
 from ttc.plan.degree import choose_division
 from ttc.plan.heads import HeadBytes, choose_heads
 from ttc.plan.paging import Paging

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ttc.hardware.hardware import Chip
+from ttc.hardware.chips import Chip
 from ttc.plan.estimate import estimate
 from ttc.plan.plan import Plan
 from ttc.spec.groups import ranges

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttc.errors import Problem, TtcError
+from ttc.hardware.hardware import USER_FOLDER, read_meshes
 from ttc.located import Located, parse_yaml, problem_at_start, read_text
 from ttc.schema import load_schema
 from ttc.spec import library
@@ -37,6 +38,7 @@ KINDS = (
         schema="precision_profile",
         load=load_profile,
     ),
+    Kind(name="mesh file", folder=USER_FOLDER, schema="meshes", load=read_meshes),
 )
 
 
