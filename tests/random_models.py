@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import tokenizers
@@ -90,7 +91,8 @@ def make_checkpoint(folder: Path, hf_class: str, changes: Mapping[str, Any] | No
     torch.manual_seed(SEED)
     config = model_class.config_class(**(sizes | changes))
     config._attn_implementation = "eager"  # torch's own attention drops the soft cap of scores
-    model = model_class(config)
+    with _layer_norms_without_bias(model_class):
+        model = model_class(config)
     model = model.float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -102,6 +104,20 @@ def make_checkpoint(folder: Path, hf_class: str, changes: Mapping[str, Any] | No
     codec.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
     codec.save(str(folder / "tokenizer.json"))
     return model
+
+
+@contextmanager
+def _layer_norms_without_bias(model_class: Any) -> Iterator[None]:
+    """Leave them as torch makes them: StableLM of transformers 4.57 wants to set their bias."""
+    owner = next(each for each in model_class.__mro__ if "_init_weights" in vars(each))
+    initialise = owner._init_weights
+
+    def initialise_others(self: Any, module: Any) -> None:
+        if not isinstance(module, torch.nn.LayerNorm) or "bias" in dict(module.named_parameters()):
+            initialise(self, module)
+
+    with patch.object(owner, "_init_weights", initialise_others):
+        yield
 
 
 def make_case(

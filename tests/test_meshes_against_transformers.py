@@ -51,6 +51,21 @@ def test_unrounded_logits_are_those_of_transformers(case: Case, tmp_path: Path, 
         assert session.program.MESH_SHAPE != (1, 1)
 
 
+@pytest.mark.parametrize(("heads", "kv_heads", "hidden"), [(4, 2, 320), (9, 3, 288)])
+def test_norms_of_heads_with_weights_of_their_own(
+    tmp_path: Path, heads: int, kv_heads: int, hidden: int
+) -> None:
+    """Each rank scales its heads, copies of kv heads and padding included; padded in width too."""
+    changes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": hidden}
+    changes |= {"qk_layernorm": True, "use_parallel_residual": True, "use_qkv_bias": True}
+    changes |= {"num_hidden_layers": 1, "initializer_range": 0.1}
+    case = make_case(tmp_path, "StableLmForCausalLM", changes)
+    with open_session(case, tmp_path, mesh="T3K", rounding=False) as session:
+        logits = run(session, case.token_ids)
+        for part in (slice(PROMPT_TOKENS), slice(PROMPT_TOKENS, None)):
+            assert pcc(logits[part], case.logits[part]) > 0.99999
+
+
 @pytest.mark.parametrize("mesh", ["T3K", "P150x4"])
 def test_bf16_stays_close(case: Case, tmp_path: Path, mesh: str) -> None:
     """Sums that are rounded on their way from chip to chip cost little."""

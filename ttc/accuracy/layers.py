@@ -28,7 +28,7 @@ from ttc.runtime.artefact import Artefact
 from ttc.runtime.backends import Backend, open_backend
 from ttc.runtime.replica import TILE_ROWS
 from ttc.runtime.session import open_session
-from ttc.spec.architecture import Architecture, Step
+from ttc.spec.architecture import ROW, Architecture, Step
 from ttc.spec.model import ModelSpec
 from ttc.verify.compare import correlation
 from ttc.verify.reference import build_reference
@@ -240,9 +240,14 @@ def _modules(spec: ModelSpec) -> Iterator[tuple[tuple[int, str], tuple[int, str]
 
 
 def _weighted(architecture: Architecture, steps: Sequence[Step]) -> Iterator[tuple[Step, str]]:
-    """Steps whose weight is the tensor `.weight` of a module of its own."""
+    """Steps whose weight is the tensor `.weight` of a module of its own.
+
+    Not the projections of heads that a layer norm centres: their weights are stored centred.
+    """
+    centred = {step.operands[0] for step in steps if architecture.centres_heads(step)}
     for step in steps:
         name = step.setting("weight")
         weight = architecture.weight(name).hf if name else ""
-        if step.op != "embedding" and weight.endswith(".weight"):
+        own_module = weight.endswith(".weight") and ROW not in weight
+        if step.op != "embedding" and own_module and step.result not in centred:
             yield step, weight.removesuffix(".weight")

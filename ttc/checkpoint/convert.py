@@ -158,8 +158,9 @@ def _write_whole(file: TensorFile, values: Array, sink: Sink) -> None:
     if file.layout == "row_major":
         sink.write(padded(values, rows, columns))
         return
-    assert prod(file.shape[:-2]) == 1 or file.shape[-2] % TILE == 0, "tiles do not span matrices"
-    values = padded(values, tiles(rows) * TILE, tiles(columns) * TILE)
+    count, height = prod(file.shape[:-2]), tiles(file.shape[-2]) * TILE  # no tile spans matrices
+    values = padded(values.reshape(count, -1, columns), count, height, tiles(columns) * TILE)
+    rows, values = count * height, values.reshape(count * height, -1)
     packed = np.empty((tiles(rows), tiles(columns), TILE_BYTES[file.dtype]), np.uint8)
     packer = Packer(file.dtype)
     for column in range(tiles(columns)):

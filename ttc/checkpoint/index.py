@@ -101,13 +101,16 @@ def tensor_file(weight: WeightPlan, mesh_shape: tuple[int, int]) -> TensorFile:
     """The header of a weight's file, which has a shard for each rank if the weight is divided."""
     divided = [share.dim for part in weight.parts for share in part.shares]
     last = "out" if weight.transpose else "in"
+    dim = 3 if last in divided or weight.shape[2] == 1 else 2
+    if any(part.flat for part in weight.parts):  # heads: rows, or matrices of one row
+        dim = 1 if weight.shape[1] > 1 else 2
     return TensorFile(
         shape=weight.shape,
         dtype=weight.dtype,
         layout=weight.layout,
         memory=weight.memory,
         mesh_shape=mesh_shape,
-        shard_dim=None if not divided else 3 if last in divided or weight.shape[2] == 1 else 2,
+        shard_dim=dim if divided else None,
     )
 
 
@@ -170,6 +173,10 @@ def _part_origin(part: WeightPart, tensor: BoundTensor) -> dict[str, Any]:
     if tensor.heads:
         origin |= {"heads": tensor.heads, "stored": tensor.rows, "wanted": part.rows}
         origin["rotary_dim"] = part.rotary_dim
+    if part.flat:
+        origin["flat"] = True
+    if part.centred:
+        origin["centred"] = part.centred
     if part.scale != 1.0 or part.offset != 0.0:
         origin |= {"scale": part.scale, "offset": part.offset}
     if part.shares:

@@ -14,7 +14,7 @@ from ttc.checkpoint.config_check import check_config, check_rope_factors
 from ttc.checkpoint.files import Checkpoint, Headers, RowOrder
 from ttc.checkpoint.gguf_file import ROPE_FACTORS
 from ttc.errors import CheckpointError, Problem
-from ttc.spec.architecture import WeightSpec
+from ttc.spec.architecture import ROW, WeightSpec
 from ttc.spec.model import ModelSpec
 
 LISTED = 10
@@ -49,8 +49,9 @@ COPY_OF_EMBEDDING = "a copy of the embedding, which the spec ties the head to"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundTensor:
-    """The tensor that holds a canonical weight.
+    """The tensor that holds a canonical weight, or those that hold its rows.
 
+    name: with ROW in it where each row is a tensor, whose number stands there;
     shape: that of the weight;
     first: the row of the tensor that is its first;
     heads: the number of heads its rows are split into if RoPE turns them, else 0;
@@ -63,6 +64,11 @@ class BoundTensor:
     rows: RowOrder
     heads: int
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors: one, or as many as there are rows."""
+        return _tensors_named(self.name, self.shape[0])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
@@ -74,12 +80,15 @@ class Binding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """One weight the architecture declares, and its tensor's expected name; decoder -1: none."""
+    """One weight the architecture declares, and its tensor's expected name (see BoundTensor), with
+    the names of all tensors if it stands for several; decoder -1: none.
+    """
 
     canonical: str
     tensor: str
+    tensors: tuple[str, ...]
     weight: WeightSpec
-    decoder: int = -1
+    decoder: int
 
 
 def bind(spec: ModelSpec, checkpoint: Checkpoint) -> Binding:
@@ -103,11 +112,13 @@ def bind_headers(spec: ModelSpec, checkpoint: Headers) -> Binding:
     wanted = tuple(_wanted(spec, checkpoint, present))
     tied = frozenset(w.canonical for w in wanted if spec.tie_embeddings and w.weight.group == HEAD)
     needed = [want for want in wanted if want.canonical not in tied]
-    found = [want for want in needed if want.tensor in present]
+    found = [want for want in needed if present.issuperset(want.tensors)]
     ignored = _ignored(checkpoint, [w for w in wanted if w.canonical in tied], present)
-    extra = present - {want.tensor for want in needed} - {name for name, _ in ignored}
+    expected = {tensor for want in needed for tensor in want.tensors}
+    extra = present - expected - {name for name, _ in ignored}
+    missing = [want for want in needed if not present.issuperset(want.tensors)]
     problems = [
-        *_missing(spec, checkpoint, [want for want in needed if want.tensor not in present]),
+        *_missing(spec, checkpoint, missing, present),
         *_unexpected(spec, checkpoint, sorted(extra)),
         *_misshapen(spec, checkpoint, found),
         *_unreadable(checkpoint, found),
@@ -129,19 +140,27 @@ def _wanted(spec: ModelSpec, checkpoint: Headers, present: Set[str]) -> Iterator
     architecture = spec.architecture
     embedding = next(each for each in architecture.weights if each.group == EMBEDDING)
     where = _stored_as(_tensor_name(embedding, checkpoint), present)
-    for weight in architecture.weights:
-        tensor = where(_tensor_name(weight, checkpoint))
-        yield _Wanted(canonical=weight.name, tensor=tensor, weight=weight)
     prefix = architecture.prefixes.get(checkpoint.format, "")
-    for decoder in range(spec.dims.layers):
-        for weight in architecture.decoder_weights:
-            tensor = prefix.format(i=decoder) + _tensor_name(weight, checkpoint)
-            yield _Wanted(
-                canonical=f"decoders.{decoder}.{weight.name}",
-                tensor=where(tensor),
-                weight=weight,
-                decoder=decoder,
-            )
+    every = [(-1, weight) for weight in architecture.weights]
+    decoders = range(spec.dims.layers)
+    every += [(decoder, weight) for decoder in decoders for weight in architecture.decoder_weights]
+    for decoder, weight in every:
+        place, before = "", ""
+        if decoder >= 0:
+            place, before = f"decoders.{decoder}.", prefix.format(i=decoder)
+        tensor = where(before + _tensor_name(weight, checkpoint))
+        yield _Wanted(
+            canonical=place + weight.name,
+            tensor=tensor,
+            tensors=_tensors_named(tensor, _shape(spec, weight)[0]),
+            weight=weight,
+            decoder=decoder,
+        )
+
+
+def _tensors_named(name: str, rows: int) -> tuple[str, ...]:
+    """The tensors of a weight: where ROW stands in the name, one for each of its rows."""
+    return tuple(name.replace(ROW, str(i)) for i in range(rows)) if ROW in name else (name,)
 
 
 def _stored_as(embedding: str, present: Set[str]) -> Callable[[str], str]:
@@ -217,7 +236,9 @@ def _check_tied_copies(
             )
 
 
-def _missing(spec: ModelSpec, checkpoint: Headers, missing: Sequence[_Wanted]) -> Iterator[Problem]:
+def _missing(
+    spec: ModelSpec, checkpoint: Headers, missing: Sequence[_Wanted], present: Set[str]
+) -> Iterator[Problem]:
     if not missing:
         return
     found = _decoders_found(spec, checkpoint)
@@ -227,10 +248,16 @@ def _missing(spec: ModelSpec, checkpoint: Headers, missing: Sequence[_Wanted]) -
         at, hint = "dims.layers", f"layers: {found} would fit this checkpoint"
     else:
         at, hint = "architecture", "is this the checkpoint the spec is written for, all of it?"
+    lines = [
+        f"{want.canonical}: expected as '{tensor}'"
+        for want in missing
+        for tensor in want.tensors
+        if tensor not in present
+    ]
     yield Problem(
-        message=f"{_tensors(len(missing))} missing from {checkpoint.description}",
+        message=f"{_tensors(len(lines))} missing from {checkpoint.description}",
         at=spec.source_of(at),
-        details=_listed([f"{w.canonical}: expected as '{w.tensor}'" for w in missing]),
+        details=_listed(lines),
         help=hint,
     )
 
@@ -248,9 +275,11 @@ def _unexpected(
     if not unexpected:
         return
     lines = [f"'{name}' {list(checkpoint.shape(name))}" for name in unexpected]
-    named = {_tensor_name(each, checkpoint): each.only_if for each in spec.architecture.left_out}
     options = {
-        str(named[tensor]) for name in unexpected for tensor in named if name.endswith(tensor)
+        str(each.only_if)
+        for each in spec.architecture.left_out
+        for pattern in [_pattern(_tensor_name(each, checkpoint))]
+        if any(re.search(pattern, name) for name in unexpected)
     }
     by_option = f"models with {' and '.join(sorted(options))} have them"
     yield Problem(
@@ -264,8 +293,14 @@ def _unexpected(
     )
 
 
+def _pattern(name: str) -> str:
+    """A regular expression for what the tensors of a weight end in."""
+    return re.escape(name).replace(re.escape(ROW), r"\d+") + "$"
+
+
 def _unreadable(checkpoint: Headers, found: Sequence[_Wanted]) -> Iterator[Problem]:
-    lines = [f"'{w.tensor}' {why}" for w in found if (why := checkpoint.unreadable(w.tensor))]
+    tensors = [tensor for want in found for tensor in want.tensors]
+    lines = [f"'{name}' {why}" for name in tensors if (why := checkpoint.unreadable(name))]
     if lines:
         yield Problem(
             message=f"{_tensors(len(lines))} of a dtype that ttc cannot read",
@@ -279,7 +314,7 @@ def _misshapen(spec: ModelSpec, checkpoint: Headers, found: Sequence[_Wanted]) -
     """One problem for each weight and wrong shape, however many decoders repeat it."""
     wrong: dict[tuple[str, tuple[int, ...]], list[_Wanted]] = {}
     for want in found:
-        shape = checkpoint.shape(want.tensor)
+        shape = _stored_shape(checkpoint, want, _shape(spec, want.weight))
         if not spec.architecture.is_last(want.weight):
             continue  # the last of the weights in a tensor says where it must end
         rows, *columns = _shape(spec, want.weight)
@@ -290,6 +325,14 @@ def _misshapen(spec: ModelSpec, checkpoint: Headers, found: Sequence[_Wanted]) -
             yield Problem(message=f"{len(wrong) - LISTED} more weights have a wrong shape")
             return
         yield _misshapen_problem(spec, wants, shape)
+
+
+def _stored_shape(checkpoint: Headers, want: _Wanted, expected: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a weight as it is stored; of rows that are tensors, by the first wrong one."""
+    if ROW not in want.tensor:
+        return checkpoint.shape(want.tensor)
+    shapes = [(len(want.tensors), *checkpoint.shape(tensor)) for tensor in want.tensors]
+    return next((shape for shape in shapes if shape != expected), expected)
 
 
 def _misshapen_problem(spec: ModelSpec, wants: list[_Wanted], found: tuple[int, ...]) -> Problem:

@@ -26,10 +26,15 @@ ZERO = -1  # in place of a row or column: it is zeros
 class _Part:
     """Rows and columns of one checkpoint tensor, by number; ZERO for zeros, None for all.
 
-    What is read is multiplied by `scale`, then `offset` is added.
+    Of each `centred` rows from `first` on the mean is taken out, 0 for none; then what is read is
+    multiplied by `scale`, and `offset` is added. A vector is in one tensor or in several, which
+    follow each other row by row.
     """
 
-    tensor: str
+    tensors: tuple[str, ...]
+    is_vector: bool
+    first: int
+    centred: int
     rows: NDArray[np.int64]
     columns: NDArray[np.int64] | None
     scale: float
@@ -47,19 +52,24 @@ class LocalMatrix:
         self._source = source
         self._parts = [_part(weight, part, source, rank) for part in weight.parts]
         self._wide = weight.dtype == "fp32"
-        shapes = [source.checkpoint.shape(part.tensor) for part in self._parts]
-        self.is_vector = len(shapes[0]) == 1
+        self.is_vector = self._parts[0].is_vector
         count = sum(part.rows.size for part in self._parts)
         if self.is_vector:
             self.rows, self.columns = 1, count
         else:
-            taken = self._parts[0].columns
-            self.rows, self.columns = count, shapes[0][1] if taken is None else taken.size
+            first = self._parts[0]
+            stored, taken = source.checkpoint.shape(first.tensors[0])[1], first.columns
+            self.rows, self.columns = count, stored if taken is None else taken.size
 
     def vector(self) -> Array:
         """All elements of a weight of vectors."""
+        return np.concatenate([self._taken(p, self._elements(p), p.rows) for p in self._parts])
+
+    def _elements(self, part: _Part) -> Array:
+        """All that the tensors of a vector hold, in one row."""
         read = self._source.checkpoint.read
-        return np.concatenate([self._taken(p, read(p.tensor), p.rows) for p in self._parts])
+        values = np.concatenate([read(tensor).reshape(-1) for tensor in part.tensors])
+        return _centred(values, part.first, part.centred)
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """(number of the first row, rows) from top to bottom; every block is a new array."""
@@ -84,7 +94,11 @@ class LocalMatrix:
         if not stored.size:
             return np.zeros((rows.size, self.columns), np.float32 if self._wide else np.uint16)
         low, high = int(stored.min()), int(stored.max()) + 1
-        values = self._source.checkpoint.read(part.tensor, slice(low, high))
+        if part.centred:  # whole heads
+            low -= (low - part.first) % part.centred
+            high += -(high - part.first) % part.centred
+        values = self._source.checkpoint.read(part.tensors[0], slice(low, high))
+        values = _centred(values, 0, part.centred)
         return self._taken(part, values, np.where(rows == ZERO, ZERO, rows - low))
 
     def _taken(self, part: _Part, values: Array, rows: NDArray[np.int64]) -> Array:
@@ -99,13 +113,14 @@ class LocalMatrix:
     def _not_finite(self, part: _Part) -> CheckpointError:
         """What to say of a tensor with values that are no numbers: all of it is counted."""
         checkpoint = self._source.checkpoint
-        count, *rest = checkpoint.shape(part.tensor)
+        tensor = self._first_not_finite(part)
+        count, *rest = checkpoint.shape(tensor)
         step = max(1, BLOCK_BYTES // (2 * prod(rest))) if rest else count
         nans = infinite = 0
         first = ""
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count)) if rest else None
-            values = self._values(checkpoint.read(part.tensor, rows), part)
+            values = self._values(checkpoint.read(tensor, rows), part)
             wide = widen_bf16(values) if values.dtype == np.uint16 else values
             nan, wrong = np.isnan(wide), ~np.isfinite(wide)
             nans, infinite = nans + int(nan.sum()), infinite + int((wrong & ~nan).sum())
@@ -114,14 +129,21 @@ class LocalMatrix:
                 first = f"[{', '.join(str(index) for index in (start + row, *column))}]"
         return CheckpointError(
             Problem(
-                message=f"'{part.tensor}' of {checkpoint.description} holds values that are no "
-                "numbers",
+                message=f"'{tensor}' of {checkpoint.description} holds values that are no numbers",
                 note=f"{nans:,} NaN and {infinite:,} infinite (or too large for bf16) of "
                 f"{count * prod(rest):,}, the first at {first}",
                 help="download the checkpoint again, or give another: whatever a model computes "
                 "with such a weight is NaN",
             )
         )
+
+    def _first_not_finite(self, part: _Part) -> str:
+        """The tensor of a part that holds the values: one of its rows, or the only one."""
+        read = self._source.checkpoint.read
+        first, *others = part.tensors
+        every = [first, *others] if others else []
+        wrong = (name for name in every if not all_finite(self._values(read(name), part)))
+        return next(wrong, first)
 
     def _values(self, values: Array, part: _Part) -> Array:
         """Checkpoint values, scaled and moved, in the form that the packer wants."""
@@ -161,21 +183,35 @@ def padded(values: Array, *sizes: int) -> Array:
 
 def _part(weight: WeightPlan, part: WeightPart, source: WeightSource, rank: int) -> _Part:
     tensor = source.tensor(weight, part)
-    shape = tensor.shape
-    order = row_order(shape[0], tensor.heads, tensor.rows, part.rows, part.rotary_dim)
+    end = prod(tensor.shape) if part.flat else tensor.shape[0]
+    order = row_order(end, tensor.heads, tensor.rows, part.rows, part.rotary_dim)
     out, columns = part.share("out"), part.share("in")
     if out is None:
-        rows = order[part.start : part.stop or shape[0]]
+        rows = order[part.start : part.stop or end]
     else:
-        places = _places(out, rank, shape[0])
+        places = _places(out, rank, end)
         rows = np.where(places == ZERO, ZERO, order[places])
     return _Part(
-        tensor=tensor.name,
+        tensors=tensor.tensors,
+        is_vector=part.flat or not tensor.shape[1:],
+        first=tensor.first,
+        centred=part.centred,
         rows=np.where(rows == ZERO, ZERO, rows + tensor.first),
-        columns=None if columns is None else _places(columns, rank, shape[1]),
+        columns=None if columns is None else _places(columns, rank, tensor.shape[1]),
         scale=part.scale,
         offset=part.offset,
     )
+
+
+def _centred(values: Array, first: int, size: int) -> Array:
+    """Values less the mean of each `size` rows, from row `first` on; float32 unless size is 0."""
+    if not size:
+        return values
+    wide = widen_bf16(values) if values.dtype == np.uint16 else values.astype(np.float32)
+    heads = wide[first : first + (len(wide) - first) // size * size]
+    by_head = heads.reshape(-1, size, *wide.shape[1:])
+    by_head -= by_head.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+    return wide
 
 
 def _places(share: Share, rank: int, end: int) -> NDArray[np.int64]:

@@ -19,10 +19,12 @@ from ttc.graph.nodes import (
     Repeat,
     RmsNorm,
     Rope,
+    ScaleHeads,
     Softcap,
 )
 from ttc.spec.architecture import Step
 from ttc.spec.model import ModelSpec
+from ttc.spec.steps import NORMS
 
 
 def build_graph(spec: ModelSpec) -> ModelGraph:
@@ -65,7 +67,7 @@ def _graph(name: str, entry: str, steps: Sequence[Step], spec: ModelSpec, kind: 
         if step.op == "softcap" and not found.number("cap"):
             passed[step.result] = step.operands[0]
             continue
-        nodes.append(_BUILDERS[step.op](found))
+        nodes += _norm(found) if step.op in NORMS else (_BUILDERS[step.op](found),)
     result = passed.get(steps[-1].result, steps[-1].result)
     return Graph(name=name, inputs=(entry,), outputs=(result,), nodes=_read(nodes, result))
 
@@ -130,28 +132,39 @@ def _embedding(found: _Found) -> Node:
     )
 
 
-def _rms_norm(found: _Found) -> Node:
-    weight = found.text("weight")
-    return RmsNorm(
-        x=found.x,
-        weight=weight,
-        epsilon=found.spec.norm_eps,
-        offset=found.number("offset", 0.0),
-        per_head=found.spec.architecture.weight(weight).shape == (("head_dim",),),
-        out=found.step.result,
-        at=found.step.at,
-    )
-
-
-def _layer_norm(found: _Found) -> Node:
-    return LayerNorm(
-        x=found.x,
-        weight=found.text("weight"),
-        biases=found.texts("bias"),
-        epsilon=found.spec.norm_eps,
-        out=found.step.result,
-        at=found.step.at,
-    )
+def _norm(found: _Found) -> tuple[Node, ...]:
+    """A norm; one that scales each head by a row of its own is two nodes."""
+    weight, out, at = found.text("weight"), found.step.result, found.step.at
+    shape = found.spec.architecture.weight(weight).shape
+    offset, epsilon = found.number("offset", 0.0), found.spec.norm_eps
+    scale: tuple[Node, ...] = ()
+    if len(shape) > 1:
+        unscaled = f"{out}_unscaled"
+        scale = (ScaleHeads(x=unscaled, weight=weight, offset=offset, out=out, at=at),)
+        weight, offset, out = "", 0.0, unscaled
+    per_head = ("head_dim",) in shape
+    if found.step.op == "layer_norm":
+        biases = found.texts("bias")
+        norm = LayerNorm(
+            x=found.x,
+            weight=weight,
+            biases=biases,
+            epsilon=epsilon,
+            per_head=per_head,
+            out=out,
+            at=at,
+        )
+    else:
+        norm = RmsNorm(
+            x=found.x,
+            weight=weight,
+            epsilon=epsilon,
+            offset=offset,
+            per_head=per_head,
+            out=out,
+            at=at,
+        )
+    return (norm, *scale)
 
 
 def _linear(found: _Found) -> Node:
@@ -234,8 +247,6 @@ def _repeat(found: _Found) -> Node:
 
 _BUILDERS: Mapping[str, Callable[[_Found], Node]] = {
     "embedding": _embedding,
-    "rms_norm": _rms_norm,
-    "layer_norm": _layer_norm,
     "linear": _linear,
     "rope": _rope,
     "attention": _attention,

@@ -64,7 +64,7 @@ class Node:
         names: list[str] = []
         for name in wanted:
             held: str | tuple[str, ...] = getattr(self, name)
-            names.extend((held,) if isinstance(held, str) else held)
+            names.extend((held,) if held and isinstance(held, str) else held)
         return tuple(names)
 
 
@@ -86,7 +86,7 @@ class RmsNorm(Node):
     """out = x / sqrt(mean(x^2) + epsilon) * (weight + offset), over the last dim.  Shape of x.
 
     With `per_head` every head_dim columns of x [.., heads * head_dim] are a vector of their own,
-    as they are once heads are split.
+    as they are once heads are split. `weight` is "" where nothing is scaled.
     """
 
     value_fields: ClassVar[tuple[str, ...]] = ("x",)
@@ -104,7 +104,7 @@ class RmsNorm(Node):
 class LayerNorm(Node):
     """out = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias, over the last dim.
 
-    Shape of x. `biases` is the bias, or ().
+    Shape of x. `biases` is the bias, or (). `per_head` and a `weight` of "" are as in RmsNorm.
     """
 
     value_fields: ClassVar[tuple[str, ...]] = ("x",)
@@ -114,6 +114,24 @@ class LayerNorm(Node):
     weight: str
     biases: tuple[str, ...] = ()
     epsilon: float
+    per_head: bool = False
+    out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleHeads(Node):
+    """out = x * (weight + offset), each head by a row of its own.  Shape of x.
+
+    weight [heads, head_dim], x [.., heads * head_dim], or [batch, heads, seq, head_dim] once heads
+    are split.
+    """
+
+    value_fields: ClassVar[tuple[str, ...]] = ("x",)
+    weight_fields: ClassVar[tuple[str, ...]] = ("weight",)
+
+    x: str
+    weight: str
+    offset: float = 0.0
     out: str
 
 
@@ -122,7 +140,8 @@ class Linear(Node):
     """out = x @ weights.T + biases.  x [batch, seq, in]  ->  [batch, seq, sum of the weights' outs]
 
     More than one weight means the matrices are concatenated along the output dim, and so are the
-    biases: one for each weight, or ().
+    biases: one for each weight, or (). The results of the weights in `centred` are heads whose mean
+    is taken out.
     """
 
     value_fields: ClassVar[tuple[str, ...]] = ("x",)
@@ -131,6 +150,7 @@ class Linear(Node):
     x: str
     weights: tuple[str, ...]
     biases: tuple[str, ...] = ()
+    centred: tuple[str, ...] = ()
     out: str
 
 

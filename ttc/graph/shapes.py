@@ -19,6 +19,7 @@ from ttc.graph.nodes import (
     RmsNorm,
     Rope,
     RopeQk,
+    ScaleHeads,
     Softcap,
     SplitQkv,
 )
@@ -51,21 +52,25 @@ def _embedding(node: Embedding, shapes: Shapes, weights: Mapping[str, Shape], di
     return {node.out: (*shapes[node.tokens], weights[node.weight][1])}
 
 
-def _rms_norm(node: RmsNorm, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
-    width = shapes[node.x][-1]
-    (scaled,) = weights[node.weight]
-    fits = width % scaled == 0 if node.per_head else width == scaled
-    assert fits, f"{node.weight} does not scale {width} columns"
-    return {node.out: shapes[node.x]}
-
-
-def _layer_norm(
-    node: LayerNorm, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
+def _norm(
+    node: RmsNorm | LayerNorm, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
 ) -> Shapes:
     width = shapes[node.x][-1]
-    for name in (node.weight, *node.biases):
-        assert weights[name] == (width,), f"{name} does not have {width} columns"
+    for name in node.reads_weights:
+        (scaled,) = weights[name]
+        fits = width % scaled == 0 if node.per_head else width == scaled
+        assert fits, f"{name} does not scale {width} columns"
     return {node.out: shapes[node.x]}
+
+
+def _scale_heads(
+    node: ScaleHeads, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims
+) -> Shapes:
+    shape = shapes[node.x]
+    heads, head_dim = weights[node.weight]
+    held = shape[1] * shape[3] if len(shape) == 4 else shape[-1]
+    assert held == heads * head_dim, f"{node.weight} does not scale {held // head_dim} heads"
+    return {node.out: shape}
 
 
 def _linear(node: Linear, shapes: Shapes, weights: Mapping[str, Shape], dims: Dims) -> Shapes:
@@ -129,8 +134,9 @@ def _repeat(node: Repeat, shapes: Shapes, weights: Mapping[str, Shape], dims: Di
 # The values take one node type each; Callable is contravariant, so the table is typed loosely.
 _RULES: Mapping[type[Node], Callable[[Any, Shapes, Mapping[str, Shape], Dims], Shapes]] = {
     Embedding: _embedding,
-    RmsNorm: _rms_norm,
-    LayerNorm: _layer_norm,
+    RmsNorm: _norm,
+    LayerNorm: _norm,
+    ScaleHeads: _scale_heads,
     Linear: _linear,
     Concat: _concat,
     SplitQkv: _split_qkv,

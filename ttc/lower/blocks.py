@@ -21,6 +21,7 @@ from ttc.plan.plan import (
     PlannedOp,
     PlannedPositions,
     PlannedRope,
+    PlannedScale,
     PlannedUnary,
 )
 
@@ -258,6 +259,8 @@ def _weights(op: PlannedOp) -> tuple[str, ...]:
             return (*op.weights, *op.biases)
         case PlannedNorm():
             return op.node.reads_weights
+        case PlannedScale():
+            return (op.weight,)
         case _:
             return ()
 

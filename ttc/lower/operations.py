@@ -25,6 +25,7 @@ from ttc.plan.plan import (
     PlannedOp,
     PlannedRope,
     PlannedRows,
+    PlannedScale,
     PlannedSplitQkv,
     PlannedUnary,
 )
@@ -96,10 +97,9 @@ def _norm(op: PlannedNorm, constants: Constants) -> tuple[Statement, ...]:
     if op.gather is not None:
         calls += lower_collective(op.gather, x, f"{x}_whole", constants, of=node)
         x = f"{x}_whole"
-    kwargs: list[tuple[str, Expression]] = [
-        ("epsilon", node.epsilon),
-        ("weight", Ref(name=f"w.{node.weight}")),
-    ]
+    kwargs: list[tuple[str, Expression]] = [("epsilon", node.epsilon)]
+    if node.weight:
+        kwargs.append(("weight", Ref(name=f"w.{node.weight}")))
     if isinstance(node, LayerNorm):
         kwargs += [("bias", Ref(name=f"w.{bias}")) for bias in node.biases]
     if op.program is not None:
@@ -256,6 +256,20 @@ def _unary(op: PlannedUnary, constants: Constants) -> tuple[Statement, ...]:
     )
 
 
+def _scale(op: PlannedScale, constants: Constants) -> tuple[Statement, ...]:
+    node = op.node
+    return (
+        Call(
+            function="multiply",
+            args=(Ref(name=node.x), Ref(name=f"w.{op.weight}")),
+            kwargs=(("memory_config", constants.placement(op.out.placement)),),
+            results=(node.out,),
+            value=node.out,
+            at=node.at,
+        ),
+    )
+
+
 def _concat(op: PlannedConcat, constants: Constants) -> tuple[Statement, ...]:
     node = op.node
     return (
@@ -329,5 +343,6 @@ _LOWERINGS: Mapping[type, Callable[[Any, Constants], tuple[Statement, ...]]] = {
     PlannedGated: _gated,
     PlannedAdd: _add,
     PlannedUnary: _unary,
+    PlannedScale: _scale,
     PlannedRows: _rows,
 }

@@ -22,6 +22,7 @@ from ttc.graph.nodes import (
     Multiply,
     RmsNorm,
     RopeQk,
+    ScaleHeads,
     Softcap,
     SplitQkv,
 )
@@ -52,12 +53,13 @@ from ttc.plan.plan import (
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
-    PlannedPositions,
     PlannedRope,
+    PlannedScale,
     PlannedSplitQkv,
     PlannedUnary,
 )
 from ttc.plan.programs import DramShardedMatmul, SdpaProgram, ShardedNorm
+from ttc.plan.rotation import heads_apart, splits_shards
 from ttc.plan.scores import decode_scores
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.tables import RopeForm
@@ -89,69 +91,9 @@ class DecodeStep:
         return heads_apart(self.setting)
 
 
-def heads_apart(setting: Setting) -> bool:
-    """Whether one decode step can put q and k on different cores.
-
-    nlp_create_qkv_heads_decode then wants shards of one head at most, hence a core per head, and
-    the two sets of users side by side. The fused rotary and cache update need this.
-    """
-    dims, cores = setting.dims, setting.chip.grid.cores
-    decoders = setting.graph.decoders.values()
-    if any(next(graph.find(Concat), None) for graph in decoders):
-        return False  # q|k|v is interleaved where it was put together
-    apart = dims.heads + 2 * dims.kv_heads <= cores and 2 * setting.slots <= cores
-    return apart and splits_shards(setting)
-
-
-def splits_shards(setting: Setting) -> bool:
-    """Whether q|k|v can be cut into heads as shards.
-
-    nlp_create_qkv_heads_decode takes v to have as many rows of tiles as q where it reads shards
-    (ttnn 0.81.1 then says that 'v_out' is larger than its tensor); interleaved it does not.
-    """
-    return tiles(setting.dims.heads) == tiles(setting.dims.kv_heads)
-
-
 def plan_decode_ops(step: DecodeStep, inputs: Mapping[str, TensorPlan]) -> tuple[PlannedOp, ...]:
     """Plan each node of the step's graph in order; `inputs` are the graph's inputs."""
     return plan_nodes(step.graph, _PLANNERS, step, inputs)
-
-
-def plan_decode_positions(setting: Setting, rope_form: RopeForm, table: str) -> PlannedPositions:
-    """cos and sin of the users' positions, on the cores that rotate.
-
-    The fused rotary reads one table over the cores of q and then of k, so positions come twice.
-    """
-    slots, columns = setting.slots, setting.chip.grid.x
-    head_dim = setting.dims.head_dim
-
-    def on(name: str, first: int, count: int) -> Placement:
-        return Placement(
-            name=name,
-            buffer="l1",
-            layout="height_sharded",
-            grid=core_run(first, count, columns),
-            shard=(TILE, head_dim),
-        )
-
-    fused = rope_form == "pairs" and heads_apart(setting)
-    if fused:
-        rows, placements = 2 * slots, (on("ROPE_L1", 0, 2 * slots),)
-    elif heads_apart(setting):
-        rows = slots
-        placements = (on("ROPE_Q_L1", 0, slots), on("ROPE_K_L1", slots, slots))
-    else:
-        rows, placements = slots, (on("ROPE_L1", 0, slots),)
-    out = TensorPlan(shape=(1, rows, 1, head_dim), dtype="bf16", placement=placements[0])
-    return PlannedPositions(
-        table=table,
-        stored=table,
-        decode=True,
-        rows=rows,
-        head_dim=head_dim,
-        placements=placements,
-        out=out,
-    )
 
 
 def _embedding(
@@ -205,6 +147,12 @@ def _norm_of_heads(
     gathered = replace(x, placement=L1)
     op = PlannedNorm(node=node, program=None, compute=compute, gathered=gathered, out=out)
     return op, {node.out: out}
+
+
+def _scale_heads(node: ScaleHeads, step: DecodeStep, values: Values) -> tuple[PlannedScale, Values]:
+    """A tile holds all heads of a user: their rows of the weight are one matrix."""
+    out = _where(values[node.x], node.out)
+    return PlannedScale(node=node, weight=node.weight, out=out), {node.out: out}
 
 
 def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLinear, Values]:
@@ -484,6 +432,7 @@ _PLANNERS: Planners = {
     Embedding: _embedding,
     RmsNorm: _norm,
     LayerNorm: _norm,
+    ScaleHeads: _scale_heads,
     Linear: _linear,
     Concat: _concat,
     SplitQkv: _split_qkv,

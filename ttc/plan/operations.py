@@ -19,6 +19,7 @@ from ttc.plan.plan import (
     PlannedPositions,
     PlannedRope,
     PlannedRows,
+    PlannedScale,
     PlannedSplitQkv,
     PlannedUnary,
 )
@@ -62,7 +63,7 @@ def _operations(op: PlannedOp) -> int:
             return 1 + _launched(op.gather)
         case PlannedConcat():
             return op.moved + 1
-        case PlannedSplitQkv() | PlannedGated() | PlannedAdd() | PlannedUnary():
+        case PlannedSplitQkv() | PlannedGated() | PlannedAdd() | PlannedUnary() | PlannedScale():
             return 1
 
 

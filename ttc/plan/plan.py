@@ -18,6 +18,7 @@ from ttc.graph.nodes import (
     Multiply,
     RmsNorm,
     RopeQk,
+    ScaleHeads,
     Softcap,
     SplitQkv,
 )
@@ -49,6 +50,9 @@ class WeightPart:
     "pairs" the order the rotary operation for pairs reads. `heads` is 0 where nothing rotates; else
     the first `rotary_dim` rows of each head do. `shares` divide the matrix over the ranks of a
     replica, one for each dim that is divided; a share of "out" takes the place of start and stop.
+    `flat`: rows [heads, head_dim] are taken one after the other as a vector, whose elements start,
+    stop, heads and shares then count. `centred`: of every so many rows of the checkpoint (a head)
+    the mean is taken out, 0 for none.
     """
 
     tensor: str
@@ -60,6 +64,8 @@ class WeightPart:
     scale: float = 1.0
     offset: float = 0.0
     shares: tuple[Share, ...] = ()
+    flat: bool = False
+    centred: int = 0
 
     def share(self, dim: Literal["out", "in"]) -> Share | None:
         """How a dim is divided; None if every rank holds all of it."""
@@ -260,6 +266,15 @@ class PlannedUnary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedScale:
+    """Heads times the stored tensor `weight`, written where x lives."""
+
+    node: ScaleHeads
+    weight: str
+    out: TensorPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRows:
     """The tile row of a prefill that the head reads, moved to where the head wants it."""
 
@@ -298,6 +313,7 @@ PlannedOp = (
     | PlannedGated
     | PlannedAdd
     | PlannedUnary
+    | PlannedScale
     | PlannedRows
 )
 

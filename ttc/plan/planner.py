@@ -13,7 +13,7 @@ from ttc.plan.capacity import MemoryPlan
 from ttc.plan.check import check_plan
 from ttc.plan.chunks import SMALLEST_BUCKET_TOKENS, start_multiple
 from ttc.plan.collectives import gather, semaphores, sum_buffers
-from ttc.plan.decode import DecodeStep, plan_decode_ops, plan_decode_positions
+from ttc.plan.decode import DecodeStep, plan_decode_ops
 from ttc.plan.l1 import greedy_bytes
 from ttc.plan.limits import (
     check_paging,
@@ -44,10 +44,9 @@ from ttc.plan.plan import (
 from ttc.plan.prefill import (
     PrefillStep,
     plan_prefill_ops,
-    plan_prefill_positions,
 )
 from ttc.plan.prompts import PromptPlan, cut_prompts
-from ttc.plan.rotation import rotation_refused
+from ttc.plan.rotation import plan_decode_positions, plan_prefill_positions, rotation_refused
 from ttc.plan.sampling import plan_sampling
 from ttc.plan.setting import Setting, make_setting
 from ttc.plan.solve import BatchPlan, Sizing

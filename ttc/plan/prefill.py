@@ -17,6 +17,7 @@ from ttc.graph.nodes import (
     Multiply,
     RmsNorm,
     RopeQk,
+    ScaleHeads,
     Softcap,
     SplitQkv,
 )
@@ -34,8 +35,8 @@ from ttc.plan.plan import (
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
-    PlannedPositions,
     PlannedRope,
+    PlannedScale,
     PlannedSplitQkv,
     PlannedUnary,
 )
@@ -44,7 +45,7 @@ from ttc.plan.scores import continued_scores, prefill_scores
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Planners, Values, plan_nodes
-from ttc.plan.weights import ROWS, stored_name
+from ttc.plan.weights import HEADS, ROWS, stored_name
 from ttc.spec.precision import EffectivePrecision
 
 # Queries that a core takes at once: many of long prompts, few of short ones so that many cores are
@@ -78,24 +79,6 @@ class PrefillStep:
 def plan_prefill_ops(step: PrefillStep, inputs: Mapping[str, TensorPlan]) -> tuple[PlannedOp, ...]:
     """Plan each node of the step's graph in order; `inputs` are the graph's inputs."""
     return plan_nodes(step.graph, _PLANNERS, step, inputs)
-
-
-def plan_prefill_positions(setting: Setting, tokens: int, table: str) -> PlannedPositions:
-    """cos and sin of the positions of a prompt, in DRAM; prompts that are read together share them.
-
-    Where a sequence turns by its length, a prompt has tables apart from those of decode steps.
-    """
-    head_dim = setting.dims.head_dim
-    out = TensorPlan(shape=(1, 1, tokens, head_dim), dtype="bf16", placement=DRAM)
-    return PlannedPositions(
-        table=table,
-        stored=f"{table}_prompt" if setting.length_matters(table) else table,
-        decode=False,
-        rows=tokens,
-        head_dim=head_dim,
-        placements=(DRAM,),
-        out=out,
-    )
 
 
 def continue_prompt(phase: PhasePlan, keys: int) -> PhasePlan:
@@ -166,6 +149,14 @@ def _norm(
         gather=whole,
     )
     return op, {node.out: out}
+
+
+def _scale_heads(
+    node: ScaleHeads, step: PrefillStep, values: Values
+) -> tuple[PlannedScale, Values]:
+    """A matrix of tokens for each head: its row of the weight is a matrix of one row."""
+    out = values[node.x]
+    return PlannedScale(node=node, weight=f"{node.weight}{HEADS}", out=out), {node.out: out}
 
 
 def _linear(node: Linear, step: PrefillStep, values: Values) -> tuple[PlannedLinear, Values]:
@@ -321,6 +312,7 @@ _PLANNERS: Planners = {
     Embedding: _embedding,
     RmsNorm: _norm,
     LayerNorm: _norm,
+    ScaleHeads: _scale_heads,
     Linear: _linear,
     Concat: _concat,
     SplitQkv: _split_qkv,

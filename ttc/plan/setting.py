@@ -130,7 +130,8 @@ class Setting:
             "hidden": self.spec.dims.hidden / self.dims.hidden,
             "head_dim": self.spec.dims.head_dim / self.dims.head_dim,
         }
-        sizes = self.spec.architecture.weight(node.weight).shape[0]
+        of_heads = ("head_dim",) if node.per_head else ()
+        sizes = of_heads or self.spec.architecture.weight(node.weight).shape[0]
         return prod(shares.get(name, 1.0) for name in sizes)
 
     def norm(self, node: RmsNorm | LayerNorm) -> RmsNorm | LayerNorm:
@@ -367,7 +368,7 @@ def _is_sum(setting: Setting, graph: Graph, value: str) -> bool:
 def _needs_all_heads(spec: ModelSpec, graph: ModelGraph) -> Node | None:
     """A norm over a width that ranks divide, such as all heads of a projection, or None."""
     norms = (node for each in graph.decoders.values() for node in each.find(RmsNorm))
-    shapes = ((node, spec.architecture.weight(node.weight).shape[0]) for node in norms)
+    shapes = ((n, spec.architecture.weight(n.weight).shape[0]) for n in norms if not n.per_head)
     return next((node for node, sizes in shapes if set(DIVIDED) & set(sizes)), None)
 
 

@@ -103,6 +103,7 @@ def _weight(weight: WeightPlan) -> str:
 
 def _part(part: WeightPart) -> str:
     rows = f" {part.rows} of {part.heads} heads" if part.heads else ""
+    rows += " flat" * part.flat + f" centred by {part.centred}" * bool(part.centred)
     scale = f" * {part.scale}" if part.scale != 1.0 else ""
     offset = f" + {part.offset}" if part.offset else ""
     shares = "".join(f" {each.dim} by {each.name} ({each.width})" for each in part.shares)

@@ -1,13 +1,13 @@
 """Which tensors are stored, what each is made of, and how it lies in DRAM."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import ceil, sqrt
+from math import ceil, prod, sqrt
 from os.path import commonprefix
 from typing import Literal
 
 from ttc.graph.graph import Graph
-from ttc.graph.nodes import Embedding, LayerNorm, Linear, RmsNorm
+from ttc.graph.nodes import Embedding, LayerNorm, Linear, RmsNorm, ScaleHeads
 from ttc.plan.matmul import L1_RESERVE_BYTES, dram_sharded_bytes, dram_sharded_weight
 from ttc.plan.parallel import ZEROS, Share, even_share, head_share
 from ttc.plan.placement import DRAM, TILE, TILE_BYTES, Placement, TensorPlan, core_run, tiles
@@ -20,6 +20,10 @@ from ttc.spec.precision import EffectivePrecision
 # A bias is stored twice: cut over the DRAM banks as the weight is, for the decode matmul, which
 # reads both bank by bank, and in rows, under this suffix, for the prefill matmul.
 ROWS = "_rows"
+
+# What scales heads is stored twice: as the rows of one matrix, which a decode step has for each of
+# its users, and under this suffix as a matrix for each head, which a prefill has.
+HEADS = "_heads"
 
 
 def stored_name(weights: tuple[str, ...]) -> str:
@@ -96,6 +100,8 @@ def _graph_weights(
             plans.append(_embedding(setting, node, decoder, precision))
         elif isinstance(node, RmsNorm | LayerNorm):
             plans += _norm(setting, node, decoder, precision, rope_form)
+        elif isinstance(node, ScaleHeads):
+            plans += _scale_heads(setting, node, decoder, precision, rope_form)
         elif isinstance(node, Linear):
             plans += _matrices(setting, node, decoder, precision, rope_form)
     return plans
@@ -138,12 +144,37 @@ def _norm(
     rope_form: RopeForm,
 ) -> list[WeightPlan]:
     """Weight and bias, each a row of tiles, which the sharded and the interleaved norm read."""
+    if not node.weight:
+        return []
     offset = node.offset if isinstance(node, RmsNorm) else 0.0
     biases = node.biases if isinstance(node, LayerNorm) else ()
     scale = sqrt(setting.filled(node))
     weight = replace(_part(setting, node.weight, rope_form), scale=scale, offset=offset * scale)
     parts = [weight, *(_part(setting, bias, rope_form) for bias in biases)]
     return [_vector(setting, part.tensor, (part,), decoder, precision) for part in parts]
+
+
+def _scale_heads(
+    setting: Setting,
+    node: ScaleHeads,
+    decoder: int | None,
+    precision: EffectivePrecision,
+    rope_form: RopeForm,
+) -> list[WeightPlan]:
+    """The row of each head, scaled as the weight of a norm over padded heads is."""
+    heads, head_dim = setting.weight_shapes[node.weight]
+    scale = sqrt(setting.spec.dims.head_dim / head_dim)
+    part = _part(setting, node.weight, rope_form, flat=True)
+    part = replace(part, scale=scale, offset=node.offset * scale)
+    stored = _vector(setting, node.weight, (part,), decoder, precision)
+    shapes = (
+        (node.weight, (1, 1, heads, head_dim)),
+        (f"{node.weight}{HEADS}", (1, heads, 1, head_dim)),
+    )
+    return [
+        replace(stored, name=name, tensor=replace(stored.tensor, shape=shape))
+        for name, shape in shapes
+    ]
 
 
 def _vector(
@@ -187,7 +218,7 @@ def _matrices(
         if len(splits) > 1:
             parts = (_columns(setting, node.weights[0], start, start + columns),)
         else:
-            parts = tuple(_part(setting, weight, rope_form) for weight in node.weights)
+            parts = tuple(_centred(setting, node, name, rope_form) for name in node.weights)
         placement = dram_sharded_weight(f"W_{rows}X{columns}", rows, columns, setting.chip)
         plans.append(
             WeightPlan(
@@ -221,7 +252,10 @@ def _biases(
 ) -> list[WeightPlan]:
     """The bias of a stored matrix, in the matrix's banks and in rows."""
     name = stored_name(node.biases)
-    parts = tuple(_part(setting, bias, rope_form) for bias in node.biases)
+    parts = tuple(
+        replace(_part(setting, bias, rope_form), centred=_centred_rows(setting, node, weight))
+        for weight, bias in zip(node.weights, node.biases, strict=True)
+    )
     if setting.sums_ranks(node):  # added once to the sum: on the first rank
         parts = tuple(replace(part, shares=(_first_rank(setting, part),)) for part in parts)
     columns = sum(part.stop - part.start for part in parts)
@@ -232,12 +266,25 @@ def _biases(
     ]
 
 
-def _part(setting: Setting, weight: str, rope_form: RopeForm) -> WeightPart:
+def _centred(setting: Setting, node: Linear, weight: str, rope_form: RopeForm) -> WeightPart:
+    part = _part(setting, weight, rope_form)
+    return replace(part, centred=_centred_rows(setting, node, weight))
+
+
+def _centred_rows(setting: Setting, node: Linear, weight: str) -> int:
+    """Rows of a head in the checkpoint where the mean of each is taken out, else 0."""
+    return setting.spec.dims.head_dim if weight in node.centred else 0
+
+
+def _part(setting: Setting, weight: str, rope_form: RopeForm, *, flat: bool = False) -> WeightPart:
+    """All of a weight; `flat`: a matrix [heads, head_dim] as one vector."""
     spec = _weight_spec(setting, weight)
-    rows = setting.weight_shapes[weight][0]
+    shape, local = spec.shape, setting.weight_shapes[weight]
+    if flat:
+        shape, local = (sum(shape, ()),), (prod(local),)
     in_halves = spec.rotary is not None and rope_form == "halves"
-    shares = _shares(setting, spec, pieces=2 if in_halves else 1)
-    part = WeightPart(tensor=weight, stop=rows, shares=shares)
+    shares = _shares(setting, weight, shape, local, pieces=2 if in_halves else 1)
+    part = WeightPart(tensor=weight, stop=local[0], shares=shares, flat=flat)
     if spec.rotary is None:
         return part
     return replace(
@@ -259,23 +306,28 @@ def _columns(setting: Setting, weight: str, start: int, stop: int) -> WeightPart
     return replace(part, shares=(share,))
 
 
-def _shares(setting: Setting, spec: WeightSpec, *, pieces: int) -> tuple[Share, ...]:
+def _shares(
+    setting: Setting,
+    weight: str,
+    shape: Sequence[tuple[str, ...]],
+    local: Sequence[int],
+    *,
+    pieces: int,
+) -> tuple[Share, ...]:
     """How the ranks divide a weight, and what fills it up; () where one rank holds it as it is, and
     for what is filled up behind its end only.
 
+    shape   names of its sizes, `local` these on a rank
     pieces  in which the rows of each head are padded
     """
     shares: list[Share] = []
-    dims: tuple[tuple[Literal["out", "in"], int], ...] = (("out", 0), ("in", 1))
-    for dim, size in dims:
-        divided = setting.divided_by(spec.name, dim)
-        names, local = spec.shape[size:], setting.weight_shapes[spec.name]
-        if not names:
-            continue
-        same = local[size] == setting.spec.dims.product(names[0])
-        of_heads = divided or ("head_dim" if "head_dim" in names[0] else "")
+    dims: tuple[Literal["out", "in"], ...] = ("out", "in")
+    for dim, names, width in zip(dims, shape, local, strict=False):
+        divided = setting.divided_by(weight, dim)
+        same = width == setting.spec.dims.product(names)
+        of_heads = divided or ("head_dim" if "head_dim" in names else "")
         if (divided and setting.parallel.tp > 1) or (of_heads and not same):
-            shares.append(_share(setting, of_heads, dim, local[size], pieces))
+            shares.append(_share(setting, of_heads, dim, width, pieces))
     return tuple(shares)
 
 

@@ -12,11 +12,22 @@ from ttc.schema import load_yaml
 from ttc.spec import library
 from ttc.spec.biases import with_biases
 from ttc.spec.config_keys import ConfigKeys, check_config_keys, read_config_keys
-from ttc.spec.steps import FORMATS, Condition, Option, Scope, Step, read_steps, word_settings
+from ttc.spec.steps import (
+    FORMATS,
+    NORMS,
+    Condition,
+    Option,
+    Scope,
+    Step,
+    read_steps,
+    word_settings,
+)
 
 __all__ = ["Architecture", "Step", "WeightSpec", "load_architecture"]
 
+ROW = "{row}"
 ONCE = ("embedding", "lm_head")  # groups with exactly one weight
+NORMS_OF_HEADS = (("heads", "head_dim"), ("kv_heads", "head_dim"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +36,7 @@ class WeightSpec:
 
     `shape` is [out, in]; each size is a product of names of dims. `hf`, `meta` and `gguf` are
     tensor names in each format, after the prefix for weights of a decoder, "" where the file does
-    not say.
+    not say; with ROW in it, each row is a tensor of its own, whose number stands there.
 
     rotary  the number of heads, as a product of names of dims, whose rows are in rotary order: hf
             stores each head as two halves, meta and gguf as pairs; None for other weights
@@ -78,6 +89,13 @@ class Architecture:
         """The weight of that name, of the model or of a decoder."""
         return next(each for each in self.weights + self.decoder_weights if each.name == name)
 
+    def centres_heads(self, step: Step) -> bool:
+        """Whether a step is a layer norm of single heads, whose projection is then centred."""
+        if step.op != "layer_norm":
+            return False
+        shapes = (self.weight(name).shape for name in step.values("weight"))
+        return any(("head_dim",) in shape for shape in shapes)
+
     def is_last(self, weight: WeightSpec) -> bool:
         """Whether no other weight comes after this one in the same tensor."""
         every = self.weights + self.decoder_weights
@@ -107,6 +125,7 @@ def load_architecture(wanted: str | Path) -> Architecture:
     raise_problems(
         _check_used(weights, model, "model")
         + _check_used(decoder_weights, decoder, "decoder")
+        + _check_norms_of_heads(decoder_weights, decoder)
         + _check_numbers_used(data, (*model, *decoder))
         + _check_options(data, {**weights, **decoder_weights}, (*model, *decoder))
         + check_config_keys(
@@ -298,11 +317,23 @@ def _check_tensor_names(name: str, weight: Located, prefix: Located) -> list[Pro
         elif tensor is not None and not expected:
             message = f"decoder_weights has no '{form}' prefix"
             problems.append(Problem(message=message, at=tensor.key_at))
-        elif tensor is not None and re.search(r"[{}]", tensor.text):
-            message = f"'{tensor.text}' cannot hold {{ or }}"
-            note = "{i} belongs into the prefix of decoder_weights"
-            problems.append(Problem(message=message, at=tensor.at, note=note))
+        elif tensor is not None:
+            problems += _check_placeholders(tensor, weight)
     return problems
+
+
+def _check_placeholders(tensor: Located, weight: Located) -> list[Problem]:
+    """ROW in the name of a matrix says that each of its rows is a tensor."""
+    rows = tensor.text.count(ROW)
+    if re.search(r"[{}]", tensor.text.replace(ROW, "")):
+        message = f"'{tensor.text}' cannot hold {{ or }}"
+        note = "{i} belongs into the prefix of decoder_weights"
+    elif rows > 1 or (rows and (len(weight["shape"].elements()) < 2 or "after" in weight.fields())):
+        message = f"'{tensor.text}' cannot hold {ROW}"
+        note = f"{ROW} stands once in the name of a weight of two dims, whose rows are tensors"
+    else:
+        return []
+    return [Problem(message=message, at=tensor.at, note=note)]
 
 
 def _check_after(weight: Located, weights: Mapping[str, Located]) -> list[Problem]:
@@ -333,10 +364,13 @@ def _check_rotary(data: Located, weights: Mapping[str, Located]) -> list[Problem
             message, hint = f"unknown weight '{name}'", did_you_mean(name, weights)
             problems.append(Problem(message=message, at=heads.key_at, help=hint))
             continue
-        rows = weights[name]["shape"].elements()[0]
-        known = set(_product(rows.text)) <= set(_dims(data))
+        rows, *columns = weights[name]["shape"].elements()
         expected = (*_heads(heads), "head_dim")
-        if known and sorted(_product(rows.text)) != sorted(expected):
+        sizes = _product(rows.text)
+        if [each.text for each in columns] == ["head_dim"]:  # a row for each head
+            sizes = (*sizes, "head_dim")
+        known = set(sizes) <= set(_dims(data))
+        if known and sorted(sizes) != sorted(expected):
             message = f"the rows of '{name}' are not {' * '.join(expected)}"
             details = (f"its shape is declared at {rows.at}",)
             problems.append(
@@ -358,6 +392,38 @@ def _check_used(
         for name, each in weights.items()
         if name not in used
     ]
+
+
+def _check_norms_of_heads(weights: Mapping[str, Located], steps: tuple[Step, ...]) -> list[Problem]:
+    """A norm whose weight has a row for each head; a layer norm of heads centres a projection."""
+    problems: list[Problem] = []
+    by_result = {step.result: step for step in steps}
+    for step in steps:
+        shapes = [
+            tuple(each.text for each in weights[name]["shape"].elements())
+            for name in step.values("weight")
+            if step.op in NORMS
+        ]
+        by_head = [shape for shape in shapes if len(shape) > 1 or shape == ("head_dim",)]
+        wrong = [s for s in by_head if len(s) > 1 and s not in NORMS_OF_HEADS]
+        if wrong:
+            message = f"'{step.result}' has a weight of shape [{', '.join(wrong[0])}]"
+            note = "a norm of heads takes [heads, head_dim] or [kv_heads, head_dim]"
+            problems.append(Problem(message=message, at=step.at, note=note))
+        if not by_head or step.op != "layer_norm":
+            continue
+        source = by_result.get(step.operands[0])
+        readers = [each for each in steps if step.operands[0] in (*each.operands, each.otherwise)]
+        if source is None or source.op != "linear" or readers != [step]:
+            message = (
+                f"'{step.operands[0]}' is not the result of a linear that only this norm reads"
+            )
+            note = "the mean of each head is taken out of the rows of its projection"
+            problems.append(Problem(message=message, at=step.at, note=note))
+        if step.values("bias"):
+            message = f"the layer norm of heads '{step.result}' cannot have a bias"
+            problems.append(Problem(message=message, at=step.at))
+    return problems
 
 
 def _check_numbers_used(data: Located, steps: tuple[Step, ...]) -> list[Problem]:

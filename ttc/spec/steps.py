@@ -68,9 +68,9 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightOf:
-    """A setting that names a weight of the block, with so many dimensions."""
+    """A setting that names a weight of the block, with so many dimensions, or so many."""
 
-    rank: int
+    ranks: tuple[int, ...]
 
 
 # The value of an option: a flag, or the word that a setting then says.
@@ -113,21 +113,21 @@ class Operation:
         return {**self.settings, **self.optional}
 
 
+VECTOR, MATRIX = WeightOf(ranks=(1,)), WeightOf(ranks=(2,))
+SCALE = WeightOf(ranks=(1, 2))  # of a norm: [width], [head_dim], or a row for each head
+NORMS = ("rms_norm", "layer_norm")
+
 ACTIVATIONS = OneOf(values=("silu", "gelu", "gelu_tanh", "relu"))
 
 OPERATIONS: Mapping[str, Operation] = {
     "embedding": Operation(
-        operands=("tokens",), settings={"weight": WeightOf(rank=2)}, optional={"scale": "number"}
+        operands=("tokens",), settings={"weight": MATRIX}, optional={"scale": "number"}
     ),
     "rms_norm": Operation(
-        operands=("x",), settings={"weight": WeightOf(rank=1)}, optional={"offset": "number"}
+        operands=("x",), settings={"weight": SCALE}, optional={"offset": "number"}
     ),
-    "layer_norm": Operation(
-        operands=("x",), settings={"weight": WeightOf(rank=1)}, optional={"bias": WeightOf(rank=1)}
-    ),
-    "linear": Operation(
-        operands=("x",), settings={"weight": WeightOf(rank=2)}, optional={"bias": WeightOf(rank=1)}
-    ),
+    "layer_norm": Operation(operands=("x",), settings={"weight": SCALE}, optional={"bias": VECTOR}),
+    "linear": Operation(operands=("x",), settings={"weight": MATRIX}, optional={"bias": VECTOR}),
     "rope": Operation(operands=("x",), optional={"table": OneOf(values=("rope", "local_rope"))}),
     "attention": Operation(
         operands=("q", "k", "v"),
@@ -325,10 +325,11 @@ class _StepReader:
                     self._expect(data, "number", self.scope.numbers)
             case OneOf(values=values):
                 self._expect(data, name, (*values, *self.scope.words))
-            case WeightOf(rank=rank):
+            case WeightOf(ranks=ranks):
                 has = self.scope.weights.get(data.written)
-                if self._expect(data, "weight", self.scope.weights) and has != rank:
-                    message = f"'{data.written}' has {has} dimension(s), expected {rank}"
+                if self._expect(data, "weight", self.scope.weights) and has not in ranks:
+                    expected = " or ".join(map(str, ranks))
+                    message = f"'{data.written}' has {has} dimension(s), expected {expected}"
                     self.problems.append(Problem(message=message, at=data.at))
 
     def _kinds(self, body: Located) -> tuple[str, ...]:

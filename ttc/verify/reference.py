@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from ttc.checkpoint.config_reading import TEXT_PARTS, text_part
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.layouts import row_order
-from ttc.checkpoint.names import Binding, bind
+from ttc.checkpoint.names import Binding, BoundTensor, bind
 from ttc.checkpoint.packing import widen_bf16
 from ttc.checkpoint.rope_config import rope_scaling
 from ttc.errors import CheckpointError, Problem
+from ttc.spec.architecture import ROW
 from ttc.spec.model import ModelSpec
 
 TEXT = Path(__file__).parent / "texts" / "tower.txt"
@@ -95,16 +96,27 @@ def _tensors_by_hugging_face_name(
         if spec.tie_embeddings and weight.group == "lm_head":
             continue
         bound = binding.tensors[place + weight.name]
-        values = checkpoint.read(bound.name)[bound.first : bound.first + bound.shape[0]]
-        if values.dtype == np.uint16:
-            values = widen_bf16(values)
+        values = _rows_of(checkpoint, bound)
         layer = place.removeprefix("decoders.").removesuffix(".")
         prefix = architecture.prefixes["hf"].replace("{i}", layer) if place else ""
         if bound.rows == "pairs":  # all of a head turns where a format stores pairs
             values = values[row_order(values.shape[0], bound.heads, "pairs", "halves")]
+        if ROW in weight.hf:
+            for row, each in enumerate(values):
+                yield prefix + weight.hf.replace(ROW, str(row)), torch.from_numpy(each)
+            continue
         parts.setdefault(prefix + weight.hf, []).append(torch.from_numpy(values))
         if architecture.is_last(weight):
             yield prefix + weight.hf, torch.cat(parts.pop(prefix + weight.hf))
+
+
+def _rows_of(checkpoint: Checkpoint, bound: BoundTensor) -> NDArray[np.float32]:
+    """A weight as float32, with its rows as they are stored."""
+    if ROW in bound.name:
+        values = np.stack([checkpoint.read(name) for name in bound.tensors])
+    else:
+        values = checkpoint.read(bound.name)[bound.first : bound.first + bound.shape[0]]
+    return widen_bf16(values) if values.dtype == np.uint16 else values
 
 
 def _key(checkpoint: Checkpoint, token_ids: Sequence[int]) -> str:

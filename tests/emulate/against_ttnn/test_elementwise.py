@@ -38,6 +38,26 @@ CASES: dict[str, Callable[[Any], Any]] = {
         m.x(m.wide(HIDDEN, 18)),
         memory_config=m.t.L1_WIDTH_SHARDED_MEMORY_CONFIG,
     ),
+    "multiply heads of users": lambda m: m.t.multiply(
+        m.tensor((1, 6, 9, 64), memory=m.by_user(6)),
+        m.tensor((1, 1, 9, 64)),
+        memory_config=m.by_user(6),
+    ),
+    "multiply heads of one user": lambda m: m.t.multiply(
+        m.tensor((1, 1, 9, 64), memory=m.by_user(1, first=3)),
+        m.tensor((1, 1, 9, 64)),
+        memory_config=m.by_user(1, first=3),
+    ),
+    "multiply heads of tokens": lambda m: m.t.multiply(
+        m.tensor((1, 9, 96, 64)),
+        m.tensor((1, 9, 1, 64)),
+        memory_config=m.t.DRAM_MEMORY_CONFIG,
+    ),
+    "multiply heads of tokens of prompts": lambda m: m.t.multiply(
+        m.tensor((3, 9, 96, 64), "bfloat8_b"),
+        m.tensor((1, 9, 1, 64)),
+        memory_config=m.t.DRAM_MEMORY_CONFIG,
+    ),
 }
 
 

@@ -45,6 +45,11 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "norm by user": lambda m: m.t.rms_norm(
         m.tensor((1, 32, 9, 64), memory=m.by_user(32)), weight=m.tensor((1, 1, 1, 64))
     ),
+    "layer norm without weight to heads of users": lambda m: m.t.layer_norm(
+        m.tensor((1, 32, 9, 64), memory=m.t.L1_MEMORY_CONFIG),
+        epsilon=1e-5,
+        memory_config=m.by_user(32),
+    ),
     "norm rows": lambda m: m.t.rms_norm(m.logits()),
 }
 

@@ -5,11 +5,12 @@ from types import MappingProxyType
 
 from ttc.graph.check import check_model
 from ttc.graph.graph import Graph, ModelGraph
+from ttc.graph.passes.centre_heads import centre_heads
 from ttc.graph.passes.fuse_qkv import fuse_qkv
 from ttc.graph.passes.pair_rope import pair_rope
 from ttc.graph.passes.scale_sum import scale_sum
 
-PASSES: tuple[Callable[[Graph], Graph], ...] = (fuse_qkv, pair_rope, scale_sum)
+PASSES: tuple[Callable[[Graph], Graph], ...] = (centre_heads, fuse_qkv, pair_rope, scale_sum)
 
 
 def run_passes(graph: ModelGraph) -> ModelGraph:

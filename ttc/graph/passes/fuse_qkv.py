@@ -2,7 +2,7 @@
 
 from ttc.errors import Source
 from ttc.graph.graph import Graph
-from ttc.graph.nodes import Attention, Concat, Linear, RmsNorm, Rope, SplitQkv
+from ttc.graph.nodes import Attention, Concat, Linear, RmsNorm, Rope, ScaleHeads, SplitQkv
 
 
 def fuse_qkv(graph: Graph) -> Graph:
@@ -33,6 +33,7 @@ def fuse_qkv(graph: Graph) -> Graph:
             x=found[0].x,
             weights=tuple(name for node in found for name in node.weights),
             biases=tuple(name for node in found for name in node.biases),
+            centred=tuple(name for node in found for name in node.centred),
             out=f"{q}{k}{v}",
             at=found[0].at,
         )
@@ -44,7 +45,7 @@ def fuse_qkv(graph: Graph) -> Graph:
 def _whole(graph: Graph, value: str) -> str:
     """The value of all heads behind an attention operand, before what is done to each head."""
     node = graph.producer(value)
-    while isinstance(node, Rope) or (isinstance(node, RmsNorm) and node.per_head):
+    while isinstance(node, Rope | ScaleHeads) or (isinstance(node, RmsNorm) and node.per_head):
         value = node.x
         node = graph.producer(value)
     return value
