@@ -143,7 +143,23 @@ MESH_PLANS = (  # two ranks; what is not divided is stored once
         transpose=False,
         tensor=TensorPlan(shape=(1, 1, 1, 64), dtype="bf16", placement=DRAM),
     ),
+    *(  # rows of a matrix, one for each head, as rows and as matrices of one row
+        weight(
+            name,
+            parts=(
+                WeightPart(
+                    tensor="wv",
+                    flat=True,
+                    shares=(head_share("query heads", "out", ((0, 2), (1, ZEROS)), 64),),
+                ),
+            ),
+            transpose=False,
+            tensor=TensorPlan(shape=shape, dtype="bf16", placement=DRAM),
+        )
+        for name, shape in (("q_norm", (1, 1, 2, 64)), ("q_norm_heads", (1, 2, 1, 64)))
+    ),
 )
+SHARD_DIMS = {"w_down": 2, "q_norm": 2, "q_norm_heads": 1}  # of others, the last
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +208,7 @@ def compare_with_packing(
             torch.from_numpy(widen_bf16(stored_matrix(plan, source, rank))).reshape(plan.shape)
             for rank in ranks
         ]
-        dim = 2 if plan.name == "w_down" else 3  # rows of the stored matrix are its inputs
+        dim = SHARD_DIMS.get(plan.name, 3)
         mapper, whole = None, values[0]
         if len(ranks) > 1:
             across = ttnn.PlacementShard(dim) if plan.divided else ttnn.PlacementReplicate()

@@ -278,3 +278,57 @@ def write_tiny_gguf(path: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.fixture
+def norms_of_heads(
+    tiny_tensors: dict[str, Any], make_spec: Callable[..., ModelSpec]
+) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
+    """Spec, tensors and config of a model with a norm of each head, a tensor for each."""
+    spec = make_spec(architecture="stablelm\noptions: {qk_layernorm: true}")
+    ones = np.ones(64, np.float32)
+    tensors = tiny_tensors | {"model.norm.bias": ones}
+    for layer in ("model.layers.0.", "model.layers.1."):
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{layer}{name}.bias"] = ones
+        for of, heads in (("q", 4), ("k", 2)):
+            for head in range(heads):
+                name = f"{layer}self_attn.{of}_layernorm.norms.{head}.weight"
+                tensors[name] = np.full(16, head, np.float32)
+    config = {"architectures": ["StableLmForCausalLM"], "layer_norm_eps": 1e-5}
+    return spec, tensors, config | {"partial_rotary_factor": 1.0, "qk_layernorm": True}
+
+
+def test_rows_that_are_tensors(
+    norms_of_heads: tuple[ModelSpec, dict[str, Any], dict[str, Any]],
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    spec, tensors, config = norms_of_heads
+    folder = write_folder(tmp_path / "rows", tensors, **config)
+    bound = bind(spec, open_checkpoint(str(folder))).tensors["decoders.1.k_norm"]
+    name = "model.layers.1.self_attn.k_layernorm.norms.{row}.weight"
+    assert (bound.name, bound.shape, bound.heads) == (name, (2, 16), 2)
+    assert bound.tensors == (name.replace("{row}", "0"), name.replace("{row}", "1"))
+
+
+def test_rows_that_are_tensors_and_wrong(
+    norms_of_heads: tuple[ModelSpec, dict[str, Any], dict[str, Any]],
+    refused: Callable[..., tuple[Problem, ...]],
+    make_spec: Callable[..., ModelSpec],
+) -> None:
+    spec, tensors, config = norms_of_heads
+    norms = "model.layers.1.self_attn.q_layernorm.norms"
+    plain = make_spec(architecture="stablelm")
+    (problem,) = refused(plain, tensors, **config | {"qk_layernorm": False})
+    assert problem.message == "12 tensors are unknown to architecture 'stablelm'"
+    assert problem.help == "models with qk_layernorm: true have them"
+    lost = tensors.pop(f"{norms}.2.weight")
+    (problem,) = refused(spec, tensors, **config)
+    assert problem.details == (f"decoders.1.q_norm: expected as '{norms}.2.weight'",)
+    (problem,) = refused(spec, tensors | {f"{norms}.2.weight": lost[:8]}, **config)
+    assert problem.message == "q_norm: expected [4, 16] = [heads, head_dim], found [4, 8]"
+    assert problem.details == (f"in '{norms}.{{row}}.weight'",)
+    more = {f"{norms}.{head}.weight": lost for head in (2, 4)}
+    (problem,) = refused(spec, tensors | more, **config)
+    assert problem.details == (f"'{norms}.4.weight' [16]",)

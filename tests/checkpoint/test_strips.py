@@ -56,6 +56,15 @@ def source(heads: int = 0, **tensors: Array) -> WeightSource:
     return WeightSource(checkpoint=checkpoint, binding=binding, chip="wormhole_b0")
 
 
+def rows_of(values: Array) -> WeightSource:
+    """A weight `w` whose rows are tensors."""
+    tensors = {f"w.{row}": each for row, each in enumerate(values)}
+    bound = BoundTensor(name="w.{row}", shape=values.shape, first=0, rows="halves", heads=0)
+    checkpoint: Any = Tensors(tensors=tensors, rows_read=0, description="tiny")
+    binding = Binding(tensors={"w": bound}, ignored=())
+    return WeightSource(checkpoint=checkpoint, binding=binding, chip="wormhole_b0")
+
+
 def random(*shape: int) -> Array:
     return np.random.default_rng(len(shape)).standard_normal(shape, dtype=np.float32)
 
@@ -177,3 +186,44 @@ def test_a_value_that_bf16_does_not_have() -> None:
     plan = replace(plan, tensor=replace(plan.tensor, dtype="bf16"))
     with pytest.raises(CheckpointError, match=r"0 NaN and 1 infinite .* the first at \[3\]"):
         stored_matrix(plan, source(norm=wide))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_rows_of_heads_as_a_vector(apart: bool) -> None:
+    """In rotary order, with copies and zeros as the layout of heads has them; padded halves."""
+    values = random(3, 8)
+    origin = rows_of(values) if apart else source(w=values)
+    share = head_share("heads", "out", ((2, ZEROS), (0, 0)), 8, padded=12, pieces=2)
+    part = WeightPart(tensor="w", flat=True, scale=2.0, shares=(share,))
+    plan = weight((2, 12), part, transpose=False)
+    for rank, heads in enumerate(([values[2], 0 * values[0]], [values[0], values[0]])):
+        expected = [np.pad(2 * head.reshape(2, 4), ((0, 0), (0, 2))).ravel() for head in heads]
+        assert np.array_equal(stored_matrix(plan, origin, rank), np.stack(expected))
+
+
+def test_a_row_that_is_a_tensor_is_named() -> None:
+    values = random(3, 8)
+    values[1, 5] = np.nan
+    plan = weight((3, 8), WeightPart(tensor="w", flat=True), transpose=False)
+    with pytest.raises(CheckpointError, match=r"'w\.1' of tiny") as raised:
+        stored_matrix(plan, rows_of(values))
+    assert "1 NaN and 0 infinite" in str(raised.value)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 12), slice(3, 9), slice(8, 12)])
+def test_heads_without_their_mean(rows: slice) -> None:
+    """Whole heads are read for it, whatever of them is stored."""
+    values = random(12, 5)
+    heads = values.reshape(3, 4, 5).astype(np.float64)
+    expected = (heads - heads.mean(1, keepdims=True)).reshape(12, 5)[rows]
+    part = WeightPart(tensor="w", centred=4, start=rows.start, stop=rows.stop)
+    stored = stored_matrix(weight((len(expected), 5), part, transpose=False), source(w=values))
+    assert np.allclose(stored, expected, atol=1e-6)
+
+
+def test_a_vector_of_heads_without_their_mean() -> None:
+    values = random(12)
+    expected = values.reshape(3, 4) - values.reshape(3, 4).mean(1, keepdims=True)
+    part = WeightPart(tensor="w", centred=4, stop=12)
+    stored = stored_matrix(weight((1, 12), part, transpose=False), source(w=values))
+    assert np.allclose(stored[0], expected.ravel(), atol=1e-6)

@@ -26,7 +26,7 @@ from ttc.checkpoint.spec_text import (
     yaml_value,
 )
 from ttc.errors import CheckpointError, Problem
-from ttc.spec.architecture import Architecture
+from ttc.spec.architecture import ROW, Architecture
 from ttc.spec.config_keys import with_shared
 from ttc.spec.model import ModelSpec
 from ttc.spec.options import with_options
@@ -223,16 +223,26 @@ def _open_tensors(headers: Headers, near: Architecture, reading: Reading) -> Ite
 
 
 def _patterns(headers: Headers) -> dict[str, tuple[int, ...]]:
-    """Tensor names with {i} for the decoder number, as a file of one model has them -> shape."""
-    found: dict[str, tuple[int, ...]] = {}
+    """Tensor names with {i} for the decoder number, as a file of one model has them -> shape.
+
+    A number behind that counts the rows of a weight: ROW stands for it.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    rows: dict[str, set[str]] = {}
     stored = sorted((prefix for prefix, _ in PREFIXES if prefix), key=len, reverse=True)
     for name in headers.names():
         if any(re.fullmatch(pattern, name) for pattern, _ in HARMLESS[headers.format]):
             continue
         prefix = next((each for each in stored if name.startswith(each)), None)
         plain = name if prefix is None else BODY + name.removeprefix(prefix)
-        found.setdefault(re.sub(r"\.\d+\.", ".{i}.", plain, count=1), headers.shape(name))
-    return found
+        of_decoder = re.sub(r"\.\d+\.", ".{i}.", plain, count=1)
+        pattern = re.sub(r"\.\d+(?=\.)", f".{ROW}", of_decoder)
+        shapes.setdefault(pattern, headers.shape(name))
+        rows.setdefault(pattern, set()).add(of_decoder)
+    return {
+        pattern: (len(rows[pattern]), *shape) if ROW in pattern else shape
+        for pattern, shape in shapes.items()
+    }
 
 
 def _expected(architecture: Architecture) -> dict[str, str]:
