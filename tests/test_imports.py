@@ -48,7 +48,7 @@ LAYERS = (
 PLACES = {
     "yaml": ("located.py",),
     "jsonschema": ("schema.py",),
-    "jinja2": ("emit/", "runtime/chat.py"),
+    "jinja2": ("emit/", "runtime/template_child.py"),
     "networkx": ("graph/",),
     "torch": ("checkpoint/", "runtime/", "emulate/", "verify/", "accuracy/"),
     "safetensors": ("checkpoint/", "emulate/", "verify/"),

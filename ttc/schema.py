@@ -79,9 +79,13 @@ def is_valid(value: object, schema: str) -> bool:
     return bool(_validator(schema).is_valid(value))
 
 
-def check_schema(root: Located, schema: str) -> list[Problem]:
-    """What jsonschema finds wrong in a value, each problem at its place in the file."""
-    errors: Iterable[ValidationError] = _validator(schema).iter_errors(root.plain())
+def check_schema(root: Located, schema: str, value: object = None) -> list[Problem]:
+    """What jsonschema finds wrong in a value, each problem at its place in the file.
+
+    value   what another reader made of the same text, if not YAML's meaning of it is to count
+    """
+    value = root.plain() if value is None else value
+    errors: Iterable[ValidationError] = _validator(schema).iter_errors(value)
     return [problem for error in errors for problem in _explain(error, root)]
 
 

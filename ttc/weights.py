@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,11 +12,12 @@ from ttc.checkpoint.cache import WeightCache
 from ttc.checkpoint.files import Checkpoint, open_checkpoint
 from ttc.checkpoint.index import WeightSource, find_pending, link_weights
 from ttc.checkpoint.names import bind
-from ttc.checkpoint.tokenizer import eos_token_ids, write_tokenizer
+from ttc.checkpoint.tokenizer import chat_template_file, eos_token_ids, write_tokenizer
 from ttc.compiler import Compiled
-from ttc.errors import ArtefactError, Problem, TtcError, UsageError
+from ttc.errors import ArtefactError, CheckpointError, Problem, TtcError, UsageError
 from ttc.progress import Progress
 from ttc.runtime.artefact import Artefact
+from ttc.runtime.chat import load_chat_template
 from ttc.runtime.manifest import CheckpointFacts
 from ttc.runtime.weight_files import WeightFile
 from ttc.spec.model import ModelSpec, load_model
@@ -57,7 +58,8 @@ def add_weights(
     source = _convert(compiled, checkpoint, weights, progress)
     weights = WeightCache(weights.root)  # what was verified is not read again
     index = link_weights(compiled.plan.weights, source, weights, folder, copy=copy)
-    files = write_tokenizer(checkpoint, folder)
+    files = write_tokenizer(checkpoint, folder, compiled.spec.dims.vocab)
+    _check_chat_template(checkpoint, folder)
     checkpoint.check_unchanged()  # weights and tokenizer are of one time
     _remember(cache, checkpoint.fingerprint, spec=named, weights=location)
     return AddedWeights(
@@ -76,6 +78,17 @@ def add_weights(
         tokenizer_files=files,
         eos_ids=eos_token_ids(folder),
     )
+
+
+def _check_chat_template(checkpoint: Checkpoint, folder: Path) -> None:
+    """CheckpointError if the template that was written into an artefact's folder is none."""
+    template = load_chat_template(folder)
+    if template is None:
+        return
+    problems = replace(template, path=str(chat_template_file(checkpoint) or "")).check()
+    if problems:
+        help_text = "correct the template; without it, --no-chat-template is all that can be run"
+        raise CheckpointError(replace(each, help=help_text) for each in problems)
 
 
 def _convert(

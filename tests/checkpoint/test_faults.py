@@ -280,6 +280,34 @@ def test_a_checkpoint_that_changes_during_a_compile(
     assert bench.weights() == before
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "place", "words"),
+    [
+        (
+            "tokenizer_config.json",
+            '{\n "chat_template": "a\\n{% for %}"\n}',
+            ":2:2",
+            "the chat template is not valid",
+        ),
+        ("chat_template.jinja", "a\n{% if %}", ":2:1", "the chat template is not valid"),
+        ("tokenizer_config.json", '{"chat_template": 5}', ":1:19", "'chat_template' must be text"),
+        ("generation_config.json", '{"eos_token_id": 320}', ":1:18", "names token 320"),
+        ("generation_config.json", '{"temperature": "hot"}', ":1:17", "must be a number"),
+        ("config.json", "", "", "cannot be read as JSON"),
+    ],
+)
+def test_files_beside_the_weights_that_no_run_could_use(
+    bench: Bench, file: str, content: str, place: str, words: str
+) -> None:
+    """Told by the compile, at the place in the file of the checkpoint."""
+    (bench.checkpoint / file).write_text(content)
+    code, text = bench.convert()
+    assert code == 1
+    assert f"{bench.checkpoint / file}{place}" in text
+    assert words in text
+    assert not (bench.folder / "out0.0").exists()
+
+
 def test_a_half_downloaded_checkpoint(bench: Bench) -> None:
     path = bench.checkpoint / "model.safetensors"
     whole = path.read_bytes()

@@ -95,7 +95,8 @@ def test_no_tokenizer(tiny_folder: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_tokenizer(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
-    assert "tokenizer.json of tiny cannot be read" in refusal(folder, tmp_path)
+    message = refusal(folder, tmp_path)
+    assert f"{folder / 'tokenizer.json'} is no tokenizer that can be read" in message
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])

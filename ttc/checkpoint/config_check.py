@@ -1,5 +1,6 @@
 """Compare what a checkpoint says of itself with the spec: a difference means wrong numbers."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from math import isclose
@@ -24,11 +25,15 @@ def check_config(spec: ModelSpec, checkpoint: Headers) -> None:
     """CheckpointError with every field in which config.json (or metadata) and spec differ.
 
     A field that a Hugging Face file does not give is taken as transformers takes it; metadata of
-    another format says nothing by silence. A checkpoint without any configuration passes, its
-    tensor shapes are all there is to compare.
+    another format says nothing by silence. A checkpoint without any configuration passes with a
+    warning, its tensor shapes are all there is to compare.
     """
     config = checkpoint.config()
     if config is None:
+        logging.getLogger(__name__).warning(
+            "no config.json in %s: the spec was not compared, but for the shapes of tensors",
+            checkpoint.description,
+        )
         return
     reading = read_config(config, with_shared(spec.architecture.config))
     silence = checkpoint.format == "hf"

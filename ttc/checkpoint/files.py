@@ -78,7 +78,10 @@ class Checkpoint(Headers, Protocol):
         ...
 
     def companion(self, name: str) -> Path | None:
-        """Another file of the checkpoint, such as tokenizer.json, or None."""
+        """Another file of the checkpoint, such as tokenizer.json, or None.
+
+        CheckpointError if there is something of that name and it is no file that can be read.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, dequantize
 from numpy.typing import NDArray
 
+from ttc.checkpoint.companions import find_companion
 from ttc.checkpoint.fingerprint import SourceFiles
 from ttc.checkpoint.gguf_header import Value, read_gguf_header
 from ttc.errors import CheckpointError, Problem, did_you_mean
@@ -137,8 +138,7 @@ class GgufFile:
 
     def companion(self, name: str) -> Path | None:
         """The path of a file that lies beside the GGUF file, or None."""
-        path = self.path.parent / name
-        return path if path.is_file() else None
+        return find_companion(self.path.parent, name)
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ttc.checkpoint.companions import find_companion
 from ttc.checkpoint.fingerprint import SourceFiles
 from ttc.checkpoint.pickles import read_pickle
 from ttc.checkpoint.stored import PLAIN_DTYPES, StoredTensor, read_json, read_values
@@ -127,8 +128,7 @@ class MetaFolder:
 
     def companion(self, name: str) -> Path | None:
         """The path of another file of the folder, such as tokenizer.model, or None."""
-        path = self.folder / name
-        return path if path.is_file() else None
+        return find_companion(self.folder, name)
 
     def _axis(self, name: str, parts: tuple[StoredTensor, ...]) -> int | None:
         """The dim along which the parts are joined; None if there is one, or all are the same."""

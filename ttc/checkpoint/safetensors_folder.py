@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ttc.checkpoint.companions import find_companion
 from ttc.checkpoint.fingerprint import SourceFiles
 from ttc.checkpoint.pickles import read_pickle
 from ttc.checkpoint.quantized import METHODS, dequantized, unsupported_method
@@ -95,13 +96,12 @@ class SafetensorsFolder:
 
     def config(self) -> dict[str, Any] | None:
         """The contents of config.json, or None if the folder has none."""
-        path = self.folder / "config.json"
-        return read_json(path) if path.is_file() else None
+        path = self.companion("config.json")
+        return None if path is None else read_json(path)
 
     def companion(self, name: str) -> Path | None:
         """The path of another file of the folder, such as tokenizer.json, or None."""
-        path = self.folder / name
-        return path if path.is_file() else None
+        return find_companion(self.folder, name)
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:

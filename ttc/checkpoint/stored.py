@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,9 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttc.checkpoint.fingerprint import Span
-from ttc.errors import CheckpointError, Problem
+from ttc.errors import CheckpointError, Problem, Source
 
 POINTER = b"version https://git-lfs.github.com/spec/"  # how the file of a git-lfs pointer begins
+
+LONE_SURROGATE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|"
+    r"(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+"""Half of a character in JSON, if its backslash is not written twice."""
 
 # numpy's names of the dtypes that are read as they are, under the names of safetensors.
 PLAIN_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
@@ -100,7 +107,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that must hold one object; CheckpointError says where it does not parse."""
     try:
         refuse_pointer(path)
-        content: object = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content: object = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             Problem(
@@ -109,6 +117,8 @@ def read_json(path: Path) -> dict[str, Any]:
                 help=fetch_again(path),
             )
         ) from error
+    if LONE_SURROGATE.search(text):
+        _refuse_surrogates(path, text, content)
     if not isinstance(content, dict):
         raise CheckpointError(
             Problem(
@@ -118,3 +128,28 @@ def read_json(path: Path) -> dict[str, Any]:
             )
         )
     return cast(dict[str, Any], content)
+
+
+def _refuse_surrogates(path: Path, text: str, content: object) -> None:
+    """CheckpointError for half of a character, which no text that is written can hold."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        found = LONE_SURROGATE.search(text)
+        assert found, "a surrogate that was read was written as an escape"
+        start = text.rfind("\n", 0, found.start()) + 1
+        at = Source(
+            path=str(path),
+            line=text.count("\n", 0, found.start()) + 1,
+            column=found.start() - start + 1,
+            width=len(found[0]),
+            text=text[start:].partition("\n")[0],
+        )
+        raise CheckpointError(
+            Problem(
+                message=f"{path} holds half of a character",
+                at=at,
+                note="an escape of U+D800 to U+DFFF without the one that belongs to it",
+                help="correct the file: write the character itself, or both escapes",
+            )
+        ) from error

@@ -11,33 +11,41 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from ttc.checkpoint.companions import check_end_ids, read_checked
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.gguf_file import GgufFile
 from ttc.checkpoint.stored import read_json, read_text, refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-GENERATION_CONFIG = "generation_config.json"
+GENERATION_CONFIG, CONFIG = "generation_config.json", "config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
+TEMPLATE, TEMPLATE_JSON = "chat_template.jinja", "chat_template.json"
 SLOW_TOKENIZER = "tokenizer.model"
 # Where the uploader kept the folder, and code that ttc would never run.
 DROPPED = ("name_or_path", "auto_map")
 
 
-def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
+def write_tokenizer(
+    checkpoint: Checkpoint, folder: Path, vocab: int | None = None
+) -> tuple[str, ...]:
     """Write the three files into the artefact folder; their names.
+
+    vocab   tokens of the model, of which those that end a text must be; None for any
 
     tokenizer.json is copied unchanged. The chat template is the one transformers would use, moved
     into tokenizer_config.json. CheckpointError if the checkpoint has no tokenizer that can be read,
-    or names no token that ends a text.
+    names no token that ends a text, or holds what none of the three files may.
     """
     from tokenizers import Tokenizer  # here, as most uses of this module only read ids
 
+    origin = _generation_path(checkpoint)
     if isinstance(checkpoint, GgufFile) and checkpoint.companion(TOKENIZER) is None:
         from ttc.checkpoint import gguf_tokenizer
 
         text = gguf_tokenizer.build_tokenizer(checkpoint).to_str(pretty=False)
         config = gguf_tokenizer.tokenizer_config(checkpoint)
-        generation = gguf_tokenizer.generation_config(checkpoint)
+        generation, origin = gguf_tokenizer.generation_config(checkpoint), None
     elif checkpoint.format == "meta" and checkpoint.companion(TOKENIZER) is None:
         text, config, generation = _of_meta(checkpoint)
     else:
@@ -49,13 +57,16 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> tuple[str, ...]:
     except Exception as error:  # the Rust side raises no narrower type
         raise CheckpointError(
             Problem(
-                message=f"{TOKENIZER} of {checkpoint.description} cannot be read",
+                message=f"{_tokenizer_path(checkpoint)} is no tokenizer that can be read",
                 note=str(error),
                 help="download the file again",
             )
         ) from error
     ends = [tokenizer.token_to_id(name) for name in (_token_text(config.get("eos_token")),) if name]
-    generation["eos_token_id"] = _end_ids(checkpoint, generation.get("eos_token_id"), ends)
+    given = _ids(generation.get("eos_token_id"))
+    if vocab is not None:
+        check_end_ids(given, vocab, origin, checkpoint.description)
+    generation["eos_token_id"] = _end_ids(checkpoint, given, ends)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TOKENIZER).write_text(text, encoding="utf-8")
     _write_json(folder / TOKENIZER_CONFIG, config)
@@ -69,6 +80,18 @@ def eos_token_ids(folder: Path) -> tuple[int, ...]:
     return tuple(_ids(value))
 
 
+def chat_template_file(checkpoint: Checkpoint) -> Path | None:
+    """The file that the chat template is from; None where it is in no file of its own."""
+    jinja = checkpoint.companion(TEMPLATE)
+    if jinja is not None:
+        return jinja
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, TEMPLATE_JSON):
+        path = checkpoint.companion(name)
+        if path is not None and "chat_template" in read_json(path):
+            return path
+    return checkpoint.path if isinstance(checkpoint, GgufFile) else None
+
+
 def _of_meta(checkpoint: Checkpoint) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The three files, from Meta's tokenizer.model and what the user put beside it."""
     from ttc.checkpoint.meta_tokenizer import meta_tokenizer
@@ -78,7 +101,7 @@ def _of_meta(checkpoint: Checkpoint) -> tuple[str, dict[str, Any], dict[str, Any
         raise _no_tokenizer(checkpoint)
     text, config, generation = meta_tokenizer(path)
     config |= _tokenizer_config(checkpoint)
-    return text, config, generation | _optional_json(checkpoint, GENERATION_CONFIG)
+    return text, config, generation | _checked(checkpoint, GENERATION_CONFIG, "generation_config")
 
 
 def _tokenizer_text(checkpoint: Checkpoint) -> str:
@@ -125,27 +148,30 @@ def _convert_slow(path: Path) -> str:
 
 def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """tokenizer_config.json with what transformers reads from the files beside it."""
-    config = _optional_json(checkpoint, "special_tokens_map.json")
-    config |= _optional_json(checkpoint, TOKENIZER_CONFIG)
-    jinja = checkpoint.companion("chat_template.jinja")
+    config = _checked(checkpoint, SPECIAL_TOKENS, "tokenizer_config")
+    config |= _checked(checkpoint, TOKENIZER_CONFIG, "tokenizer_config")
+    jinja = checkpoint.companion(TEMPLATE)
     if jinja is not None:
         config["chat_template"] = read_text(jinja)
     elif "chat_template" not in config:
-        config |= _optional_json(checkpoint, "chat_template.json")
+        config |= _checked(checkpoint, TEMPLATE_JSON, "tokenizer_config")
     return {name: value for name, value in config.items() if name not in DROPPED}
 
 
 def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """generation_config.json, or the token ids of config.json as older checkpoints have them."""
     if checkpoint.companion(GENERATION_CONFIG) is not None:
-        return _optional_json(checkpoint, GENERATION_CONFIG)
-    config = checkpoint.config() or {}
+        return _checked(checkpoint, GENERATION_CONFIG, "generation_config")
+    if checkpoint.companion(CONFIG) is not None:
+        config = _checked(checkpoint, CONFIG, "end_ids")
+    else:
+        config = checkpoint.config() or {}
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
-def _end_ids(checkpoint: Checkpoint, given: object, more: Iterable[int | None]) -> list[int]:
-    ids = list(dict.fromkeys([*_ids(given), *(i for i in more if i is not None)]))
+def _end_ids(checkpoint: Checkpoint, given: Iterable[int], more: Iterable[int | None]) -> list[int]:
+    ids = list(dict.fromkeys([*given, *(i for i in more if i is not None)]))
     if ids:
         return ids
     raise CheckpointError(
@@ -169,9 +195,24 @@ def _token_text(token: object) -> str:
     return token if isinstance(token, str) else ""
 
 
-def _optional_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+def _checked(checkpoint: Checkpoint, name: str, schema: str) -> dict[str, Any]:
+    """What a JSON file of the checkpoint holds; nothing if there is none."""
     path = checkpoint.companion(name)
-    return {} if path is None else read_json(path)
+    return {} if path is None else read_checked(path, schema)
+
+
+def _tokenizer_path(checkpoint: Checkpoint) -> str:
+    """The file that the tokenizer is from."""
+    for name in (TOKENIZER, SLOW_TOKENIZER):
+        if (path := checkpoint.companion(name)) is not None:
+            return str(path)
+    return f"the tokenizer of {checkpoint.description}"
+
+
+def _generation_path(checkpoint: Checkpoint) -> Path | None:
+    """The file that says which tokens end a text, if it is one of JSON."""
+    found = (checkpoint.companion(name) for name in (GENERATION_CONFIG, CONFIG))
+    return next((path for path in found if path is not None), None)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

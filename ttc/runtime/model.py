@@ -218,11 +218,12 @@ def default_sampling(folder: Path) -> Sampling:
     if not config.get("do_sample"):
         return Sampling()
     # 1.0, 50 and 1.0 are what Hugging Face samples with where the file does not say.
+    given = {name: value for name, value in config.items() if value is not None}
     return Sampling(
-        temperature=float(config.get("temperature", 1.0)),
-        top_k=int(config.get("top_k", 50) or 0),
-        top_p=float(config.get("top_p", 1.0)),
-        repetition_penalty=float(config.get("repetition_penalty", 1.0)),
+        temperature=float(given.get("temperature", 1.0)),
+        top_k=int(given.get("top_k", 0 if "top_k" in config else 50)),
+        top_p=float(given.get("top_p", 1.0)),
+        repetition_penalty=float(given.get("repetition_penalty", 1.0)),
     )
 
 
