@@ -21,6 +21,11 @@ LAB = {
 RING = {"topology": "ring", "fabric": "FABRIC_1D_RING"}
 TORUS = {"topology": "ring", "fabric": "FABRIC_2D_TORUS_XY"}
 SINGLE = {"shapes": "[1x1]", "fabric": "none", "topology": "none"}
+N300 = {
+    "chip": "wormhole_n300",
+    "boards": "{type: n300, chips: [[1, 0]]}",
+    "coordinates": "[[1, 0], [0, 0]]",
+}
 NO_LINKS = "{axis0: 0, axis1: 0, source: desk}"
 
 
@@ -145,6 +150,13 @@ WRONG = [  # changes, message, what the carets stand under, note or help
     ),
     # coordinates
     ({"coordinates": "[[0, 0]]"}, "there are 1 coordinates of 2 chips", "[[0", "write 2"),
+    (N300 | {"coordinates": ""}, "the field 'coordinates' is missing", "LAB", "PCIe link"),
+    (
+        {"chip": "wormhole_n150"} | boards("type: n150") | grid("[1, 3], links: 2", shapes="[1x3]"),
+        "ttnn opens no machine of 1 x 3",
+        "1x3",
+        "must be even",
+    ),
     ({"coordinates": "[[0, 0], [0, 0]]"}, "two chips have the same", "[0, 0]]", "first at"),
     # shapes
     ({"shapes": "[1x1000000000000]"}, "item 1 of 'shapes' is not valid", "1x1", "1 to 9999"),
@@ -216,6 +228,7 @@ RIGHT = [
     grid("[4, 4], links: 2, wrap: true", shapes="[4x4, 1x16]", **RING),
     pairs("[[0,1,2],[1,2,2],[2,0,2]]", shapes="[1x3]", **RING),
     {"coordinates": "[[0, 0], [1, 0]]"},
+    N300,
 ]
 
 
@@ -234,6 +247,5 @@ def test_host_chips_are_those_of_the_type_of_board(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "meshes").mkdir()
-    changes = {"chip": "wormhole_n300", "boards": "{type: n300, chips: [[1, 0]]}"}
-    write(tmp_path / "meshes", changes)
+    write(tmp_path / "meshes", N300)
     assert load_mesh("LAB").cluster.host_chips == (1,)

@@ -47,7 +47,8 @@ class Chip:
 
     `l1_bytes_per_core` is what tensors and circular buffers may use; `flops_per_core_cycle` is
     the rate at LoFi; `link_bytes_per_second` is one ethernet link in one direction, and
-    `ethernet_channels` counts the ends of links, those that are switched off included.
+    `ethernet_channels` counts the ends of links, those that are switched off included. `odd_grids`
+    says whether ttnn opens a machine of an odd number of rows and of columns.
     `sources` says where each number comes from.
     """
 
@@ -68,6 +69,7 @@ class Chip:
     dram_bytes_per_second_attainable: float
     flops_per_core_cycle: int
     ethernet_channels: int
+    odd_grids: bool
     link_bytes_per_second: float
     sources: Mapping[str, str] = field(compare=False, repr=False)
 
@@ -162,6 +164,7 @@ def _chip(name: str, own: Located, families: Located, sources: Located) -> Chip:
         dram_bytes_per_second_attainable=rate["dram_bytes_per_second_attainable"],
         flops_per_core_cycle=integer["flops_per_core_cycle"],
         ethernet_channels=integer["ethernet_channels"],
+        odd_grids=fields["odd_grids"]["value"].flag,
         link_bytes_per_second=rate["link_bytes_per_second"],
         sources=MappingProxyType({key: sources[each].text for key, each in named.items()}),
     )

@@ -1,14 +1,19 @@
-"""The cluster descriptor: the YAML text from which ttnn opens a mock cluster.
+"""What ttnn is told of a machine: the cluster descriptor and the mesh graph descriptor.
 
 On a real machine ttnn discovers the boards, the chips and the ethernet links between them; on a
 mock cluster it reads them from a file. The format is that of tt-umd's cluster descriptors; the
 text for each mesh of `meshes.yaml` was checked by opening it with ttnn 0.81.1.
+
+ttnn also wants to know in which grid it shall see the chips. It has descriptors of that, of mesh
+graphs, for the machines that are sold, and asks for one where the chips form another.
 """
 
 from collections.abc import Iterable, Mapping
 from itertools import count
 
+from ttc.hardware.cluster import RING_FABRICS
 from ttc.hardware.hardware import Mesh
+from ttc.hardware.layout import GridForm, can_stand
 
 # Identities only have to differ from chip to chip and from board to board.
 _FIRST_CHIP_ID = 143238000000000
@@ -63,6 +68,41 @@ def cluster_descriptor(mesh: Mesh) -> str:
             _mapping("asic_locations", {chip: str(places[chip]) for chip in chips}),
         ]
     return "\n".join(lines) + "\n"
+
+
+def mesh_graph_descriptor(mesh: Mesh) -> str:
+    """The text of the mesh graph descriptor for the machine below `mesh`; "" where ttnn has one.
+
+    Links are counted as `RELAXED`: ttnn takes those that it finds.
+    """
+    if mesh.known_to_ttnn:
+        return ""
+    rows, cols = mesh.machine
+    kinds = ("RING" if closed else "LINE" for closed in _closed_axes(mesh))
+    links = min((wire.links for wire in mesh.cluster.wiring), default=1)
+    return f"""\
+mesh_descriptors {{
+  name: "machine"
+  arch: {mesh.chip.arch.upper()}
+  device_topology {{ dims: [ {rows}, {cols} ] dim_types: [ {", ".join(kinds)} ] }}
+  host_topology {{ dims: [ 1, 1 ] }}
+  channels {{ count: {links} policy: RELAXED }}
+}}
+top_level_instance {{ mesh {{ mesh_descriptor: "machine" mesh_id: 0 }} }}
+"""
+
+
+def _closed_axes(mesh: Mesh) -> tuple[bool, bool]:
+    """Which axes of the machine are rings: those that its wires close, if its fabric goes round."""
+    rows, cols = mesh.machine
+    if mesh.fabric not in RING_FABRICS:
+        return (False, False)
+    for wanted in ((True, True), (True, False), (False, True)):
+        closed = (wanted[0] and rows > 2, wanted[1] and cols > 2)
+        form = GridForm(rows=rows, cols=cols, closed=closed)
+        if form.is_closed and can_stand(form, mesh.cluster.chips, mesh.cluster.wiring):
+            return closed
+    return (False, False)
 
 
 def _links(mesh: Mesh) -> list[str]:

@@ -11,7 +11,7 @@ from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.hardware.chips import Chip, known_boards, load_chip
 from ttc.hardware.cluster import Cluster, read_cluster
 from ttc.hardware.mesh_check import check_mesh
-from ttc.hardware.shapes import shape_of
+from ttc.hardware.shapes import machine_shape, shape_of
 from ttc.located import Located, raise_problems
 from ttc.schema import load_yaml
 
@@ -31,7 +31,9 @@ class Mesh:
 
     `name` is what the user typed: `T3K` or `T3K:2x4`. `fabric` is the name of a
     ttnn.FabricConfig or "none", `topology` is none, linear or ring. `links` are usable by a
-    collective between neighbours along axis 0 (rows) and axis 1 (columns).
+    collective between neighbours along axis 0 (rows) and axis 1 (columns). `machine` is the
+    (rows, columns) in which ttnn opens all chips of the machine, itself or what it is a part of.
+    `known_to_ttnn` says whether ttnn has a mesh graph descriptor of its own for the machine.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Mesh:
     fabric: str
     topology: str
     links: tuple[int, int]
+    machine: tuple[int, int]
+    known_to_ttnn: bool
     cluster: Cluster
 
     @property
@@ -100,7 +104,9 @@ def load_mesh(name: str) -> Mesh:
             )
         )
     rows, cols = shape_of(shape)
-    part = replace(mesh, name=name, rows=rows, cols=cols)
+    opened = machine_shape(shape, shapes)
+    assert opened is not None, "every shape is a part of one of all chips"
+    part = replace(mesh, name=name, rows=rows, cols=cols, machine=shape_of(opened))
     if part.devices == 1:
         return replace(part, fabric="none", topology="none", links=(0, 0))
     if part.devices < mesh.devices:  # a part of a ring is a line
@@ -195,6 +201,8 @@ def _mesh(name: str, data: Located) -> tuple[Mesh, tuple[str, ...]]:
         fabric=data["fabric"].text,
         topology=data["topology"].text,
         links=(data["links"]["axis0"].integer, data["links"]["axis1"].integer),
+        machine=(rows, cols),
+        known_to_ttnn=data.get("mesh_graph") is not None,
         cluster=read_cluster(data, rows * cols, known_boards()[data["boards"]["type"].text]),
     )
     return mesh, shapes

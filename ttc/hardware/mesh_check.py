@@ -32,7 +32,8 @@ def check_mesh(data: Located, sources: Collection[str]) -> list[Problem]:
     problems = [
         *undeclared,
         *_check_boards(data["boards"], count, chip, board),
-        *_check_coordinates(data.get("coordinates"), count),
+        *_check_coordinates(data, count, board),
+        *_check_odd(data["shapes"], count, chip),
         *_check_fabric(data, count),
     ]
     wiring = [*check_wiring(data, count, chip)]
@@ -200,8 +201,28 @@ def _check_hostcounted(boards: Located, count: int, board: Board) -> Iterator[Pr
             return
 
 
-def _check_coordinates(coordinates: Located | None, count: int) -> Iterator[Problem]:
+def _check_odd(shapes: Located, count: int, chip: Chip) -> Iterator[Problem]:
+    for shape in shapes.elements():
+        rows, cols = shape_of(shape.text)
+        if rows * cols == count > 1 and rows * cols % 2 and not chip.odd_grids:
+            yield Problem(
+                message=f"ttnn opens no machine of {rows} x {cols} {chip.arch} chips",
+                at=shape.at,
+                note="rows or columns must be even",
+                help="leave a chip out, or make each a mesh of its own",
+            )
+
+
+def _check_coordinates(data: Located, count: int, board: Board) -> Iterator[Problem]:
+    coordinates = data.get("coordinates")
     if coordinates is None:
+        if board.host_chips < board.chips:
+            yield Problem(
+                message="the field 'coordinates' is missing",
+                at=data.key_at,
+                note=f"ttnn wants them for chips without a PCIe link, as on a {board.name}",
+                help="add 'coordinates:' with one [x, y] for each chip, where it stands",
+            )
         return
     items = coordinates.elements()
     if len(items) != count:

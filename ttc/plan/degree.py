@@ -23,10 +23,13 @@ class Division:
 
 
 def divisions(mesh: Mesh) -> tuple[Division, ...]:
-    """Every way to cut a mesh into equal rows of chips, most chips to a replica first."""
+    """Every way to cut a mesh into equal rows of chips, most chips to a replica first.
+
+    A row has an even number of chips, or one: ttnn's all_reduce_async adds no other.
+    """
     found: dict[int, Division] = {}
     for axis, length in ((1, mesh.cols), (0, mesh.rows)):
-        for tp in divisors(length):
+        for tp in (each for each in divisors(length) if each == 1 or each % 2 == 0):
             division = Division(
                 tp=tp,
                 dp=mesh.devices // tp,
@@ -71,6 +74,7 @@ def choose_division(
                 message=f"{mesh.name} cannot be cut into replicas of {wanted} chips",
                 at=at,
                 note=f"it has {mesh.rows} rows and {mesh.cols} columns of chips",
+                details=("ttnn adds up over an even number of chips",) if wanted % 2 else (),
                 help=f"tp can be {', '.join(str(tp) for tp in sorted(known))}",
             )
         )

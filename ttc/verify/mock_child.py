@@ -26,7 +26,7 @@ from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from ttc.errors import TtcError
+from ttc.errors import Problem, TtcError, UsageError
 from ttc.verify.finding import finding_of
 
 PROCESS_NAME = "mock child"
@@ -44,8 +44,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """How to open the device: rows and columns, a ttnn.FabricConfig by name or "none"."""
+    """How to open the device: rows and columns, a ttnn.FabricConfig by name or "none".
 
+    `mesh` is what the user calls it.
+    """
+
+    mesh: str
     shape: tuple[int, int]
     fabric: str
     trace_region_bytes: int
@@ -55,7 +59,8 @@ class Opening:
 class Request:
     """One job: the pickled callable, the module that defines it, and the device it wants.
 
-    `cluster` is the path of the cluster descriptor. With `reports` the job is given a function
+    `cluster` is the path of the cluster descriptor, `mesh_graph` that of the mesh graph descriptor,
+    "" for ttnn's own. With `reports` the job is given a function
     that sends progress.
     """
 
@@ -63,6 +68,7 @@ class Request:
     module: str
     module_file: str
     cluster: str
+    mesh_graph: str
     opening: Opening | None
     reports: bool
     timeout_seconds: float | None
@@ -169,6 +175,8 @@ def _run_job(request: Request, results: Connection) -> None:
     try:
         # The environment is read when the first device is opened, not at import.
         os.environ["TT_METAL_MOCK_CLUSTER_DESC_PATH"] = request.cluster
+        if request.mesh_graph:
+            os.environ["TT_MESH_GRAPH_DESC_PATH"] = request.mesh_graph
         _import_job_module(request.module, request.module_file)
         job = cast(Callable[..., Any], pickle.loads(request.job))
         named: dict[str, Any] = {}
@@ -194,11 +202,23 @@ def _run_job(request: Request, results: Connection) -> None:
 
 
 def _open_device(ttnn: Any, opening: Opening) -> Any:
-    if opening.fabric != "none":
-        ttnn.set_fabric_config(getattr(ttnn.FabricConfig, opening.fabric))
-    return ttnn.open_mesh_device(
-        ttnn.MeshShape(*opening.shape), trace_region_size=opening.trace_region_bytes
-    )
+    """Raises UsageError where ttnn opens no such mesh: no program was looked at then."""
+    try:
+        if opening.fabric != "none":
+            ttnn.set_fabric_config(getattr(ttnn.FabricConfig, opening.fabric))
+        return ttnn.open_mesh_device(
+            ttnn.MeshShape(*opening.shape), trace_region_size=opening.trace_region_bytes
+        )
+    except Exception as error:
+        finding = finding_of(error, Path(str(ttnn.__file__)).parent)
+        raise UsageError(
+            Problem(
+                message=f"ttnn opens no mock of {opening.mesh}",
+                note=finding.info if finding else str(error),
+                help="compare the mesh's entry with the machine, see docs/adding-a-mesh.md; "
+                "or leave the mock out with --backend emulate",
+            )
+        ) from error
 
 
 def _import_job_module(name: str, file: str) -> None:

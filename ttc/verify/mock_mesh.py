@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from ttc.errors import Problem, TtcError
-from ttc.hardware.descriptor import HOST_ONLY, cluster_descriptor
+from ttc.hardware.descriptor import HOST_ONLY, cluster_descriptor, mesh_graph_descriptor
 from ttc.hardware.hardware import Mesh
 from ttc.verify.finding import MockFinding
 from ttc.verify.mock_child import PROCESS_NAME, Exit, Message, Opening, Request, Settings
@@ -123,6 +123,7 @@ class MockHost:
         value which is passed on to `on_progress` in this process.
         """
         opening = Opening(
+            mesh=mesh.name,
             shape=(mesh.rows, mesh.cols),
             fabric=mesh.fabric,
             trace_region_bytes=trace_region_bytes,
@@ -130,6 +131,7 @@ class MockHost:
         return self._run(
             job,
             cluster_descriptor(mesh),
+            mesh_graph_descriptor(mesh),
             opening if open_device else None,
             timeout_seconds,
             on_progress,
@@ -143,7 +145,7 @@ class MockHost:
         on_progress: Callable[[Any], None] | None = None,
     ) -> Value:
         """The value of `job(ttnn)`: ttnn's host side only, such as packing weights."""
-        return self._run(job, HOST_ONLY, None, timeout_seconds, on_progress)
+        return self._run(job, HOST_ONLY, "", None, timeout_seconds, on_progress)
 
     def close(self) -> None:
         """End the process, and a job it is running. The next job starts a new one."""
@@ -162,6 +164,7 @@ class MockHost:
         self,
         job: Callable[..., Value],
         cluster: str,
+        mesh_graph: str,
         opening: Opening | None,
         timeout_seconds: float | None,
         on_progress: Callable[[Any], None] | None,
@@ -169,14 +172,16 @@ class MockHost:
         module, module_file = _module_of(job)
         try:
             control = self._start()
-            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as descriptor:
-                descriptor.write(cluster)
-                descriptor.flush()
+            with tempfile.TemporaryDirectory() as folder:
+                descriptor, graph = Path(folder, "cluster.yaml"), Path(folder, "mesh.textproto")
+                descriptor.write_text(cluster)
+                graph.write_text(mesh_graph)
                 request = Request(
                     job=pickle.dumps(job),
                     module=module,
                     module_file=module_file,
-                    cluster=descriptor.name,
+                    cluster=str(descriptor),
+                    mesh_graph=str(graph) if mesh_graph else "",
                     opening=opening,
                     reports=on_progress is not None,
                     timeout_seconds=timeout_seconds,
