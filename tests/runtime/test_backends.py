@@ -1,5 +1,6 @@
 """Choosing and opening a backend; a device that is not the mesh asked for is refused."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from ttc.errors import UsageError
+from ttc.hardware.descriptor import MESH_GRAPH_VARIABLE
 from ttc.hardware.hardware import load_mesh
 from ttc.runtime import backends
 from ttc.runtime.backends import choose_backend, open_backend
@@ -82,3 +84,30 @@ def test_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with refused, open_backend("device", load_mesh("N150")):
         pass
     assert log[-1] == "close"
+
+
+@pytest.mark.parametrize("own", ["", "/home/me/graph.textproto"])
+def test_a_machine_that_ttnn_does_not_know_is_shown_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / "lab.yaml").write_text(
+        "sources: {desk: a desk}\nmeshes:\n  ROW:\n    chip: blackhole_p150\n    shapes: [1x3]\n"
+        "    fabric: FABRIC_1D\n    topology: linear\n    boards: {type: p150}\n"
+        "    links: {axis0: 0, axis1: 2, source: desk}\n"
+        "    wiring: {grid: [1, 3], links: 2, source: desk}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(MESH_GRAPH_VARIABLE, raising=False)
+    if own:
+        monkeypatch.setenv(MESH_GRAPH_VARIABLE, own)
+    ttnn: Any = device_ttnn([], grid=(11, 10))
+    seen: list[str] = []
+    ttnn.set_fabric_config = lambda _config: seen.append(os.environ[MESH_GRAPH_VARIABLE])
+    monkeypatch.setitem(sys.modules, "ttnn", ttnn)
+    with open_backend("device", load_mesh("ROW")):
+        if own:
+            assert seen == [own]
+        else:
+            assert "dims: [ 1, 3 ] dim_types: [ LINE, LINE ]" in Path(seen[0]).read_text()
+    assert os.environ.get(MESH_GRAPH_VARIABLE, "") == own

@@ -86,8 +86,24 @@ def chips_of(_ttnn: Any, device: Any) -> list[int]:
 
 @pytest.mark.parametrize(
     "name",
-    "ROW ROW:3x1 ROW:2x1 ROW:1x1 SQUARE SQUARE:1x9 SQUARE:2x3 SQUARE:1x4 SIX SIX:3x2 SIX:2x2 "
-    "TORUS TORUS:1x16 TORUS:1x4 PAIRS PAIRS:1x6".split(),
+    [
+        "ROW",
+        "ROW:3x1",
+        "ROW:2x1",
+        "ROW:1x1",
+        "SQUARE",
+        "SQUARE:1x9",
+        "SQUARE:2x3",
+        "SQUARE:1x4",
+        "SIX",
+        "SIX:3x2",
+        "SIX:2x2",
+        "TORUS",
+        "TORUS:1x16",
+        "TORUS:1x4",
+        "PAIRS",
+        "PAIRS:1x6",
+    ],
 )
 def test_a_machine_that_ttnn_does_not_know_opens_in_every_shape(
     mock_host: MockHost, name: str

@@ -15,6 +15,9 @@ from ttc.hardware.cluster import RING_FABRICS
 from ttc.hardware.hardware import Mesh
 from ttc.hardware.layout import GridForm, can_stand
 
+MESH_GRAPH_VARIABLE = "TT_MESH_GRAPH_DESC_PATH"
+"""Where ttnn looks for the path of a mesh graph descriptor."""
+
 # Identities only have to differ from chip to chip and from board to board.
 _FIRST_CHIP_ID = 143238000000000
 _FIRST_BOARD_ID = 4400000000000

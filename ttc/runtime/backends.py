@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.hardware.hardware import Mesh
+from ttc.runtime.mesh_graph import mesh_graph
 from ttc.runtime.program import Tensor, TensorFacts, TensorForm
 
 if TYPE_CHECKING:
@@ -175,15 +176,24 @@ def open_backend(
         ttnn = import_module("ttc.emulate.ttnn")
         device = _open_emulated(ttnn, mesh, rounding, emulator_device)
         backend = EmulatorBackend(ttnn=ttnn, device=device)
-    else:
+        with _closing(backend):
+            yield backend
+        return
+    with mesh_graph(mesh):
         ttnn = import_module("ttnn")
         device = _open_device(ttnn, mesh, trace_region_bytes)
         backend = Backend(ttnn=ttnn, device=device, traces=trace_region_bytes > 0)
+        with _closing(backend):
+            yield backend
+
+
+@contextmanager
+def _closing(backend: Backend) -> Generator[None]:
     try:
-        yield backend
+        yield
     finally:
         for part in (*backend.device.get_submeshes(), backend.device):
-            cast(Any, ttnn).close_mesh_device(part)
+            cast(Any, backend.ttnn).close_mesh_device(part)
 
 
 def _open_emulated(ttnn: Any, mesh: Mesh, rounding: bool, emulator_device: str) -> Any:

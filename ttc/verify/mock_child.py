@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from ttc.errors import Problem, TtcError, UsageError
+from ttc.hardware.descriptor import MESH_GRAPH_VARIABLE
 from ttc.verify.finding import finding_of
 
 PROCESS_NAME = "mock child"
@@ -176,7 +177,7 @@ def _run_job(request: Request, results: Connection) -> None:
         # The environment is read when the first device is opened, not at import.
         os.environ["TT_METAL_MOCK_CLUSTER_DESC_PATH"] = request.cluster
         if request.mesh_graph:
-            os.environ["TT_MESH_GRAPH_DESC_PATH"] = request.mesh_graph
+            os.environ[MESH_GRAPH_VARIABLE] = request.mesh_graph
         _import_job_module(request.module, request.module_file)
         job = cast(Callable[..., Any], pickle.loads(request.job))
         named: dict[str, Any] = {}
