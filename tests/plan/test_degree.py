@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ttc.compiler import plan_spec
-from ttc.errors import PlanError
+from ttc.errors import PlanError, SpecError
 from ttc.hardware.hardware import load_mesh
 from ttc.plan.degree import choose_division
 from ttc.spec.model import find_spec, load_model
-from ttc.spec.precision import load_profile
 
 pytestmark = pytest.mark.fast
 
@@ -61,6 +59,24 @@ def test_a_degree_of_a_spec_is_told_at_its_place(tmp_path: Path) -> None:
     text = find_spec("smollm2-135m-instruct").read_text()
     path = tmp_path / "tiny.yaml"
     path.write_text(text + "parallel: {T3K: {tp: 3}}\n")
-    with pytest.raises(PlanError, match="cannot be cut into replicas of 3 chips") as caught:
-        plan_spec(load_model(path), load_mesh("T3K"), load_profile("bf16"))
+    with pytest.raises(SpecError, match="cannot be cut into replicas of 3 chips") as caught:
+        load_model(path)
     assert str(caught.value.problems[0].at) == f"{path}:{text.count(chr(10)) + 1}:22"
+
+
+def test_an_odd_row_of_chips_is_no_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ttnn's all_reduce_async adds over an even number of chips."""
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / "lab.yaml").write_text(
+        "sources: {desk: a desk}\nmeshes:\n  NINE:\n    chip: blackhole_p150\n"
+        "    shapes: [3x3, 2x3, 1x1]\n    fabric: FABRIC_1D\n    topology: linear\n"
+        "    links: {axis0: 2, axis1: 2, source: desk}\n    boards: {type: p150}\n"
+        "    wiring: {grid: [3, 3], links: 2, source: desk}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    division, _ = choose_division(load_mesh("NINE"), None)
+    assert (division.tp, division.dp, division.shape) == (1, 9, (1, 1))
+    assert choose_division(load_mesh("NINE:2x3"), None)[0].shape == (2, 1)
+    with pytest.raises(PlanError, match="even number of chips") as refused:
+        choose_division(load_mesh("NINE"), 3)
+    assert refused.value.problems[0].help == "tp can be 1"

@@ -1,13 +1,13 @@
 """Meshes by name, read from `meshes.yaml` and from the files in the user's `meshes/`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from ttc.errors import Problem, UsageError, did_you_mean
+from ttc.errors import Problem, Source, UsageError, did_you_mean
 from ttc.hardware.chips import Chip, known_boards, load_chip
 from ttc.hardware.cluster import Cluster, read_cluster
 from ttc.hardware.mesh_check import check_mesh
@@ -55,6 +55,27 @@ class Mesh:
     def dram_bytes(self) -> int:
         """Of all chips together."""
         return self.devices * self.chip.dram_bytes
+
+    def row_lengths(self, axis: int) -> tuple[int, ...]:
+        """Into rows of how many chips the mesh can be cut along an axis, to work on one user.
+
+        A row has an even number of chips, or one: ttnn's all_reduce_async adds no other.
+        """
+        length = (self.rows, self.cols)[axis]
+        return tuple(n for n in range(1, length + 1) if length % n == 0 and (n == 1 or n % 2 == 0))
+
+
+def check_row_length(mesh: Mesh, wanted: int, at: Source | None = None) -> Iterator[Problem]:
+    """That a mesh cannot be cut into rows of so many chips; `at` is where a file asks for it."""
+    known = sorted({*mesh.row_lengths(0), *mesh.row_lengths(1)})
+    if wanted not in known:
+        yield Problem(
+            message=f"{mesh.name} cannot be cut into replicas of {wanted} chips",
+            at=at,
+            note=f"it has {mesh.rows} rows and {mesh.cols} columns of chips",
+            details=("ttnn adds up over an even number of chips",) if wanted % 2 else (),
+            help=f"tp can be {', '.join(map(str, known))}",
+        )
 
 
 def mesh_names() -> tuple[str, ...]:

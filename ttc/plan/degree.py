@@ -5,8 +5,7 @@ from typing import Literal
 
 from ttc.errors import PlanError, Problem, Source
 from ttc.graph.nodes import Node
-from ttc.hardware.hardware import Mesh
-from ttc.plan.placement import divisors
+from ttc.hardware.hardware import Mesh, check_row_length
 from ttc.plan.plan import Choice
 
 
@@ -23,13 +22,10 @@ class Division:
 
 
 def divisions(mesh: Mesh) -> tuple[Division, ...]:
-    """Every way to cut a mesh into equal rows of chips, most chips to a replica first.
-
-    A row has an even number of chips, or one: ttnn's all_reduce_async adds no other.
-    """
+    """Every way to cut a mesh into equal rows of chips, most chips to a replica first."""
     found: dict[int, Division] = {}
-    for axis, length in ((1, mesh.cols), (0, mesh.rows)):
-        for tp in (each for each in divisors(length) if each == 1 or each % 2 == 0):
+    for axis in (1, 0):
+        for tp in mesh.row_lengths(axis):
             division = Division(
                 tp=tp,
                 dp=mesh.devices // tp,
@@ -68,16 +64,9 @@ def choose_division(
         )
     if whole is not None:
         known = {1: known[1]}
-    if wanted is not None and wanted not in known:
-        raise PlanError(
-            Problem(
-                message=f"{mesh.name} cannot be cut into replicas of {wanted} chips",
-                at=at,
-                note=f"it has {mesh.rows} rows and {mesh.cols} columns of chips",
-                details=("ttnn adds up over an even number of chips",) if wanted % 2 else (),
-                help=f"tp can be {', '.join(str(tp) for tp in sorted(known))}",
-            )
-        )
+    wrong = [*check_row_length(mesh, wanted, at)] if wanted is not None else []
+    if wrong:
+        raise PlanError(wrong)
     taken = known[max(known) if wanted is None else wanted]
     alternatives = tuple((str(tp), _describe(division)) for tp, division in known.items())
     return taken, Choice(name="tp", taken=str(taken.tp), alternatives=alternatives)

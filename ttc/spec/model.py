@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from ttc.errors import Problem, Source, UsageError, did_you_mean
-from ttc.hardware.hardware import load_mesh
+from ttc.hardware.hardware import check_row_length, load_mesh
 from ttc.located import Located, parse_yaml, raise_problems, read_text
 from ttc.schema import load_yaml
 from ttc.spec import library
@@ -307,6 +307,10 @@ def _check_meshes(data: Located) -> list[Problem]:
             load_mesh(mesh)
         except UsageError as error:
             problems += [replace(each, at=at) for each in error.problems]
+    parallel = data.get("parallel") if not problems else None
+    for mesh, entry in parallel.fields().items() if parallel else ():
+        if tp := entry.get("tp"):
+            problems += check_row_length(load_mesh(mesh), tp.integer, tp.at)
     return problems
 
 
