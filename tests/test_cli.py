@@ -1,6 +1,7 @@
 """The command line: exit codes, JSON, error texts, and what it takes from the environment."""
 
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+import builtins
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from ttc import api
+from ttc.__main__ import main as start
 from ttc.cli import app, main
 from ttc.hardware.hardware import mesh_names
 
@@ -449,3 +451,27 @@ def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
     break_planning(monkeypatch)
     with pytest.raises(KeyError):
         main(["plan", SPEC, "--debug"])
+
+
+def test_a_cache_without_a_name_is_not_the_working_directory(command: Command) -> None:
+    result = command("cache", "list", "--cache", "")
+    assert result.code == 2
+    assert "--cache names nothing" in result.err
+
+
+def test_an_interrupt_while_the_command_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Imports take longer than it takes to press Ctrl-C."""
+    real = builtins.__import__
+
+    def interrupted(name: str, *rest: Any, **named: Any) -> Any:
+        if name == "ttc.cli":
+            raise KeyboardInterrupt
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Aborted.\n"

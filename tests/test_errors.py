@@ -52,3 +52,28 @@ def test_an_error_without_a_problem_is_our_own_bug() -> None:
 )
 def test_the_nearest_choice(word: str, expected: str) -> None:
     assert did_you_mean(word, ["heads", "kv_heads"]) == expected
+
+
+def test_names_from_files_neither_move_the_cursor_nor_fill_the_screen() -> None:
+    text = str(Problem(message="tensor 'a\x1b[2J\x9b\u202eb'", note="x" * 100_000, help="a\nb"))
+    assert "tensor 'a\\x1b[2J\\x9b\\u202eb'" in text
+    assert "xxx...xxx" in text
+    assert "(100,000 characters)" in text
+    assert "help: a\nb" in text
+    spaced = str(Problem(message="y " * 50_000))
+    assert len(spaced) < 3000
+
+
+def test_of_a_long_line_what_is_around_the_place() -> None:
+    line = "a" * 5000 + "WRONG" + "b" * 5000
+    at = Source(path="a.json", line=1, column=5001, width=5, text=line)
+    shown = str(Problem(message="no", at=at)).splitlines()
+    assert len(shown[3]) < 500
+    assert shown[3].index("WRONG") == shown[4].index("^^^^^")
+    assert (shown[3][4:7], shown[3][-3:]) == ("...", "...")
+
+
+def test_of_many_problems_the_first() -> None:
+    error = TtcError([Problem(message=f"number {i}") for i in range(5000)])
+    assert str(error).endswith("error: number 29\n\nand 4,970 more")
+    assert len(error.problems) == 5000

@@ -1,5 +1,17 @@
-"""`python -m ttc` is the command `ttc`."""
+"""`python -m ttc` and the command `ttc`."""
 
-from ttc.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is still imported ends it without a traceback."""
+    try:
+        from ttc.cli import main as command
+    except KeyboardInterrupt:
+        print("Aborted.", file=sys.stderr)
+        sys.exit(130)
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -255,13 +255,15 @@ def verify(
 ) -> "Report":
     """Check an artefact: real ttnn on a mock mesh, and its numbers against Hugging Face in fp32.
 
+    Every byte of its files and weights is compared with the manifest first: ArtefactError.
+
     backend  mock, emulate or all; an artefact without weights can only be checked on mock
     weights  where the checkpoint is, if it is not where it was when the artefact was compiled
     """
     from ttc.verify.report import verify_both, verify_on_emulator, verify_on_mock
     from ttc.weights import checkpoint_of
 
-    found = opened(artefact, mesh=mesh, need_weights=backend == "emulate")
+    found = opened(artefact, mesh=mesh, need_weights=backend == "emulate", verify_weights=True)
     cache = Path(cache).expanduser()
 
     def on_emulator() -> "EmulatorVerdict":

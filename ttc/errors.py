@@ -4,10 +4,18 @@ Everything the user can get wrong is raised as a `TtcError` made of `Problem`s; 
 our own mistake is an `assert`.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
+
+LONG_CHARACTERS = 2000
+EXCERPT_CHARACTERS = 400
+PROBLEMS_SHOWN = 30
+"""Of one error, as text; `TtcError.problems` has all of them, whole."""
+
+_WORD = re.compile(r"\S{200,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,25 +43,60 @@ class Problem:
     help: str = ""
 
     def __str__(self) -> str:
-        lines = [f"error: {self.message}"]
+        lines = [f"error: {_shown(self.message)}"]
         gutter = " "
         if self.at is not None:
             number = str(self.at.line)
             gutter = " " * len(number)
-            lines.append(f"{gutter}--> {self.at}")
+            lines.append(f"{gutter}--> {_shown(str(self.at))}")
             if self.at.text:
-                before = self.at.text[: self.at.column - 1]
+                before, excerpt = _excerpt(self.at)
                 indent = "".join("\t" if each == "\t" else " " for each in before)
-                marker = indent + "^" * max(1, self.at.width)
+                marker = indent + "^" * min(max(1, self.at.width), EXCERPT_CHARACTERS)
                 lines.append(f"{gutter} |")
-                lines.append(f"{number} | {self.at.text}")
-                lines.append(f"{gutter} | {marker} {self.note}".rstrip())
+                lines.append(f"{number} | {excerpt}")
+                lines.append(f"{gutter} | {marker} {_shown(self.note)}".rstrip())
         if self.note and (self.at is None or not self.at.text):
-            lines.append(f"{gutter} = {self.note}")
-        lines += [f"{gutter} = {detail}" for detail in self.details]
+            lines.append(f"{gutter} = {_shown(self.note)}")
+        lines += [f"{gutter} = {_shown(detail)}" for detail in self.details]
         if self.help:
-            lines.append(f"{gutter} = help: {self.help}")
+            lines.append(f"{gutter} = help: {_shown(self.help)}")
         return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    """A text for a terminal. What files name is not ours: it may be long, or move the cursor."""
+    if len(text) > LONG_CHARACTERS:
+        text = _WORD.sub(_shortened, text)
+    if len(text) > LONG_CHARACTERS:
+        text = f"{text[:LONG_CHARACTERS]}... ({len(text):,} characters)"
+    return _printable(text)
+
+
+def _shortened(word: re.Match[str]) -> str:
+    return f"{word[0][:60]}...{word[0][-20:]} ({len(word[0]):,} characters)"
+
+
+def _printable(text: str) -> str:
+    """With escapes for what is no character to look at; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def _excerpt(at: Source) -> tuple[str, str]:
+    """What stands before the place, and the line; of a long line what is around the place."""
+    first = 0
+    if len(at.text) > EXCERPT_CHARACTERS:
+        first = max(0, at.column - 1 - EXCERPT_CHARACTERS // 3)
+    shown = at.text[first : first + EXCERPT_CHARACTERS]
+    lead = "..." if first else ""
+    tail = "..." if first + EXCERPT_CHARACTERS < len(at.text) else ""
+    before = lead + _printable(at.text[first : at.column - 1])
+    return before, f"{lead}{_printable(shown)}{tail}"
 
 
 class TtcError(Exception):
@@ -62,7 +105,10 @@ class TtcError(Exception):
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         assert self.problems, "an error needs at least one problem"
-        super().__init__("\n\n".join(str(problem) for problem in self.problems))
+        shown = [str(problem) for problem in self.problems[:PROBLEMS_SHOWN]]
+        if more := len(self.problems) - len(shown):
+            shown.append(f"and {more:,} more")
+        super().__init__("\n\n".join(shown))
 
     def __reduce__(self) -> tuple[type["TtcError"], tuple[Any, ...]]:
         """Errors travel between processes with their problems, not as text."""

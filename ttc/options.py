@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import Topology, shipped_mesh_names
 
 MESHES = ", ".join(shipped_mesh_names())
@@ -77,9 +78,28 @@ Weights = Annotated[
         "[default: what the spec says]",
     ),
 ]
+
+
+def _cache_folder(given: str | Path) -> Path:
+    """The folder that --cache names; as a path nothing would be the working directory."""
+    if not str(given):
+        raise UsageError(
+            Problem(
+                message="--cache names nothing",
+                help="name a folder, or leave it out to take TTC_CACHE or the default",
+            )
+        )
+    return Path(given)
+
+
 Cache = Annotated[
     Path,
-    typer.Option(envvar=["TTC_CACHE", "TT_CACHE_PATH"], help="Keeps converted weights."),
+    typer.Option(
+        envvar=["TTC_CACHE", "TT_CACHE_PATH"],
+        help="Keeps converted weights.",
+        parser=_cache_folder,
+        metavar="PATH",
+    ),
 ]
 VerifyWeights = Annotated[
     bool, typer.Option("--verify-weights", help="Compare every byte of them with its checksum.")

@@ -95,6 +95,17 @@ def test_a_flipped_bit_is_found_when_verifying(cache: WeightCache, entry: CacheE
     assert stored(verifying).path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("suffix", [".tensorbin", ".json", ".part"])
+def test_a_folder_in_place_of_a_file(cache: WeightCache, entry: CacheEntry, suffix: str) -> None:
+    path = entry.path.with_suffix(suffix)
+    path.unlink(missing_ok=True)
+    (path / "inner").mkdir(parents=True)
+    assert (cache.look_up(KEY).entry is None) is (suffix != ".part")
+    entry.path.with_suffix(".part").mkdir(exist_ok=True)
+    assert stored(WeightCache(cache.root)).path.read_bytes() == CONTENT
+    assert cache.look_up(KEY).entry is not None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"bytes": 1}', '{"bytes": "x"}', "[" * 100_000])
 def test_a_damaged_record(cache: WeightCache, entry: CacheEntry, text: str) -> None:
     entry.path.with_suffix(".json").write_text(text)

@@ -103,6 +103,10 @@ def test_truncated_header(path: Path, kept: int) -> None:
         (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"k", 9, 8, 1 << 60), "needs"),
         (b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"k", 77), "unknown type 77"),
         (b"GGUF" + struct.pack("<IQQQ1sI", 3, 1, 0, 1, b"t", 9), "'t' has 9 dims"),
+        (
+            b"GGUF" + struct.pack("<IQQQ1sIQIQ", 3, 1, 0, 1, b"t", 1, 32, 0, 4) + bytes(256),
+            "'t' starts at byte 4 of the data, expected a multiple of 32",
+        ),
     ],
 )
 def test_bad_headers(tmp_path: Path, data: bytes, expected: str) -> None:

@@ -39,6 +39,10 @@ def response(status: int) -> requests.Response:
         (LocalEntryNotFoundError("no"), "is not in the local hub cache"),
         (HFValidationError("no"), "write it as ORG/NAME"),
         (HfHubHTTPError("no", response(401)), "set HF_TOKEN"),
+        (HfHubHTTPError("no", response(403)), "the hub refuses with status 403"),
+        (HfHubHTTPError("no", response(404)), "see whether https://huggingface.co/org/name exists"),
+        (HfHubHTTPError("no", response(418)), "the hub answers with status 418"),
+        (requests.JSONDecodeError("no", "<html>", 0), "its answer is not JSON"),
         (HfHubHTTPError("no", response(429)), "wait a minute"),
         (HfHubHTTPError("no", response(503)), "the download resumes"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
@@ -55,6 +59,27 @@ def test_every_failure_names_the_way_out(
     with pytest.raises(CheckpointError, match="= help: ") as caught:
         hub.download_checkpoint("org/name", "v1")
     assert expected in str(caught.value)
+
+
+def test_the_branch_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise RevisionNotFoundError("no", response(404))
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match="has no revision 'main'"):
+        hub.download_checkpoint("org/name", None)
+
+
+def test_another_commit_than_the_one_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(folder))
+    assert hub.download_checkpoint("org/name", "a" * 40) == folder
+    assert hub.download_checkpoint("org/name", "main") == folder
+    with pytest.raises(CheckpointError, match=f"asked for {'b' * 40}, got {'a' * 40}"):
+        hub.download_checkpoint("org/name", "b" * 40)
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -103,7 +103,17 @@ def test_half_downloaded_with_a_foreign_tail(tiny_folder: Path) -> None:
     ("header", "expected"),
     [
         ([], "not a JSON object"),
-        ({"w": 1}, "'w' lacks a dtype, shape or data_offsets"),
+        ({"w": 1}, "'w' has no dtype, expected the name of a dtype"),
+        (
+            {"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}},
+            "'w' has the data_offsets [-8, 0], expected two whole numbers from 0",
+        ),
+        (
+            {"w": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}},
+            "'w' has the shape [2.0], expected whole numbers from 0",
+        ),
+        ({"__metadata__": ["a"]}, "its __metadata__ is ['a'], expected texts by name"),
+        ({"__metadata__": {"a": 1}}, "its __metadata__ is {'a': 1}, expected texts by name"),
         ({"w": {"dtype": "F9", "shape": [1], "data_offsets": [0, 4]}}, "unknown dtype 'F9'"),
         ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "needs 8 bytes"),
         ({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "lacks"),

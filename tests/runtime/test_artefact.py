@@ -326,6 +326,27 @@ def test_a_new_folder_appears_at_the_end(tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["tiny"]
 
 
+@pytest.mark.parametrize("target", ["old", "new"])
+def test_a_link_stays_and_what_it_points_to_is_replaced(folder: Path, target: str) -> None:
+    link = folder.parent / "link"
+    real = folder if target == "old" else folder.parent / "new"
+    link.symlink_to(real.name)
+    with new_artefact(link) as building:
+        (building / "manifest.json").write_text('{"format": 3}')
+    assert link.is_symlink()
+    assert [path.name for path in real.iterdir()] == ["manifest.json"]
+    names = {"link", folder.name, real.name}
+    assert {path.name for path in folder.parent.iterdir()} == names
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 250, "loop"])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ArtefactError, match="choose another folder with -o"):
+        new_artefact(tmp_path / name).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
 def test_a_failure_leaves_the_old_artefact(folder: Path) -> None:
     def fail_halfway() -> None:
         with new_artefact(folder) as building:

@@ -142,7 +142,7 @@ class WeightCache:
     ) -> CacheEntry:
         target = self._tensor_path(key)
         temporary = target.with_name(f"{key}.part")
-        temporary.unlink(missing_ok=True)  # left by a process that was killed; the lock is ours
+        _free(temporary)  # left by a process that was killed; the lock is ours
         try:
             with temporary.open("xb", buffering=0) as file:
                 sink = Sink(file)
@@ -157,7 +157,9 @@ class WeightCache:
                 header_sha256=sink.header_sha256,
                 modified_ns=temporary.stat().st_mtime_ns,
             )
-            self._record_path(key).unlink(missing_ok=True)
+            _free(self._record_path(key))
+            if target.is_dir():
+                _free(target)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -239,6 +241,14 @@ def _linked(path: Path, target: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _free(path: Path) -> None:
+    """Remove whatever has a name of the cache, a folder too: nothing but ttc belongs there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

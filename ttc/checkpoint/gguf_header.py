@@ -143,6 +143,12 @@ def _parse(reader: _Reader) -> GgufHeader:
     if not isinstance(alignment, int) or alignment < 1:
         raise _Malformed(f"general.alignment is {alignment!r}")
     entries = [_tensor_entry(reader) for _ in range(tensor_count)]
+    for name, _, _, offset in entries:
+        if offset % alignment:
+            raise _Malformed(
+                f"tensor '{name}' starts at byte {offset:,} of the data, expected a multiple of "
+                f"{alignment} (general.alignment)"
+            )
     data_offset = -(-reader.position // alignment) * alignment
     tensors = {
         name: _tensor(name, shape, number, data_offset + offset)

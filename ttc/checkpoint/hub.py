@@ -6,6 +6,8 @@ huggingface_hub does the work, with its own environment variables, cache, resume
 """
 
 import errno
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ttc.checkpoint.safetensors_folder import LAYOUTS, weight_files
 from ttc.checkpoint.stored import read_json
 from ttc.errors import CheckpointError, Problem
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -45,6 +48,7 @@ def download_checkpoint(repository: str, revision: str | None) -> Path:
     second copy of the weights in another format stays on the hub.
     """
     folder = _snapshot(repository, revision, SMALL_FILES)
+    _check_commit(repository, revision, folder)
     if shards := weight_files(folder):
         return _snapshot(repository, revision, shards)
     for single, _ in LAYOUTS:
@@ -96,6 +100,18 @@ def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> 
         raise CheckpointError(_explain(repository, revision, error)) from error
 
 
+def _check_commit(repository: str, revision: str | None, folder: Path) -> None:
+    """CheckpointError if a commit was asked for and another one came."""
+    if revision is not None and COMMIT.fullmatch(revision) and folder.name != revision:
+        raise CheckpointError(
+            Problem(
+                message=f"the hub answers with another commit of '{repository}' than was asked for",
+                note=f"asked for {revision}, got {folder.name}",
+                help="check HF_ENDPOINT; a commit that is named is the only one that may be read",
+            )
+        )
+
+
 def _explain(repository: str, revision: str | None, error: Exception) -> Problem:
     page = f"https://huggingface.co/{repository}"
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
@@ -116,7 +132,7 @@ def _explain(repository: str, revision: str | None, error: Exception) -> Problem
             )
             help = f"accept the terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
         case RevisionNotFoundError():
-            message, note = f"'{repository}' has no revision '{revision}'", ""
+            message, note = f"'{repository}' has no revision '{revision or 'main'}'", ""
             help = f"see the branches, tags and commits at {page}/commits"
         case RepositoryNotFoundError():
             message = f"no checkpoint '{repository}': not a local folder, not found on the hub"
@@ -134,10 +150,17 @@ def _explain(repository: str, revision: str | None, error: Exception) -> Problem
             message = f"the disk is full while downloading '{repository}'"
             help = "free some space and run again, the download resumes; HF_HOME moves the cache"
         case _ if status in (401, 403):
+            note = f"the hub refuses with status {status}"
             help = "log in with `hf auth login` or set HF_TOKEN to a token that can read it"
         case _ if status == 429:
             wait = _retry_after(error)
             help = f"the hub limits the rate of requests; wait {wait} and run again"
+        case _ if 400 <= status < 500:
+            note = f"the hub answers with status {status}"
+            help = f"see whether {page} exists, and that HF_ENDPOINT is the address of a hub"
+        case json.JSONDecodeError():
+            note = "its answer is not JSON, as that of a hub is"
+            help = "check HF_ENDPOINT, and that nothing on the way (a proxy, a login page) answers"
         case OSError():  # every HTTP error of the client is one
             help = "check the network and run again, the download resumes"
         case _:

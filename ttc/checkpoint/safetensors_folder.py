@@ -16,7 +16,13 @@ from ttc.checkpoint.fingerprint import SourceFiles
 from ttc.checkpoint.pickles import read_pickle
 from ttc.checkpoint.quantized import METHODS, dequantized, unsupported_method
 from ttc.checkpoint.safetensors_header import read_header
-from ttc.checkpoint.stored import PLAIN_DTYPES, StoredTensor, read_json, read_values
+from ttc.checkpoint.stored import (
+    PLAIN_DTYPES,
+    StoredTensor,
+    how_to_get,
+    read_json,
+    read_values,
+)
 from ttc.errors import CheckpointError, Problem
 
 SINGLE_FILE = "model.safetensors"
@@ -194,7 +200,7 @@ def _missing_shard(folder: Path, shard: str, shards: Mapping[str, set[str]], ind
         message=f"missing shard {shard} in the checkpoint folder {folder}",
         note=f"{index} expects {len(names)} tensors in it, the first is '{names[0]}'",
         details=(f"{len(present)} of {len(shards)} shards are there",),
-        help=f"download {shard} into the folder",
+        help=how_to_get(folder / index, shard),
     )
 
 

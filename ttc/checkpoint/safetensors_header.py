@@ -41,6 +41,7 @@ def read_header(path: Path) -> tuple[int, dict[str, StoredTensor]]:
             raise _bad_header(path, f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise _bad_header(path, "its header is not a JSON object")
+    _check_metadata(path, cast(dict[str, object], header).get("__metadata__", {}))
     tensors = {
         name: _stored_tensor(path, name, entry, 8 + length)
         for name, entry in cast(dict[str, object], header).items()
@@ -56,6 +57,13 @@ def read_header(path: Path) -> tuple[int, dict[str, StoredTensor]]:
         raise _bad_header(path, f"its header describes {end:,} bytes, the file has {size_bytes:,}")
     _check_order(path, tensors, 8 + length)
     return 8 + length, tensors
+
+
+def _check_metadata(path: Path, metadata: object) -> None:
+    """The format has texts by name there, and nothing else."""
+    texts = cast(dict[str, object], metadata).values() if isinstance(metadata, dict) else (None,)
+    if not all(isinstance(each, str) for each in texts):
+        raise _bad_header(path, f"its __metadata__ is {metadata!r:.100}, expected texts by name")
 
 
 def _check_order(path: Path, tensors: dict[str, StoredTensor], start: int) -> None:
@@ -77,8 +85,18 @@ def _stored_tensor(path: Path, name: str, entry: object, data_offset: int) -> St
         fields.get("shape"),
         fields.get("data_offsets"),
     )
-    if not isinstance(dtype, str) or not _sizes(shape) or not _sizes(offsets):
-        raise _bad_header(path, f"tensor '{name}' lacks a dtype, shape or data_offsets")
+    wanted = (
+        ("dtype", dtype, isinstance(dtype, str), "the name of a dtype"),
+        ("shape", shape, _sizes(shape), "whole numbers from 0"),
+        ("data_offsets", offsets, _sizes(offsets), "two whole numbers from 0"),
+    )
+    for field, found, right, expected in wanted:
+        if field not in fields:
+            raise _bad_header(path, f"tensor '{name}' has no {field}, expected {expected}")
+        if not right:
+            what = f"tensor '{name}' has the {field} {found!r:.100}, expected {expected}"
+            raise _bad_header(path, what)
+    assert isinstance(dtype, str)
     sizes, limits = cast(list[int], shape), cast(list[int], offsets)
     if dtype not in DTYPE_BYTES:
         raise _bad_header(path, f"tensor '{name}' has the unknown dtype '{dtype}'")

@@ -72,14 +72,33 @@ def refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(POINTER)) != POINTER:
             return
+    why = "the repository was cloned without its large files"
+    help_text = (
+        "run `git lfs install` and then `git lfs pull` in the folder, or give the hub id "
+        "of the checkpoint, which is then downloaded"
+    )
+    if is_from_hub(path):
+        why = "the hub's repository holds the pointer in place of the file"
+        help_text = "give another revision or repository; its owner has to upload the file"
     raise CheckpointError(
         Problem(
             message=f"{path} is a git-lfs pointer, not the file that it stands for",
-            note="the repository was cloned without its large files",
-            help="run `git lfs install` and then `git lfs pull` in the folder, or give the hub id "
-            "of the checkpoint, which is then downloaded",
+            note=why,
+            help=help_text,
         )
     )
+
+
+def is_from_hub(path: Path) -> bool:
+    """Whether a file lies in the cache of the hub's client, as links to what it downloaded."""
+    return path.parent.parent.name == "snapshots" and path.is_symlink()
+
+
+def how_to_get(path: Path, missing: str) -> str:
+    """How to get a file that is missing beside `path`."""
+    if is_from_hub(path):
+        return f"the hub's repository lacks {missing}: give another revision or repository"
+    return f"put {missing} of the model into the folder"
 
 
 def fetch_again(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from ttc.checkpoint.companions import check_end_ids, read_checked
 from ttc.checkpoint.files import Checkpoint
 from ttc.checkpoint.gguf_file import GgufFile
-from ttc.checkpoint.stored import read_json, read_text, refuse_pointer
+from ttc.checkpoint.stored import how_to_get, read_json, read_text, refuse_pointer
 from ttc.errors import CheckpointError, Problem
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -117,11 +117,12 @@ def _tokenizer_text(checkpoint: Checkpoint) -> str:
 
 
 def _no_tokenizer(checkpoint: Checkpoint) -> CheckpointError:
+    path = checkpoint.companion(CONFIG)
     return CheckpointError(
         Problem(
             message=f"no tokenizer in {checkpoint.description}",
             note=f"expected {TOKENIZER} or {SLOW_TOKENIZER}",
-            help=f"add the {TOKENIZER} of the model to the folder",
+            help=how_to_get(path or Path(checkpoint.description), TOKENIZER),
         )
     )
 

@@ -115,9 +115,50 @@ def is_artefact(folder: Path) -> bool:
 def new_artefact(out: Path) -> Generator[Path]:
     """A folder to build in; it becomes `out` when the block ends without an exception.
 
-    An artefact that is there already is replaced only then. A folder that holds anything else is
-    refused, because replacing it would destroy what ttc did not write.
+    An artefact that is there already is replaced only then; where `out` is a link, what it points
+    to. A folder that holds anything else is refused, because replacing it would destroy what ttc
+    did not write. ArtefactError too if the folder cannot be made.
     """
+    out = _made_room(out)
+    building = out.parent / f".{out.name}.building-{os.getpid()}"
+    replaced = out.parent / f".{out.name}.replaced-{os.getpid()}"
+    try:
+        yield building
+        if out.exists():
+            out.rename(replaced)
+        try:
+            building.rename(out)
+        except OSError:  # another compile has put its own there meanwhile
+            if replaced.exists() and not out.exists():
+                replaced.rename(out)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _made_room(out: Path) -> Path:
+    """The folder that `out` is, through links, after the one to build in was made beside it."""
+    try:
+        out = out.resolve() if out.is_symlink() else out
+        _refuse_foreign(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        (out.parent / f".{out.name}.building-{os.getpid()}").mkdir()
+    except (OSError, RuntimeError) as error:  # pathlib's answer to links that go round
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ArtefactError(
+            Problem(
+                message=f"cannot make the artefact folder {out}",
+                note=why or str(error),
+                help="choose another folder with -o",
+            )
+        ) from error
+    return out
+
+
+def _refuse_foreign(out: Path) -> None:
+    """ArtefactError unless `out` is free, empty, or an artefact with nothing else in it."""
     if out.exists() and not (is_artefact(out) or (out.is_dir() and not any(out.iterdir()))):
         raise ArtefactError(
             Problem(
@@ -133,24 +174,6 @@ def new_artefact(out: Path) -> Generator[Path]:
                 help="move them elsewhere, or choose another folder with -o",
             )
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = out.parent / f".{out.name}.building-{os.getpid()}"
-    replaced = out.parent / f".{out.name}.replaced-{os.getpid()}"
-    _sweep(out)
-    building.mkdir()
-    try:
-        yield building
-        if out.exists():
-            out.rename(replaced)
-        try:
-            building.rename(out)
-        except OSError:  # another compile has put its own there meanwhile
-            if replaced.exists() and not out.exists():
-                replaced.rename(out)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _sweep(out: Path) -> None:
