@@ -20,6 +20,8 @@ pytestmark = pytest.mark.mock
 # on: 1280 bytes of each bank for the masks of a decode step of Gemma 2, which are the only ones.
 RESHAPE_BYTES = 12 * 1280
 
+NORMS_OF_HEADS = str(Path(__file__).parents[1] / "data" / "norms_of_heads.yaml")
+
 
 def compiled(
     spec: str, mesh: Mesh, precision: str, *, batch: int, context: int, chunk: int | None = None
@@ -49,6 +51,8 @@ def report(host: MockHost, folder: Path, built: Compiled, mesh: Mesh) -> MockRep
         ("llama-3.2-1b-instruct", "N300", "accuracy", 2, 1024),
         ("llama-3.2-1b-instruct", "N150", "performance", 16, 1024),
         ("gemma-2-2b", "N150", "performance", 2, 512),
+        (NORMS_OF_HEADS, "N300", "performance", 1, 512),
+        (NORMS_OF_HEADS, "T3K", "accuracy", 8, 256),
     ],
 )
 def test_planned_memory_is_what_ttnn_allocates(
