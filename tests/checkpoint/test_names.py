@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from ttc.checkpoint.files import open_checkpoint
+from ttc.checkpoint.index import WeightSource
 from ttc.checkpoint.names import BoundTensor, bind
+from ttc.checkpoint.strips import stored_matrix
 from ttc.errors import CheckpointError, Problem
+from ttc.plan.placement import DRAM, TensorPlan
+from ttc.plan.plan import WeightPart, WeightPlan
 from ttc.spec.model import ModelSpec, load_model
 
 pytestmark = pytest.mark.emulate
@@ -294,7 +298,7 @@ def norms_of_heads(
         for of, heads in (("q", 4), ("k", 2)):
             for head in range(heads):
                 name = f"{layer}self_attn.{of}_layernorm.norms.{head}.weight"
-                tensors[name] = np.full(16, head, np.float32)
+                tensors[name] = np.arange(16, dtype=np.float32) + head
     config = {"architectures": ["StableLmForCausalLM"], "layer_norm_eps": 1e-5}
     return spec, tensors, config | {"partial_rotary_factor": 1.0, "qk_layernorm": True}
 
@@ -332,3 +336,47 @@ def test_rows_that_are_tensors_and_wrong(
     more = {f"{norms}.{head}.weight": lost for head in (2, 4)}
     (problem,) = refused(spec, tensors | more, **config)
     assert problem.details == (f"'{norms}.4.weight' [16]",)
+
+
+def test_rows_in_one_tensor_of_a_gguf_file(
+    norms_of_heads: tuple[ModelSpec, dict[str, Any], dict[str, Any]],
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """The same weights in both formats are stored as the same bytes, in the same rotary order."""
+    spec, tensors, config = norms_of_heads
+    folder = open_checkpoint(str(write_folder(tmp_path / "rows", tensors, **config)))
+    binding = bind(spec, folder)
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "stablelm")
+    sizes = {"embedding_length": 64, "attention.head_count": 4, "attention.head_count_kv": 2}
+    for key, value in (sizes | {"block_count": 2, "rope.dimension_count": 16}).items():
+        writer.add_uint32(f"stablelm.{key}", value)
+    writer.add_bool("stablelm.use_parallel_residual", False)
+    for canonical, bound in binding.tensors.items():
+        place, _, name = canonical.rpartition(".")
+        prefix = f"blk.{place.removeprefix('decoders.')}." if place else ""
+        read = [folder.read(tensor) for tensor in bound.tensors]
+        values = np.stack(read) if "{row}" in bound.name else read[0]
+        writer.add_tensor(prefix + spec.architecture.weight(name).gguf, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = open_checkpoint(str(path))
+    part = WeightPart(tensor="q_norm", rows="pairs", heads=4, rotary_dim=16, flat=True)
+    plan = WeightPlan(
+        name="q_norm",
+        decoder=1,
+        group="norms",
+        parts=(part,),
+        table=None,
+        transpose=False,
+        tensor=TensorPlan(shape=(1, 1, 4, 16), dtype="bf16", placement=DRAM),
+    )
+    both = [
+        WeightSource(checkpoint=each, binding=bind(spec, each), chip="wormhole_b0")
+        for each in (folder, file)
+    ]
+    stored, same = (stored_matrix(plan, each) for each in both)
+    assert np.array_equal(stored, same)

@@ -225,7 +225,7 @@ def _open_tensors(headers: Headers, near: Architecture, reading: Reading) -> Ite
 def _patterns(headers: Headers) -> dict[str, tuple[int, ...]]:
     """Tensor names with {i} for the decoder number, as a file of one model has them -> shape.
 
-    A number behind that counts the rows of a weight: ROW stands for it.
+    A number behind that in the name of a vector counts the rows of a weight: ROW stands for it.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     rows: dict[str, set[str]] = {}
@@ -236,8 +236,10 @@ def _patterns(headers: Headers) -> dict[str, tuple[int, ...]]:
         prefix = next((each for each in stored if name.startswith(each)), None)
         plain = name if prefix is None else BODY + name.removeprefix(prefix)
         of_decoder = re.sub(r"\.\d+\.", ".{i}.", plain, count=1)
-        pattern = re.sub(r"\.\d+(?=\.)", f".{ROW}", of_decoder)
-        shapes.setdefault(pattern, headers.shape(name))
+        shape, pattern = headers.shape(name), of_decoder
+        if len(shape) == 1:
+            pattern = re.sub(r"\.\d+(?=\.)", f".{ROW}", of_decoder)
+        shapes.setdefault(pattern, shape)
         rows.setdefault(pattern, set()).add(of_decoder)
     return {
         pattern: (len(rows[pattern]), *shape) if ROW in pattern else shape

@@ -5,6 +5,7 @@
 import json
 from collections.abc import Mapping
 from functools import cache
+from math import nextafter
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,9 +27,10 @@ CONFIG_FIELDS = {
     "feed_forward_length": "intermediate_size",
     "vocab_size": "vocab_size",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.layer_norm_epsilon": "layer_norm_eps",
+    "use_parallel_residual": "use_parallel_residual",
     "rope.freq_base": "rope_theta",
     "context_length": "max_position_embeddings",
-    "rope.dimension_count": "head_dim",
     "attention.key_length": "head_dim",
 }
 ROPE_FACTORS = "rope_freqs.weight"  # theta^(2i/head_dim) of each pair is multiplied by these
@@ -126,6 +128,16 @@ class GgufFile:
         for key, field in CONFIG_FIELDS.items():
             if (value := self.metadata.get(f"{self.architecture}.{key}")) is not None:
                 config[field] = _plain_number(value)
+        turning = self.metadata.get(f"{self.architecture}.rope.dimension_count")
+        sizes = (config.get("hidden_size"), config.get("num_attention_heads"))
+        match (turning, *sizes):
+            case int(elements), int(hidden), int(heads) if heads:
+                config.setdefault("head_dim", hidden // heads)
+                factor = elements / config["head_dim"]
+                whole = int(factor * config["head_dim"]) == elements  # a product is cut off
+                config["partial_rotary_factor"] = factor if whole else nextafter(factor, 1.0)
+            case _:
+                pass
         if "vocab_size" not in config and isinstance(self.metadata.get(TOKENS), tuple):
             config["vocab_size"] = len(cast(tuple[str, ...], self.metadata[TOKENS]))
         config["tie_word_embeddings"] = HEAD not in self._tensors
