@@ -1,12 +1,13 @@
 """Cluster descriptors are what ttnn's own reader expects; that they open is a mock test."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
-from ttc.hardware.descriptor import HOST_ONLY, cluster_descriptor
-from ttc.hardware.hardware import load_mesh, mesh_names
+from ttc.hardware.descriptor import HOST_ONLY, cluster_descriptor, mesh_graph_descriptor
+from ttc.hardware.hardware import load_mesh, mesh_names, shipped_mesh_names
 
 pytestmark = pytest.mark.fast
 
@@ -48,6 +49,46 @@ def test_galaxy_chips_stand_on_four_trays() -> None:
     assert len(set(numbers)) == 32
     assert {number >> 4 for number in numbers} == {0x0, 0x4, 0x8, 0xC}
     assert {number & 0xF for number in numbers} == set(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "kinds"),
+    [
+        ("ROW", "1, 3", "LINE, LINE"),
+        ("ROW:2x1", "1, 3", "LINE, LINE"),
+        ("TORUS", "4, 4", "RING, RING"),
+        ("TORUS:16x1", "16, 1", "RING, LINE"),
+        ("TORUS:2x2", "4, 4", "LINE, LINE"),
+        ("SIX", "2, 3", "LINE, LINE"),
+        ("SIX:1x6", "1, 6", "LINE, RING"),
+    ],
+)
+def test_a_machine_that_ttnn_does_not_know_is_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dims: str, kinds: str
+) -> None:
+    ring = "fabric: FABRIC_1D_RING, topology: ring"
+    line = "fabric: FABRIC_1D, topology: linear"
+    rest = "chip: blackhole_p150, boards: {type: p150}, links: {axis0: 2, axis1: 2, source: desk}"
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / "lab.yaml").write_text(f"""
+sources: {{desk: a desk}}
+meshes:
+  ROW: {{shapes: [1x3, 2x1], {line}, wiring: {{grid: [1, 3], links: 2, source: desk}}, {rest}}}
+  SIX: {{shapes: [2x3, 1x6], {ring}, wiring: {{grid: [2, 3], links: 3, source: desk}}, {rest}}}
+  TORUS:
+    {{shapes: [4x4, 16x1, 2x2], {ring}, {rest},
+     wiring: {{grid: [4, 4], links: 2, wrap: true, source: desk}}}}
+""")
+    monkeypatch.chdir(tmp_path)
+    text = mesh_graph_descriptor(load_mesh(name))
+    assert f"device_topology {{ dims: [ {dims} ] dim_types: [ {kinds} ] }}" in text
+    assert "arch: BLACKHOLE" in text
+    assert f"count: {3 if 'SIX' in name else 2} policy" in text
+
+
+@pytest.mark.parametrize("name", shipped_mesh_names())
+def test_ttnn_knows_the_meshes_that_everyone_has(name: str) -> None:
+    assert mesh_graph_descriptor(load_mesh(name)) == ""
 
 
 def test_the_host_only_cluster_has_one_chip() -> None:

@@ -64,6 +64,11 @@ meshes:
     boards: {{type: n300, chips: [[0, 3], [1, 4], [2, 5]]}}
     coordinates: [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     wiring: {{grid: [2, 3], links: 2, source: desk}}
+  CARD:
+    chip: blackhole_p300
+    shapes: [1x2]{LINE}
+    boards: {{type: p300}}
+    wiring: {{grid: [1, 2], links: 4, source: desk}}
   WRONG:
     chip: wormhole_n300
     shapes: [1x2]{LINE}
@@ -103,6 +108,7 @@ def chips_of(_ttnn: Any, device: Any) -> list[int]:
         "TORUS:1x4",
         "PAIRS",
         "PAIRS:1x6",
+        "CARD",
     ],
 )
 def test_a_machine_that_ttnn_does_not_know_opens_in_every_shape(

@@ -86,12 +86,16 @@ class Chip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """A type of board: `chips` of architecture `arch`, the first `host_chips` with a PCIe link."""
+    """A type of board: `chips` of architecture `arch`, the first `host_chips` with a PCIe link.
+
+    `trays` is the grid (rows, columns) of the chips on a board of four trays.
+    """
 
     name: str
     arch: str
     chips: int
     host_chips: int
+    trays: tuple[int, int] | None
 
 
 def load_chip(name: str) -> Chip:
@@ -122,10 +126,18 @@ def known_boards() -> Mapping[str, Board]:
                 arch=data["families"][each["family"].text]["arch"].text,
                 chips=each["chips"].integer,
                 host_chips=each["host_chips"].integer,
+                trays=_trays(each.get("trays")),
             )
             for name, each in data["boards"].fields().items()
         }
     )
+
+
+def _trays(data: Located | None) -> tuple[int, int] | None:
+    if data is None:
+        return None
+    rows, cols = data.elements()
+    return rows.integer, cols.integer
 
 
 @cache

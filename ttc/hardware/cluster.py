@@ -22,12 +22,14 @@ class Wire:
 class Cluster:
     """The machine below a mesh, as a cluster descriptor states it. Chips are numbered from 0.
 
-    `boards` has the chips of each board, `host_chips` those with a PCIe link of their own.
-    `grid` is (rows, columns) where the wiring is a grid of chips numbered row by row, `wrap`
-    whether that grid closes into a torus, `coordinates` (x, y) of each chip where ttnn needs them.
+    `boards` has the chips of each board, `trays` their grid where a board has four trays,
+    `host_chips` those with a PCIe link of their own. `grid` is (rows, columns) where the wiring is
+    a grid of chips numbered row by row, `wrap` whether that grid closes into a torus,
+    `coordinates` (x, y) of each chip where ttnn needs them.
     """
 
     board_type: str
+    trays: tuple[int, int] | None
     boards: tuple[tuple[int, ...], ...]
     host_chips: tuple[int, ...]
     wiring: tuple[Wire, ...]
@@ -50,6 +52,7 @@ def read_cluster(data: Located, chips: int, board: Board) -> Cluster:
     first = tuple(chip for each in boards for chip in each[: board.host_chips])
     return Cluster(
         board_type=board.name,
+        trays=board.trays,
         boards=boards,
         host_chips=integers(listed) if listed else first,
         wiring=read_wires(wiring) if wiring else (),

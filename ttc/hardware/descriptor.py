@@ -155,15 +155,15 @@ def _places_on_board(mesh: Mesh) -> dict[int, int]:
 
 
 def _bus_ids(mesh: Mesh) -> dict[int, int]:
-    """Which tray each chip of a one-board 8 x 4 machine is on, and where on it.
+    """Which tray each chip of a machine of one board of four trays is on, and where on it.
 
     The high digit of the PCIe bus id names one of four trays of 4 x 2 chips, the low digit the
     place on the tray: 1 to 4 along its outer column, 5 to 8 along its inner one.
     """
     cluster = mesh.cluster
-    if cluster.grid is None or len(cluster.boards) > 1:
+    if cluster.trays is None or len(cluster.boards) > 1:
         return {}
-    rows, cols = cluster.grid
+    rows, cols = cluster.trays
     trays = {(True, True): 0xC0, (True, False): 0x00, (False, True): 0x40, (False, False): 0x80}
     bus_ids: dict[int, int] = {}
     for chip in range(cluster.chips):
