@@ -14,7 +14,7 @@ from ttc.runtime.chunks import Batch
 from ttc.runtime.engine import Engine, Piece, Request
 from ttc.runtime.replica import Replica
 from ttc.runtime.request import Limits
-from ttc.runtime.sampling import Sampling
+from ttc.runtime.sampling import Sampler, Sampling
 from ttc.runtime.session import Session
 
 pytestmark = pytest.mark.emulate
@@ -206,6 +206,84 @@ def test_a_failing_prefill_harms_nobody_else(
     assert tokens(finished(each)[fine]) == [2, 4, 8, 16]
 
 
+def fail_for(monkeypatch: pytest.MonkeyPatch, number: int, after: int) -> None:
+    """The draws of a request fail as soon as it has so many tokens."""
+    draw = Sampler.draw
+
+    def fails(sampler: Sampler, logits: Any) -> int:
+        if sampler.how.seed == number and sum(sampler._answer.values()) == after:  # pyright: ignore
+            raise RuntimeError("no token")
+        return draw(sampler, logits)
+
+    monkeypatch.setattr(Sampler, "draw", fails)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_draw_that_fails_ends_one_request(
+    session: Session, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Nobody else misses a token, or is blamed, whether they come before or after it."""
+    each = engine(session)
+    fail_for(monkeypatch, 1, after)
+    for number in range(3):
+        each.add(request([number + 1], max_new_tokens=4, seed=number, frequency_penalty=1e-6))
+    found: dict[int, list[int]] = {}
+    notes: list[str] = []
+    while each.busy:
+        try:
+            for piece in each.step():
+                found.setdefault(piece.request, []).append(piece.token)
+        except RuntimeError as error:
+            notes += error.__notes__
+    assert notes == ["this ended request 1"]
+    assert found.pop(1, []) == [2, 4][:after]
+    assert found == {0: [1, 2, 4, 8], 2: [3, 6, 12, 1]}
+    assert each.block_use.held == 0
+
+
+def test_a_decode_step_that_fails_ends_who_runs(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that was half done would append a token twice: nobody goes on with wrong caches."""
+    each = engine(session)
+    numbers = [each.add(request([n + 1], max_new_tokens=3)) for n in range(4)]
+    each.step()
+    kind = type(session.replicas[0])
+    step = kind.step
+
+    def fail(replica: Replica) -> None:
+        step(replica)
+        raise RuntimeError("the device is on fire")
+
+    monkeypatch.setattr(kind, "step", fail)
+    with pytest.raises(RuntimeError, match="fire"):
+        each.step()
+    monkeypatch.setattr(kind, "step", step)
+    assert each.running == numbers[3:]
+    assert {n: tokens(pieces) for n, pieces in finished(each).items()} == {3: [4, 8, 16]}
+
+
+def test_an_earlier_chunk_that_fails_ends_its_prompt_only(
+    make_session: MakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = engine(session := make_session())
+    kind = type(session.replicas[0])
+    read = kind.read
+
+    def fail(replica: Replica, batch: Batch) -> Any:
+        if 0 in batch.users and batch.first == 0:
+            raise RuntimeError("the device is on fire")
+        return read(replica, batch)
+
+    monkeypatch.setattr(kind, "read", fail)
+    each.add(request([1] * 70, max_new_tokens=2))
+    each.add(request([3] * 70, max_new_tokens=2))
+    with pytest.raises(RuntimeError, match="fire"):
+        each.step()
+    assert each.running == [1]
+    assert [tokens(pieces) for pieces in finished(each).values()] == [[210 % 23, 420 % 23]]
+
+
 def test_prompts_that_wait_are_read_together(make_session: MakeSession) -> None:
     each = engine(session := make_session(together=True))
     prompts = [[1] * 20, [2] * 31, [3]]
@@ -239,7 +317,7 @@ def test_a_prompt_that_fails_among_others(
         each.add(request([token], max_new_tokens=2))
     with pytest.raises(RuntimeError, match="fire"):
         each.step()
-    assert (each.running, each.waiting, each.block_use.held) == ([0], [2], 2)
+    assert (each.running, each.waiting, each.block_use.held) == ([0, 2], [], 2)
     found = finished(each)
     assert [tokens(found[number]) for number in (0, 2)] == [[1, 2], [3, 6]]
     assert 1 not in found

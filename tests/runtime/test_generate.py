@@ -132,3 +132,31 @@ def test_timing_counts_decode_steps(session: Session) -> None:
 def test_settings_that_are_refused(session: Session, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         generation(session, [[1]], **settings)
+
+
+def test_others_join_while_a_text_is_streamed(session: Session) -> None:
+    """Each gets its own pieces, whoever makes the steps."""
+    engine = Engine(session, Letters())
+    mine = Request(token_ids=[1], limits=Limits(max_new_tokens=6))
+    run = Generation(engine, [mine])
+    pieces = iter(run)
+    text = next(pieces).text
+    other = engine.add(Request(token_ids=[3], limits=Limits(max_new_tokens=4)))
+    text += next(pieces).text
+    got = [(piece.request, piece.text) for piece in engine.step()]
+    assert got == [(other, "d"), (other, "g")]
+    text += "".join(piece.text for piece in pieces)
+    assert text == run.outputs[0].text == "bceiqj"
+    assert engine.requests == 0
+    assert engine.busy, "somebody has something to take"
+    assert [piece.text for piece in engine.step()] == ["m", "b"]
+    assert not engine.busy
+
+
+def test_a_text_goes_on_after_others_finished_it(session: Session) -> None:
+    engine = Engine(session, Letters())
+    pieces = iter(Generation(engine, [Request(token_ids=[1], limits=Limits(max_new_tokens=4))]))
+    assert next(pieces).text == "b"
+    while engine.busy:
+        assert engine.step() == []
+    assert [piece.text for piece in pieces] == ["c", "e", "i"]

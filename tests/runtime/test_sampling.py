@@ -93,6 +93,22 @@ def test_penalties_change_the_greedy_choice() -> None:
     assert Sampler(Sampling(), [0]).on_device(32) == LIKELIEST
 
 
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_penalties_keep_logits_finite(factor: float) -> None:
+    """What the user asks for is never taken for a fault of the weights."""
+    sampler = Sampler(Sampling(repetition_penalty=factor, frequency_penalty=2.0), [0, 1])
+    most = np.finfo(np.float32).max
+    logits = np.array([most, -most, 0, -np.inf], dtype=np.float32)
+    assert np.isfinite(sampler.penalised(logits)).all()
+    assert sampler.draw(logits) == 0
+
+
+def test_penalties_do_not_hide_logits_that_are_not_numbers() -> None:
+    sampler = Sampler(Sampling(repetition_penalty=1.1), [0])
+    with pytest.raises(ArtefactError, match="not numbers"):
+        sampler.draw(np.array([np.inf, 0], dtype=np.float32))
+
+
 def test_log_probabilities() -> None:
     assert logprob(LOGITS, 3) == pytest.approx(np.log(0.3), abs=1e-6)
     assert logprob(LOGITS + np.float32(500), 3) == pytest.approx(np.log(0.3), abs=1e-3)
@@ -160,7 +176,9 @@ def test_what_a_device_can_draw(how: Sampling, expected: Draw | None) -> None:
         (Sampling(top_k=True), "top_k is True"),
         (Sampling(temperature="warm"), "temperature is 'warm'"),  # pyright: ignore
         (Sampling(top_k=1.5), "top_k is 1.5"),  # pyright: ignore
-        (Sampling(repetition_penalty=0.0), "repetition_penalty is 0.0, expected a number above 0"),
+        (Sampling(repetition_penalty=0.0), "repetition_penalty is 0.0, expected a number from"),
+        (Sampling(repetition_penalty=1e-39), "repetition_penalty is 1e-39, expected a number from"),
+        (Sampling(repetition_penalty=1e300), r"from 0.0001 to 10000, 1 is none"),
         (Sampling(repetition_penalty=float("inf")), "repetition_penalty is inf"),
         (Sampling(presence_penalty=2.1), "presence_penalty is 2.1, expected a number from -2.0"),
         (Sampling(frequency_penalty=float("nan")), "frequency_penalty is nan"),

@@ -65,6 +65,37 @@ class Piece:
         return replace(self, request=number)
 
 
+@dataclass(slots=True, kw_only=True)
+class Inbox:
+    """What the requests of one consumer got, kept until it takes it.
+
+    requests  those that are not over
+    errors    what ended some of them, each once
+    """
+
+    requests: set[int] = field(default_factory=set[int])
+    pieces: list[Piece] = field(default_factory=list[Piece])
+    errors: list[Exception] = field(default_factory=list[Exception])
+
+    @property
+    def filled(self) -> bool:
+        """Whether there is anything to be taken."""
+        return bool(self.pieces or self.errors)
+
+    def take(self) -> list[Piece]:
+        """The pieces, in order. Raises the first error that nobody has seen; pieces stay then."""
+        if self.errors:
+            raise self.errors.pop(0)
+        pieces, self.pieces = self.pieces, []
+        return pieces
+
+    def fail(self, number: int, error: Exception) -> None:
+        """A request was ended by an error."""
+        error.add_note(f"this ended request {number}")
+        if error not in self.errors:
+            self.errors.append(error)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillTime:
     """What one prefill took.
@@ -121,7 +152,7 @@ class Engine:
         self._reading: dict[int, _User] = {}  # by user of the session; prompts that are not read
         self._running: dict[int, _User] = {}
         self._count = 0
-        self._pieces: list[Piece] = []  # that no step has returned yet
+        self._inbox = Inbox()  # of all requests that have no other
         self._on_device = False  # whether the devices hold the next tokens of those who are there
         self.times = StepTimes(prefills=(), users=0, decode_s=0.0)
 
@@ -147,8 +178,13 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do anything."""
-        return bool(self._running or self._reading or self._waiting)
+        """Whether a step would do or return anything."""
+        return self.requests > 0 or self._inbox.filled
+
+    @property
+    def requests(self) -> int:
+        """How many requests are not over."""
+        return len(self._running) + len(self._reading) + len(self._waiting)
 
     @property
     def block_use(self) -> BlockUse:
@@ -171,23 +207,42 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Queue a request; its number, counted from 0. UsageError as from `check`."""
-        return self._add(request).number
+        return self.submit(request)[0]
 
-    def submit(self, request: Request) -> tuple[int, Output]:
-        """As `add`, with the output that the steps to come will fill."""
-        user = self._add(request)
+    def submit(self, request: Request, inbox: Inbox | None = None) -> tuple[int, Output]:
+        """As `add`, with the output that the steps to come will fill.
+
+        The pieces of a request with an inbox come there, and no step returns them.
+        """
+        self.check(request)
+        user = _User(self._count, request, self._decoder, inbox or self._inbox)
+        self._count += 1
+        self._waiting.append(user)
         return user.number, user.output
 
     def step(self) -> list[Piece]:
+        """As `advance`, then the pieces of all requests that have no inbox of their own.
+
+        Raises what ended one of them, as where the backend fails to read a prompt. Nobody else
+        notices: what the others got comes with the next step.
+        """
+        self.advance()
+        return self._inbox.take()
+
+    def advance(self) -> None:
         """One more token for each running request, then the first ones of those that can start.
 
-        If a prompt cannot be read because the backend raises, its request is gone, and what the
-        others got comes with the next step.
+        Whatever fails for a request ends it, and is raised where its pieces are taken. Where a
+        decode step as a whole fails, that are all who run: what their caches hold is not known.
         """
         started = time.perf_counter()
         users = len(self._running)
         if users:
-            self._decode()
+            try:
+                self._decode()
+            except Exception as error:
+                for place in list(self._running):
+                    self._fail(place, error)
         decode_s = time.perf_counter() - started
         prefills: list[PrefillTime] = []
         if not self._running and not self._reading:
@@ -196,12 +251,12 @@ class Engine:
             for place, batch in self._session.batches():
                 prefills += self._read(place, batch)
         self.times = StepTimes(prefills=tuple(prefills), users=users, decode_s=decode_s)
-        pieces, self._pieces = self._pieces, []
-        return pieces
 
     def cancel(self, number: int) -> None:
         """End a request that waits or runs; nothing happens if it is over."""
-        self._waiting = deque(user for user in self._waiting if user.number != number)
+        for user in [user for user in self._waiting if user.number == number]:
+            self._waiting.remove(user)
+            user.inbox.requests.discard(number)
         for place, user in [*self._reading.items(), *self._running.items()]:
             if user.number == number:
                 self._leave(place)
@@ -210,13 +265,6 @@ class Engine:
         """Read every prompt from its first token again: no prefix is found from here on."""
         for replica in self._session.replicas:
             replica.pool.forget()
-
-    def _add(self, request: Request) -> "_User":
-        self.check(request)
-        user = _User(self._count, request, self._decoder)
-        self._count += 1
-        self._waiting.append(user)
-        return user
 
     def _decode(self) -> None:
         """One more token for each running request."""
@@ -251,7 +299,11 @@ class Engine:
             chosen, found = session.draw(numbers, logprobs=logprobs)
         self._on_device = True
         for place, user in list(running.items()):
-            self._take(place, chosen[place], found[place] if user.request.logprobs else None)
+            logprob = found[place] if user.request.logprobs else None
+            try:
+                self._take(place, chosen[place], logprob)
+            except Exception as error:
+                self._fail(place, error)
 
     def _admit(self) -> bool:
         """Let in who waits, as far as there is room; whether there are prompts to be read."""
@@ -271,17 +323,22 @@ class Engine:
     def _read(self, place: int, batch: Batch) -> Iterator[PrefillTime]:
         """Read chunks of prompts, and choose the first tokens of those that end.
 
-        Where the backend refuses several at once, the others are not to suffer for one.
+        Where the backend refuses several at once, the others are not to suffer for one, nor for
+        one that an earlier chunk ended.
         """
         started = time.perf_counter()
+        there = [user in self._reading for user in self._session.users_of(place, batch)]
         try:
-            read = self._session.read(place, batch)
-        except Exception:
-            if len(batch.users) == 1:
-                self._leave(self._session.users_of(place, batch)[0])
-                raise
-            for alone in batch.one_by_one():
-                yield from self._read(place, alone)
+            read = self._session.read(place, batch) if all(there) else None
+        except Exception as error:
+            if len(there) == 1:
+                self._fail(self._session.users_of(place, batch)[0], error)
+                return
+            read = None
+        if read is None:
+            if len(there) > 1:
+                for alone in batch.one_by_one():
+                    yield from self._read(place, alone)
             return
         now = time.perf_counter()
         users = [(number, self._reading.pop(number)) for number in read]
@@ -296,30 +353,42 @@ class Engine:
         )
 
     def _draw(self, place: int, logits: Row) -> None:
-        """Choose a request's next token by its logits [vocab]."""
+        """Choose a request's next token by its logits [vocab], or end it where that fails."""
         user = self._running[place]
-        token = user.sampler.draw(logits)
-        self._take(place, token, logprob(logits, token) if user.request.logprobs else None)
+        try:
+            token = user.sampler.draw(logits)
+            self._take(place, token, logprob(logits, token) if user.request.logprobs else None)
+        except Exception as error:
+            self._fail(place, error)
 
     def _take(self, place: int, token: int, logprob: float | None = None) -> None:
         """Add a token to a request's text, and end it if this was the last."""
         user = self._running[place]
         piece = user.take(token, logprob, eos_ids=self._eos_ids, context=self._context)
-        self._pieces.append(piece)
+        user.inbox.pieces.append(piece)
         if piece.finish_reason:
             self._leave(place)
 
-    def _leave(self, place: int) -> None:
-        (self._running if place in self._running else self._reading).pop(place)
+    def _fail(self, place: int, error: Exception) -> None:
+        """End a request because of an error, which its consumer is told."""
+        user = self._leave(place)
+        user.inbox.fail(user.number, error)
+
+    def _leave(self, place: int) -> "_User":
+        user = (self._running if place in self._running else self._reading).pop(place)
+        user.inbox.requests.discard(user.number)
         self._session.release(place)
         self._on_device = False
+        return user
 
 
 class _User:
     """A request and how far it is."""
 
-    def __init__(self, number: int, request: Request, decoder: Decoder) -> None:
+    def __init__(self, number: int, request: Request, decoder: Decoder, inbox: Inbox) -> None:
         self.number = number
+        self.inbox = inbox
+        inbox.requests.add(number)
         self.request = request
         self.sampler = Sampler(request.sampling, request.token_ids)
         self.output = Output(prompt_tokens=len(request.token_ids))

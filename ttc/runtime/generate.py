@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from ttc.errors import Problem, UsageError
-from ttc.runtime.engine import Engine, Output, Piece, PrefillTime, Request, StepTimes
+from ttc.runtime.engine import Engine, Inbox, Output, Piece, PrefillTime, Request, StepTimes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,7 +61,9 @@ class Generation:
 
     Pieces name their request by its place among the prompts. If there are more prompts than the
     program serves at once, each starts when another ends. Stopping to iterate ends all of them.
-    UsageError if the engine has other requests, or for a request that cannot be served.
+    Others may join while it runs: what they get waits for `Engine.step`, and a step of theirs
+    loses nothing here. UsageError if the engine has other requests when it starts, or for a request
+    that cannot be served.
     """
 
     def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
@@ -74,17 +76,19 @@ class Generation:
         self._requests = requests
 
     def __iter__(self) -> Generator[Piece]:
-        engine, started = self._engine, time.perf_counter()
+        engine, started, inbox = self._engine, time.perf_counter(), Inbox()
         check_idle(engine)
-        submitted = [engine.submit(request) for request in self._requests]
+        submitted = [engine.submit(request, inbox) for request in self._requests]
         self.outputs = [output for _, output in submitted]
         first = submitted[0][0] if submitted else 0
         try:
-            while engine.busy:
-                for piece in engine.step():
+            while inbox.requests or inbox.filled:
+                if not inbox.filled:  # by a step of somebody else
+                    engine.advance()
+                    self.timing.add(engine.times)
+                for piece in inbox.take():
                     if piece.text or piece.finish_reason:
                         yield piece.numbered(piece.request - first)
-                self.timing.add(engine.times)
         finally:
             for number, _ in submitted:
                 engine.cancel(number)
@@ -95,8 +99,7 @@ class Generation:
 
 def check_idle(engine: Engine) -> None:
     """Raise UsageError while requests are served one step at a time."""
-    if engine.busy:
-        count = len(engine.running) + len(engine.waiting)
+    if count := engine.requests:
         raise UsageError(
             Problem(
                 message=f"the model still serves {count} requests",

@@ -25,6 +25,13 @@ LARGEST_PENALTY = 2.0
 """Of presence and frequency, either way: the range of OpenAI's interface."""
 
 
+LARGEST_FACTOR = 1e4
+"""Of the repetition penalty, and 1 / this is the smallest: far more than anybody needs, and logits
+that are multiplied or divided by it stay what float32 can hold."""
+
+LARGEST_LOGIT = float(np.finfo(np.float32).max)
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """How a device chooses the next token of one user: among so many of the most likely."""
@@ -124,7 +131,10 @@ _RANGES: Mapping[str, _Range] = {
     ),
     "seed": _Range(expected="0 or more", example="1", low=0, whole=True, none=True),
     "repetition_penalty": _Range(
-        expected="a number above 0", example="1.1", low=0, without_low=True
+        expected=f"a number from {1 / LARGEST_FACTOR:g} to {LARGEST_FACTOR:g}, 1 is none",
+        example="1.1",
+        low=1 / LARGEST_FACTOR,
+        high=LARGEST_FACTOR,
     ),
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
@@ -167,11 +177,12 @@ class Sampler:
         self._answer[token] += 1
 
     def draw(self, logits: Row) -> int:
-        """The next token; `tell` it afterwards."""
+        """The next token; `tell` it afterwards. ArtefactError for logits that are not numbers."""
+        _check_numbers(logits)
         return sample(self.penalised(logits), self.how, self.number())
 
     def penalised(self, logits: Row) -> Row:
-        """Logits [vocab] after the penalties; the model's own stay as they are."""
+        """Logits [vocab] after the penalties, finite if they were; the model's own stay."""
         how = self.how
         if not how.penalises:
             return logits
@@ -179,10 +190,24 @@ class Sampler:
         answer = np.fromiter(self._answer.keys(), np.int64, len(self._answer))
         counts = np.fromiter(self._answer.values(), np.float32, len(self._answer))
         seen = np.union1d(self._prompt, answer)
-        factor = how.repetition_penalty
-        changed[seen] = np.where(changed[seen] > 0, changed[seen] / factor, changed[seen] * factor)
-        changed[answer] -= how.frequency_penalty * counts + how.presence_penalty
-        return changed
+        factor = np.float32(how.repetition_penalty)
+        with np.errstate(over="ignore"):  # only of logits near the end of float32
+            old = changed[seen]
+            changed[seen] = np.where(old > 0, old / factor, old * factor)
+            changed[answer] -= how.frequency_penalty * counts + how.presence_penalty
+        return changed.clip(-LARGEST_LOGIT, LARGEST_LOGIT)
+
+
+def _check_numbers(logits: Row) -> None:
+    """Raise ArtefactError where the best of a program's own logits is none."""
+    if not math.isfinite(logits[int(logits.argmax())]):  # the first NaN, if there is any
+        raise ArtefactError(
+            Problem(
+                message="the program's logits are not numbers",
+                note="a weight holds NaN or infinities, or a value overflowed",
+                help="ttc accuracy ARTEFACT --layers shows the first operation that is off",
+            )
+        )
 
 
 def logprob(logits: Row, token: int) -> float:
@@ -202,15 +227,8 @@ def sample(logits: Row, how: Sampling, number: float) -> int:
     share the numbers from 0 to 1 by their probabilities, the most likely first.
     """
     assert logits.ndim == 1, f"sample takes the logits of one user, got shape {logits.shape}"
-    likeliest = int(logits.argmax())  # the first NaN, if there is any
-    if not math.isfinite(logits[likeliest]):
-        raise ArtefactError(
-            Problem(
-                message="the program's logits are not numbers",
-                note="a weight holds NaN or infinities, or a value overflowed",
-                help="ttc accuracy ARTEFACT --layers shows the first operation that is off",
-            )
-        )
+    _check_numbers(logits)
+    likeliest = int(logits.argmax())
     if how.greedy:
         return likeliest
     order = _most_likely(logits, how.top_k)
