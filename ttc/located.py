@@ -102,6 +102,22 @@ class Located:
         return places
 
 
+_EXPONENT = re.compile(r"([-+]?)(\d+\.?\d*|\.\d+)[eE]([-+]?)(\d+)")
+
+
+def exponent_hint(node: Located) -> str:
+    """How to write the number that a text was meant to be, "" where it was not: YAML takes an
+    exponent only behind a point and with a sign.
+    """
+    found = _EXPONENT.fullmatch(node.written)
+    if not found or not isinstance(node.value, str):
+        return ""
+    sign, mantissa, exponent_sign, digits = found.groups()
+    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+    proper = f"{sign}{mantissa}e{exponent_sign or '+'}{digits}"
+    return f"YAML reads {node.written} as text; write {proper}"
+
+
 def raise_problems(problems: Iterable[Problem]) -> None:
     """Raise a SpecError that lists the problems in line order, each once; nothing when there are
     none.

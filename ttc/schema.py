@@ -19,7 +19,14 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 from referencing import Registry, Resource
 
 from ttc.errors import Problem, did_you_mean
-from ttc.located import Located, parse_yaml, problem_at_start, raise_problems, read_text
+from ttc.located import (
+    Located,
+    exponent_hint,
+    parse_yaml,
+    problem_at_start,
+    raise_problems,
+    read_text,
+)
 
 SCHEMAS = Path(__file__).parent / "schemas"
 
@@ -191,9 +198,6 @@ def _with(schema: Mapping[str, Any]) -> str:
     return f" with {_KINDS[schema['type']]}" if "type" in schema else ""
 
 
-_EXPONENT = re.compile(r"([-+]?)(\d+\.?\d*|\.\d+)[eE]([-+]?)(\d+)")
-
-
 def _got(node: Located) -> str:
     if isinstance(node.value, dict):
         return "got a mapping"
@@ -204,15 +208,12 @@ def _got(node: Located) -> str:
 
 def _type_problem(kinds: list[str], node: Located, label: str) -> Problem:
     written, help_text = node.written, ""
-    exponent = _EXPONENT.fullmatch(written)
+    exponent = exponent_hint(node)
     if isinstance(node.value, str) and {"number", "integer"} & set(kinds):
         if exponent and float(written).is_integer() and "number" not in kinds:
             help_text = f"write {int(float(written))}"
         elif exponent:
-            sign, mantissa, exponent_sign, digits = exponent.groups()
-            mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
-            proper = f"{sign}{mantissa}e{exponent_sign or '+'}{digits}"
-            help_text = f"YAML reads {written} as text; write {proper}"
+            help_text = exponent
         elif re.fullmatch(r"[-+]?\d+(\.\d*)?", written):
             help_text = f"write {written} without quotes"
     elif isinstance(node.value, bool) and "string" in kinds:
@@ -290,7 +291,8 @@ def _explain_pattern(error: ValidationError, node: Located, label: str) -> _Expl
         at, note = node.at, _got(node)
     about = cast(Mapping[str, str], error.schema).get("description", "")
     details = (f"expected {about}",) if about else ()
-    yield Problem(message=f"{label} is not valid", at=at, note=note, details=details)
+    message, help_text = f"{label} is not valid", exponent_hint(node)
+    yield Problem(message=message, at=at, note=note, details=details, help=help_text)
 
 
 def _explain_unique(_error: ValidationError, node: Located, label: str) -> _Explained:

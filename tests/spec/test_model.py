@@ -109,7 +109,13 @@ def test_tied_weights_must_have_one_shape(tmp_path: Path) -> None:
     path.write_text(TEXT)
     shipped = load_model("llama-3.1-8b-instruct").architecture.at.path
     own = Path(shipped).read_text()
-    own = own.replace("lm_head: {shape: [vocab, hidden]", "lm_head: {shape: [vocab, ffn]")
+    own = own.replace(
+        "embed: {shape: [vocab, hidden]",
+        "widen: {shape: [hidden, ffn], group: ff2, hf: widen, meta: widen, gguf: widen}\n"
+        "  embed: {shape: [vocab, ffn]",
+    )
+    own = own.replace("- x:        {embedding", "- narrow:   {embedding")
+    own = own.replace("  - x_last:", "  - x:        {linear: narrow, weight: widen}\n  - x_last:")
     (tmp_path / "architectures" / "llama.yaml").write_text(own)
     with pytest.raises(SpecError) as raised:
         load_model(path)

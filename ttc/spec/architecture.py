@@ -1,6 +1,5 @@
 """Architectures: the weights of a decoder family and the operations of its blocks."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from ttc.schema import load_yaml
 from ttc.spec import library
 from ttc.spec.biases import with_biases
 from ttc.spec.config_keys import ConfigKeys, check_config_keys, read_config_keys
+from ttc.spec.flow import check_flow
 from ttc.spec.steps import (
-    FORMATS,
     NORMS,
     Condition,
     Option,
@@ -22,10 +21,10 @@ from ttc.spec.steps import (
     read_steps,
     word_settings,
 )
+from ttc.spec.tensor_names import ROW, check_tensor_names, text_of
 
-__all__ = ["Architecture", "Step", "WeightSpec", "load_architecture"]
+__all__ = ["ROW", "Architecture", "Step", "WeightSpec", "load_architecture"]
 
-ROW = "{row}"
 ONCE = ("embedding", "lm_head")  # groups with exactly one weight
 NORMS_OF_HEADS = (("heads", "head_dim"), ("kv_heads", "head_dim"))
 
@@ -136,6 +135,15 @@ def load_architecture(wanted: str | Path) -> Architecture:
             options=_options(data),
         )
     )
+    raise_problems(
+        check_flow(
+            model,
+            decoder,
+            kinds=_kinds(data),
+            weights={**weights, **decoder_weights},
+            rotary=_rotary(data),
+        )
+    )
     rotary = {name: _heads(each) for name, each in _rotary(data).items()}
     prefixes = {
         name: each.text for name, each in data["decoder_weights"]["prefix"].fields().items()
@@ -222,9 +230,9 @@ def _weight(name: str, data: Located, rotary: Mapping[str, tuple[str, ...]]) -> 
     return WeightSpec(
         name=name,
         shape=tuple(_product(each.text) for each in data["shape"].elements()),
-        hf=_text(data, "hf"),
-        meta=_text(data, "meta"),
-        gguf=_text(data, "gguf"),
+        hf=text_of(data, "hf"),
+        meta=text_of(data, "meta"),
+        gguf=text_of(data, "gguf"),
         group=data["group"].text,
         rotary=rotary.get(name),
         after=tuple(each.text for each in after.elements()) if after else (),
@@ -239,11 +247,10 @@ def _scope(data: Located, block: str, weights: Mapping[str, Located]) -> Scope:
         block=block,
         input="tokens" if model else "x",
         weights={name: len(each["shape"].elements()) for name, each in weights.items()},
-        sizes=_dims(data),
         blocks=("decoder",) if model else (),
         numbers=tuple(_numbers(data)),
         kinds=() if model else _kinds(data),
-        words=tuple(name for name, word in _options(data).items() if isinstance(word, str)),
+        words={name: word for name, word in _options(data).items() if isinstance(word, str)},
         optional=tuple(name for name, each in weights.items() if "if" in each.fields()),
     )
 
@@ -261,15 +268,14 @@ def _check_weights(
 ) -> list[Problem]:
     every = {**weights, **decoder_weights}
     prefix = data["decoder_weights"]["prefix"]
-    problems = _check_prefix(prefix)
+    problems = check_tensor_names(prefix, weights, decoder_weights)
     for name, each in decoder_weights.items():
         if name in weights:
             message = f"the weight '{name}' is declared twice"
             details = (f"the first time at {weights[name].key_at}",)
             problems.append(Problem(message=message, at=each.key_at, details=details))
-    for name, each in every.items():
-        problems += _check_shape(each, _dims(data)) + _check_tensor_names(name, each, prefix)
-        problems += _check_after(each, every)
+    for each in every.values():
+        problems += _check_shape(each, _dims(data))
     for group in ONCE:
         members = [each for each in weights.values() if each["group"].text == group]
         if len(members) != 1:
@@ -283,18 +289,6 @@ def _check_weights(
     return problems + _check_rotary(data, every)
 
 
-def _check_prefix(prefix: Located) -> list[Problem]:
-    return [
-        Problem(
-            message=f"the prefix of '{form}' must hold {{i}} once",
-            at=each.at,
-            note="{i} stands for the decoder number",
-        )
-        for form, each in prefix.fields().items()
-        if each.text.count("{i}") != 1 or re.search(r"[{}]", each.text.replace("{i}", ""))
-    ]
-
-
 def _check_shape(weight: Located, dims: tuple[str, ...]) -> list[Problem]:
     return [
         Problem(message=f"unknown size '{name}'", at=size.part(name), help=did_you_mean(name, dims))
@@ -302,59 +296,6 @@ def _check_shape(weight: Located, dims: tuple[str, ...]) -> list[Problem]:
         for name in _product(size.text)
         if name not in dims
     ]
-
-
-def _check_tensor_names(name: str, weight: Located, prefix: Located) -> list[Problem]:
-    """A weight must have a name in every format the prefix has, and in no other."""
-    problems: list[Problem] = []
-    for form in FORMATS:
-        tensor, expected = weight.get(form), form in prefix.fields()
-        if tensor is None and expected:
-            message = f"the weight '{name}' has no '{form}' name"
-            note = f"the prefix at line {prefix.key_at.line} has one"
-            help_text = f"add '{form}:'"
-            problems.append(Problem(message=message, at=weight.key_at, note=note, help=help_text))
-        elif tensor is not None and not expected:
-            message = f"decoder_weights has no '{form}' prefix"
-            problems.append(Problem(message=message, at=tensor.key_at))
-        elif tensor is not None:
-            problems += _check_placeholders(tensor, weight)
-    return problems
-
-
-def _check_placeholders(tensor: Located, weight: Located) -> list[Problem]:
-    """ROW in the name of a matrix says that each of its rows is a tensor."""
-    rows = tensor.text.count(ROW)
-    if re.search(r"[{}]", tensor.text.replace(ROW, "")):
-        message = f"'{tensor.text}' cannot hold {{ or }}"
-        note = "{i} belongs into the prefix of decoder_weights"
-    elif rows > 1 or (rows and (len(weight["shape"].elements()) < 2 or "after" in weight.fields())):
-        message = f"'{tensor.text}' cannot hold {ROW}"
-        note = f"{ROW} stands once in the name of a weight of two dims, whose rows are tensors"
-    else:
-        return []
-    return [Problem(message=message, at=tensor.at, note=note)]
-
-
-def _check_after(weight: Located, weights: Mapping[str, Located]) -> list[Problem]:
-    """The weights before this one must lie in the same tensor, and have its number of columns."""
-    problems: list[Problem] = []
-    after = weight.get("after")
-    for each in after.elements() if after else ():
-        other = weights.get(each.text)
-        if other is None:
-            message, hint = f"unknown weight '{each.text}'", did_you_mean(each.text, weights)
-            problems.append(Problem(message=message, at=each.at, help=hint))
-        elif any(_text(other, form) != _text(weight, form) for form in FORMATS):
-            message = f"'{each.text}' is of another tensor"
-            details = (f"it is declared at {other.key_at}",)
-            problems.append(Problem(message=message, at=each.at, details=details))
-    return problems
-
-
-def _text(weight: Located, name: str) -> str:
-    written = weight.get(name)
-    return written.text if written else ""
 
 
 def _check_rotary(data: Located, weights: Mapping[str, Located]) -> list[Problem]:

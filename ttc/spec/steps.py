@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from ttc.errors import Problem, Source, did_you_mean
-from ttc.located import Located
+from ttc.located import Located, exponent_hint
 
 FORMATS = ("hf", "meta", "gguf")  # of checkpoints
 KINDS = "kinds"  # a setting that every step of a decoder may have
@@ -19,7 +19,7 @@ OTHERWISE = "otherwise"  # a setting of every step that some decoders or models 
 class Step:
     """`result: {op: operands, setting: value}`; `at` is the place of the result's name.
 
-    `repeat` has the block as its operand, and the settings `times` (a size) and `input` (a value).
+    `repeat` has the block as its operand, and the settings `times` and `input` (a value).
     A setting is text as written, or such texts by kind of decoder. `kinds` are the decoders that
     have the step, () for all. Where it is left out its result is the value `otherwise`, "" for its
     first operand.
@@ -96,7 +96,7 @@ class Condition:
 
 
 # "number" is a literal or a name among the architecture's `numbers`.
-type Setting = OneOf | WeightOf | Literal["size", "value", "number"]
+type Setting = OneOf | WeightOf | Literal["value", "number"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,24 +140,26 @@ OPERATIONS: Mapping[str, Operation] = {
     "multiply": Operation(operands=("x",), settings={"by": "number"}),
     "divide": Operation(operands=("x",), settings={"by": "number"}),
     "softcap": Operation(operands=("x",), settings={"cap": "number"}),
-    "repeat": Operation(operands=("block",), settings={"times": "size", "input": "value"}),
+    "repeat": Operation(
+        operands=("block",), settings={"times": OneOf(values=("layers",)), "input": "value"}
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What the steps of one block may name: weights with their ranks, sizes, other blocks,
-    numbers, the kinds of decoders (none where all are alike, and in the model's own block), and
-    options that are words. `optional` are the weights that models may be without."""
+    """What the steps of one block may name: weights with their ranks, other blocks, numbers, the
+    kinds of decoders (none where all are alike, and in the model's own block), and options that
+    are words, with the word where a spec does not say. `optional` are the weights that models may
+    be without."""
 
     block: str
     input: str
     weights: Mapping[str, int]
-    sizes: tuple[str, ...]
     blocks: tuple[str, ...]
     numbers: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
+    words: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     optional: tuple[str, ...] = ()
 
 
@@ -317,14 +319,13 @@ class _StepReader:
         match setting:
             case "value":
                 self._use(data)
-            case "size":
-                self._expect(data, "size", self.scope.sizes)
             case "number":
                 literal = isinstance(data.value, int | float) and not isinstance(data.value, bool)
                 if not literal:
                     self._expect(data, "number", self.scope.numbers)
             case OneOf(values=values):
-                self._expect(data, name, (*values, *self.scope.words))
+                words = [each for each, word in self.scope.words.items() if _may_be(word, values)]
+                self._expect(data, name, (*values, *words))
             case WeightOf(ranks=ranks):
                 has = self.scope.weights.get(data.written)
                 if self._expect(data, "weight", self.scope.weights) and has not in ranks:
@@ -372,14 +373,20 @@ class _StepReader:
         if isinstance(data.value, tuple):
             self.problems.append(Problem(message=f"expected one {kind}, got a list", at=data.at))
             return False
-        self.problems.append(
-            Problem(
-                message=f"unknown {kind} '{data.written}'",
-                at=data.at,
-                help=did_you_mean(data.written, choices),
-            )
-        )
+        hint = (kind == "number" and exponent_hint(data)) or did_you_mean(data.written, choices)
+        message = f"unknown {kind} '{data.written}'"
+        self.problems.append(Problem(message=message, at=data.at, help=hint))
         return False
+
+
+def _may_be(word: str, values: Collection[str]) -> bool:
+    """Whether an option with this word may be such a setting: no other one has the word."""
+    return word in values or not any(
+        word in setting.values
+        for operation in OPERATIONS.values()
+        for setting in operation.known.values()
+        if isinstance(setting, OneOf)
+    )
 
 
 def _written(data: Located) -> str | Mapping[str, str]:
