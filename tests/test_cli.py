@@ -357,6 +357,25 @@ def test_verify_has_no_such_backend(command: Command, artefact: Path) -> None:
     assert "did you mean 'emulate'" in result.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--batch", "2"), ("--context", "64"), ("--tp", "1")]
+)
+def test_verify_of_an_artefact_has_no_sizes(
+    command: Command, artefact: Path, option: str, value: str
+) -> None:
+    result = command("verify", artefact, "--backend", "mock", option, value)
+    assert result.code == 2
+    assert f"{option} is for a SPEC" in result.err
+
+
+def test_verify_plans_the_sizes_that_are_asked_for(command: Command, tiny_spec: Path) -> None:
+    sizes = ("--batch", "40", "--context", "128")
+    for mesh in ("N150", "all"):
+        result = command("verify", tiny_spec, "--mesh", mesh, "--backend", "mock", *sizes)
+        assert "batch of 40" in result.out + result.err
+        assert result.code != 0
+
+
 def test_run_of_a_folder_that_is_not_there(command: Command, tmp_path: Path) -> None:
     result = command("run", tmp_path / "gone", "-p", "Hello")
     assert result.code == 2

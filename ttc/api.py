@@ -284,6 +284,8 @@ def verify_meshes(
     meshes: Sequence[str],
     *,
     precision: str | PrecisionProfile = DEFAULT_PRECISION,
+    batch: int = 1,
+    context: int | None = None,
     tp: int | None = None,
     cache: str | Path = DEFAULT_CACHE,
     progress: Progress = silent,
@@ -301,7 +303,14 @@ def verify_meshes(
             out = scratch / mesh.replace(":", "-")
             try:
                 artefact = compile(
-                    spec, mesh=mesh, precision=precision, tp=tp, out=out, no_weights=True
+                    spec,
+                    mesh=mesh,
+                    precision=precision,
+                    batch=batch,
+                    context=context,
+                    tp=tp,
+                    out=out,
+                    no_weights=True,
                 )
             except PlanError as error:
                 yield mesh, error

@@ -11,7 +11,7 @@ from ttc.api import DEFAULT_CACHE, DEFAULT_MESH, DEFAULT_PRECISION
 from ttc.commands.environment import open_screen
 from ttc.errors import PlanError, Problem, UsageError, did_you_mean
 from ttc.hardware.hardware import whole_mesh_names
-from ttc.options import MESHES, Cache, Json, Precision, TensorParallel, Weights
+from ttc.options import MESHES, Batch, Cache, Context, Json, Precision, TensorParallel, Weights
 from ttc.scratch import scratch_folder
 from ttc.screen import Screen, verdict_lines
 
@@ -21,6 +21,8 @@ def verify(
     what: Annotated[str, typer.Argument(metavar="ARTEFACT|SPEC")],
     mesh: Annotated[str, typer.Option(help=f"For a SPEC: {MESHES}, or all.")] = "",
     precision: Precision = DEFAULT_PRECISION,
+    batch: Batch = 1,
+    context: Context = None,
     tp: TensorParallel = None,
     backend: Annotated[str, typer.Option(help="mock, emulate, or all of them.")] = "all",
     weights: Weights = None,
@@ -40,16 +42,22 @@ def verify(
             )
         )
     if mesh == "all":
-        _verify_meshes(screen, what, precision, tp, cache)
+        _verify_meshes(
+            screen, what, precision=precision, batch=batch, context=context, tp=tp, cache=cache
+        )
         return
     with screen.progress() as progress, scratch_folder(cache.expanduser()) as scratch:
         artefact = Path(what)
-        if not artefact.is_dir():
+        if artefact.is_dir():
+            _check_compiled(batch, context, tp)
+        else:
             artefact = scratch / "artefact"
             api.compile(
                 what,
                 mesh=mesh or DEFAULT_MESH,
                 precision=precision,
+                batch=batch,
+                context=context,
                 tp=tp,
                 out=artefact,
                 weights=weights,
@@ -66,13 +74,44 @@ def verify(
     raise typer.Exit(0 if report.ok else 1)
 
 
-def _verify_meshes(screen: Screen, spec: str, precision: str, tp: int | None, cache: Path) -> None:
-    """The mock mesh of every product; a plan that is refused with a reason is not a finding."""
+def _check_compiled(batch: int, context: int | None, tp: int | None) -> None:
+    """Raise UsageError for what `ttc compile` has decided already."""
+    given = {"--batch": batch != 1, "--context": context is not None, "--tp": tp is not None}
+    for name in (name for name, is_given in given.items() if is_given):
+        raise UsageError(
+            Problem(
+                message=f"{name} is for a SPEC; an artefact has been compiled with its own",
+                help="leave it out, or give it to ttc compile",
+            )
+        )
+
+
+def _verify_meshes(
+    screen: Screen,
+    spec: str,
+    *,
+    precision: str,
+    batch: int,
+    context: int | None,
+    tp: int | None,
+    cache: Path,
+) -> None:
+    """The mock mesh of every product; a plan that is refused with a reason is not a finding.
+
+    Unless all are: then nothing was verified.
+    """
     records: dict[str, Any] = {}
-    ok = True
+    verdicts: list[bool] = []
     with screen.progress() as progress:
         found = api.verify_meshes(
-            spec, whole_mesh_names(), precision=precision, tp=tp, cache=cache, progress=progress
+            spec,
+            whole_mesh_names(),
+            precision=precision,
+            batch=batch,
+            context=context,
+            tp=tp,
+            cache=cache,
+            progress=progress,
         )
         for mesh, report in found:
             if isinstance(report, PlanError):
@@ -80,8 +119,8 @@ def _verify_meshes(screen: Screen, spec: str, precision: str, tp: int | None, ca
                 screen.say(f"{mesh}: refused: {report.problems[0].message}")
                 continue
             records[mesh] = report.to_json()
-            ok = ok and report.ok
+            verdicts.append(report.ok)
             for line in verdict_lines(report):
                 screen.say(f"{mesh}: {line}")
     screen.result({"meshes": records})
-    raise typer.Exit(0 if ok else 1)
+    raise typer.Exit(0 if verdicts and all(verdicts) else 1)
