@@ -188,6 +188,10 @@ REFUSED = {
     "no_repetition_penalty": ["-p", "Hello", "--repetition-penalty", "0"],
     "negative_seed": ["-p", "Hello", "--seed", "-1"],
     "empty_stop_string": ["-p", "Hello", "--stop", ""],
+    "prompt_not_unicode": ["-p", "a\udcffb"],
+    "system_not_unicode": ["-p", "a", "--system", "\ud800"],
+    "csv_without_folder": ["-p", "Hello", "--csv", "/nodir/x.csv"],
+    "csv_is_a_folder": ["-p", "Hello", "--csv", "/"],
     "no_new_tokens": ["-p", "Hello", "--max-new-tokens", "0"],
     "weights_for_nothing": ["-p", "Hello", "--weights", "elsewhere"],
     "two_sources": ["-p", "Hello", "--messages", "messages.json"],
@@ -217,6 +221,7 @@ def test_users_from_python(artefact: Path) -> None:
             (7, "a prompt is a text, a Prompt or token ids"),
             (b"Hi", "a prompt is a text, a Prompt or token ids"),
             ([True], "a prompt is a text, a Prompt or token ids"),
+            ("\ud800", "the prompt is not valid Unicode"),
         ):
             with pytest.raises(UsageError, match=words):
                 model.add(bad)  # pyright: ignore[reportArgumentType]
@@ -234,6 +239,10 @@ def test_users_from_python(artefact: Path) -> None:
         alone = model.generation(["Hello"], max_new_tokens=4, stop_at_eos=False)
         list(alone)
         assert alone.outputs[0].token_ids[1:] == [p.token for p in pieces if p.request == first]
+    model.close()
+    for use in (model.step, lambda: model.add("Hello"), lambda: model.prefill([1])):
+        with pytest.raises(UsageError, match="the model is closed"):
+            use()
 
 
 def test_logits_from_python(artefact: Path) -> None:
@@ -269,15 +278,18 @@ def python(*arguments: str | Path) -> list[str]:
 
 
 def test_chat_from_a_file(artefact: Path) -> None:
-    lines = "Hello\n\n/system Be brief.\nHello\n/rest\n/reset\n/help\n" + "Hello " * 200 + "\nHello"
+    lines = (
+        "Hello\n\n/system Be brief.\nHello\n/rest\n/reset\n/help\n" + "Hello " * 200 + "\nHello\n"
+    )
+    lines += "Hello " * 200
     done = subprocess.run(
         python("chat", artefact, "--max-new-tokens", "8", "--backend", "emulate"),
-        input=lines,
+        input=lines.encode() + b"\na\xff\n/system \xff\n",
         capture_output=True,
-        text=True,
         check=True,
     )
-    first, second, third = done.stdout.split("\n")[:3]
+    stdout, stderr = done.stdout.decode(), done.stderr.decode()
+    first, second, third = stdout.split("\n")[:3]
     assert first != second
     assert second == third, "the system prompt stays, what was said before does not"
     for words in (
@@ -286,8 +298,12 @@ def test_chat_from_a_file(artefact: Path) -> None:
         "did you mean '/reset'?",
         "Ctrl-C stops an answer",
         "shorten it by",
+        "the conversation and this question have",
+        "/reset forgets the conversation;",
+        "the line is not valid Unicode\n  = its character 2 is the byte 0xff",
+        "its character 9 is the byte 0xff, which is no UTF-8",
     ):
-        assert words in done.stderr
+        assert words in stderr
 
 
 class Terminal:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from ttc.errors import UsageError
 from ttc.hardware.hardware import load_mesh
 from ttc.runtime.backends import Backend, open_backend
 
@@ -46,3 +47,17 @@ def test_a_cache_is_zeros(backend: Backend) -> None:
     cache = backend.zeros(facts)
     assert not backend.read(cache).any()
     backend.free(cache)
+
+
+@pytest.mark.parametrize(("gpus", "name"), [(0, "cuda"), (0, "cuda:0"), (1, "cuda:1"), (1, "gpu")])
+def test_a_torch_device_that_is_not_here(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, name: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    choices = "cpu, cpu-exact" + ", cuda, cuda:0" * gpus
+    words = f"torch has no device '{name}' here\n  = help: valid choices are {choices}$"
+    with (
+        pytest.raises(UsageError, match=words),
+        open_backend("emulate", load_mesh("P150"), emulator_device=name),
+    ):
+        pass

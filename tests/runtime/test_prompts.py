@@ -32,6 +32,7 @@ BAD = {
     "no_context_to_cut": '[{"prompt": "Hello", "max_length": 40}]',
     "negative_length": '[{"prompt": "Hello", "context": "book.txt", "max_length": -1}]',
     "no_such_file": '[{"prompt": "Hello", "context": "nowhere.txt"}]',
+    "half_a_character": '[\n  {"prompt": "fine"},\n  {"prompt": "a\\ud800"}\n]',
     "long_line": json.dumps([{"prompt": "Hello " * 100, "contxt": "book.txt"}]),
 }
 

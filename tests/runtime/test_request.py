@@ -1,11 +1,12 @@
 """Settings of a request: what does not exist or means nothing is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ttc.errors import UsageError
-from ttc.runtime.request import Limits, check_settings
+from ttc.runtime.request import Limits, Prompt, check_settings, read_messages
 
 pytestmark = pytest.mark.fast
 
@@ -53,6 +54,7 @@ def test_stop_is_a_text_or_several(stop: Any) -> None:
     [
         ({"stop": ""}, "a stop string is empty"),
         ({"stop": ["a", ""]}, "a stop string is empty"),
+        ({"stop": ["\ud800"]}, "a stop string is not valid Unicode"),
         ({"stop": [3]}, "a stop string is 3, expected a text"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_new_tokens": -5}, "max_new_tokens is -5"),
@@ -63,3 +65,27 @@ def test_stop_is_a_text_or_several(stop: Any) -> None:
 def test_limits_that_are_refused(settings: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Limits.of(settings).check()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (Prompt(text="a\ud800"), "the prompt is not valid Unicode.*character 2 is half of a"),
+        (Prompt(text="\udcff"), "character 1 is the byte 0xff, which is no UTF-8"),
+        (Prompt(text="a", system="\udfff"), "the system prompt is not .*U[+]DFFF"),
+        (
+            Prompt(messages=({"role": "user", "content": [{"text": "b\ud800"}]},)),
+            "message 1 is not valid Unicode",
+        ),
+    ],
+)
+def test_text_that_is_none(prompt: Prompt, words: str) -> None:
+    with pytest.raises(UsageError, match=f"(?s){words}"):
+        prompt.check()
+
+
+def test_messages_of_a_file_that_are_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "messages.json"
+    file.write_text(r'[{"role": "user", "content": "fine"}, {"role": "user", "content": "\ud800"}]')
+    with pytest.raises(UsageError, match=r"message 2 of .*messages.json is not valid Unicode"):
+        read_messages(file)

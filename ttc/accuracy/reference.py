@@ -117,7 +117,13 @@ def load_reference(path: Path) -> Reference:
         raise UsageError(Problem(message=f"there is no file {path}")) from None
     except Exception as error:  # whatever torch makes of a file that is not one of its own
         raise UsageError(
-            Problem(message=f"{path} is not a reference", details=(_first_line(error),))
+            Problem(
+                message=f"{path} is not a reference",
+                note="a reference is a .refpt file: tokens of a text, reference_tokens, and what "
+                "Hugging Face finds likeliest after each, top5_tokens",
+                details=() if isinstance(error, KeyError) else (_first_line(error),),
+                help="make one with --make-reference; a text file is given with --text",
+            )
         ) from error
     if len(ids) < len(tokens) - 1 or ids.ndim != 2 or ids.shape[1] < 5:
         shape = "x".join(map(str, ids.shape))

@@ -11,6 +11,7 @@ import typer
 from ttc import api
 from ttc.api import DEFAULT_CACHE
 from ttc.commands.environment import environment, open_screen
+from ttc.commands.outputs import check_file
 from ttc.options import ArtefactFolder, Backend, Cache, EmulatorDevice, Json, Weights
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def accuracy(
         out=out,
         emulator_device=emulator_device,
     )
+    if reference is not None and make_reference:
+        check_file(reference, "--reference")
     with screen.progress() as progress:
         report = api.accuracy(
             artefact,

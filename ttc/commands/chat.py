@@ -2,7 +2,6 @@
 
 # pyright: reportUnknownMemberType=false
 import signal
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttc.commands.environment import environment, load_model_of, open_screen
+from ttc.commands.environment import environment, load_model_of, open_input, open_screen
 from ttc.commands.groups import check_settings, sampling_settings, takes
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.options import (
@@ -23,7 +22,7 @@ from ttc.options import (
     VerifyWeights,
 )
 from ttc.runtime.conversation import Conversation
-from ttc.runtime.request import Serving, Settings
+from ttc.runtime.request import Serving, Settings, check_text
 from ttc.screen import Screen
 
 if TYPE_CHECKING:
@@ -61,6 +60,7 @@ def chat(
     ttc chat build/smol --system "Be brief."
     """
     screen = open_screen(context_, as_json=False)
+    check_text(system, "--system")
     settings["max_new_tokens"] = max_new_tokens
     check_settings(settings)
     model = load_model_of(
@@ -81,8 +81,9 @@ def chat(
 
 def _reader(screen: Screen) -> Callable[[], str | None]:
     """Reads one line after the other; None at the end. A terminal gets a prompt and editing."""
-    if not sys.stdin.isatty():
-        return lambda: sys.stdin.readline() or None
+    stdin = open_input()
+    if not stdin.isatty():
+        return lambda: stdin.readline() or None
     import_module("readline")  # from now on `input` has a history and knows the arrow keys
     screen.note("/help tells what can be said; Ctrl-D ends the conversation")
 
@@ -110,6 +111,7 @@ def _talk(
     while (line := read()) is not None:
         line = line.strip()
         try:
+            check_text(line, "the line")
             if line.startswith("/"):
                 screen.note(_command(line, conversation))
             elif line:
@@ -142,6 +144,7 @@ def _answer(
     screen: Screen, model: "Model", conversation: Conversation, question: str, settings: Settings
 ) -> None:
     """Show the answer as it comes, and keep it, whole or as far as it came."""
+    _check_room(model, conversation, question)
     generation = model.generation([conversation.asking(question)], **settings)
     with _interrupts() as interrupted:
         pieces = iter(generation)
@@ -160,6 +163,21 @@ def _answer(
     elif output.finish_reason == "length":
         screen.note("the answer goes on: --max-new-tokens ends it here")
     conversation.keep(question, output.text)
+
+
+def _check_room(model: "Model", conversation: Conversation, question: str) -> None:
+    """Raise UsageError where what was said before leaves a question no room."""
+    context = model.engine.context
+    tokens = len(model.encode(conversation.asking(question)))
+    if conversation.messages and tokens > context:
+        raise UsageError(
+            Problem(
+                message=f"the conversation and this question have {tokens} tokens, "
+                f"the context {context}",
+                help="/reset forgets the conversation; --max-context, or a program compiled with a "
+                "larger --context, holds longer ones",
+            )
+        )
 
 
 @contextmanager

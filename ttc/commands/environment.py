@@ -1,10 +1,12 @@
 """What commands take from the environment, which `cli.py` hands over and nobody else reads."""
 
 # pyright: reportUnknownMemberType=false
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 import typer
 from click.core import ParameterSource
@@ -36,6 +38,14 @@ def open_screen(context: typer.Context, *, as_json: bool) -> Screen:
             name = next(name for name in names if given.get(name))
             screen.note(f"using {name}={given[name]} from the environment")
     return screen
+
+
+def open_input() -> TextIO:
+    """The standard input. Bytes that are no UTF-8 come as what `check_text` names and refuses."""
+    stream = sys.stdin
+    if isinstance(stream, TextIOWrapper):
+        cast(TextIOWrapper, stream).reconfigure(errors="surrogateescape")
+    return cast(TextIO, stream)
 
 
 def chunk_tokens(screen: Screen, given: Environment) -> int | None:

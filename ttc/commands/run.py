@@ -1,7 +1,6 @@
 """`ttc run`: generate text."""
 
 # pyright: reportUnknownMemberType=false
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ import typer
 
 from ttc import api
 from ttc.api import DEFAULT_CACHE
-from ttc.commands.environment import environment, load_model_of, open_screen
+from ttc.commands.environment import environment, load_model_of, open_input, open_screen
 from ttc.commands.groups import check_settings, sampling_settings, takes
+from ttc.commands.outputs import check_file
 from ttc.errors import Problem, UsageError
 from ttc.options import (
     ArtefactFolder,
@@ -31,7 +31,7 @@ from ttc.options import (
 from ttc.runtime.manifest import Manifest
 from ttc.runtime.modes import RunMode, run_mode
 from ttc.runtime.prompts import FilePrompt, fitted, read_prompts
-from ttc.runtime.request import NEW_TOKENS, Prompt, Serving, Settings, read_messages
+from ttc.runtime.request import NEW_TOKENS, Prompt, Serving, Settings, check_text, read_messages
 from ttc.screen import Screen, summary_table
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ def run(
         fit_context=chosen is not None and chosen.fit_context,
     )
     job.check()
+    if csv is not None:
+        check_file(csv, "--csv")
     if (reference or weights) and not token_accuracy:
         raise UsageError(
             Problem(
@@ -315,6 +317,7 @@ class _Sources:
 
     def read(self, *, system: str, instruct: bool, cache: Path) -> Sequence[Prompt | FilePrompt]:
         """All prompts; none where no source is named."""
+        check_text(system, "--system")
         given = [each for each in (self.texts, self.messages, self.file) if each]
         if len(given) > 1:
             raise UsageError(
@@ -327,10 +330,7 @@ class _Sources:
             messages = read_messages(self.messages)
             return [Prompt(messages=messages, system=system, chat=instruct)]
         if self.texts:
-            return [
-                Prompt(text=sys.stdin.read() if text == "-" else text, system=system, chat=instruct)
-                for text in self.texts
-            ]
+            return [Prompt(text=_text(given), system=system, chat=instruct) for given in self.texts]
         file = self.file or (self.mode.prompts if self.mode else None)
         if file is None:
             return ()
@@ -342,6 +342,16 @@ class _Sources:
                 )
             )
         return read_prompts(file, cache=cache)
+
+
+def _text(given: str) -> str:
+    """The text of a --prompt, which may be the standard input."""
+    if given != "-":
+        check_text(given, "--prompt")
+        return given
+    text = open_input().read()
+    check_text(text, "the standard input")
+    return text
 
 
 def _first[T](wanted: T | None, of_mode: T | None, default: T) -> T:

@@ -218,8 +218,9 @@ def _torch_device(name: str) -> tuple[str, Any]:
     """
     import torch
 
-    found = ["cpu", "cpu-exact", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    if name not in found and not (name == "cuda" and len(found) > 1):
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    found = ["cpu", "cpu-exact", *(["cuda"] if gpus else []), *gpus]
+    if name not in found:
         raise UsageError(
             Problem(
                 message=f"torch has no device '{name}' here",

@@ -40,6 +40,7 @@ class Model:
         self._serving = serving or Serving()
         self.artefact = artefact
         self.backend: BackendName = backend
+        self._closed = False
         self._open = ExitStack()
         opened = self._open.enter_context(
             open_backend(
@@ -80,8 +81,15 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """Free the device. The model cannot be used any more."""
+        """Free the device. The model cannot be used any more; closing it again does nothing."""
+        self._closed = True
         self._open.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(
+                Problem(message="the model is closed", help="load it again with ttc.load")
+            )
 
     @property
     def batch(self) -> int:
@@ -95,7 +103,7 @@ class Model:
     def stream(self, prompt: str | Prompt, **settings: Unpack[Settings]) -> Iterator[str]:
         """The answer to one prompt, piece by piece as it is generated; see `Settings`.
 
-        UsageError for settings out of range and for prompts that are too long.
+        UsageError for settings out of range, and for prompts that are too long or no valid text.
         """
         return (piece.text for piece in self.generation([prompt], **settings))
 
@@ -123,6 +131,7 @@ class Model:
 
         Nothing while nobody is there. A request is over with a piece that has a finish_reason.
         """
+        self._check_open()
         return self.engine.step()
 
     def cancel(self, number: int) -> None:
@@ -131,6 +140,7 @@ class Model:
 
     def request(self, prompt: str | Prompt | Sequence[int], settings: Settings) -> Request:
         """What the engine is asked. UsageError for a setting that does not exist."""
+        self._check_open()
         check_settings(settings)
         text = isinstance(prompt, str | Prompt)
         return Request(
@@ -145,6 +155,7 @@ class Model:
 
         Forgets all users and prompts before. UsageError while requests are served.
         """
+        self._check_open()
         check_idle(self.engine)
         try:
             entries = [*token_ids]
@@ -159,6 +170,7 @@ class Model:
 
         UsageError for tokens of more or fewer users, and for those out of the vocabulary.
         """
+        self._check_open()
         check_idle(self.engine)
         appended = _token_ids(tokens)
         for token in appended:

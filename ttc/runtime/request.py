@@ -1,12 +1,13 @@
 """What a user asks of a model. Light to import: a bad request is refused before torch is loaded."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypedDict, cast
 
-from ttc.errors import Problem, UsageError, did_you_mean
+from ttc.errors import Problem, Source, UsageError, did_you_mean
 
 type Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant", "content": text}, and what else a template reads."""
@@ -28,7 +29,11 @@ class Prompt:
     chat: bool = True
 
     def check(self) -> None:
-        """Raise UsageError for what only a chat template could say."""
+        """Raise UsageError for text that is none, and for what only a chat template could say."""
+        check_text(self.text, "the prompt")
+        check_text(self.system, "the system prompt")
+        for number, message in enumerate(self.messages, 1):
+            check_text(message, f"message {number}")
         if not self.chat and (self.messages or self.system):
             raise UsageError(
                 Problem(
@@ -61,6 +66,46 @@ class Settings(TypedDict, total=False):
     stop: str | Sequence[str]
     stop_at_eos: bool
     logprobs: bool
+
+
+def check_text(value: object, what: str) -> None:
+    """Raise UsageError for half characters in a text, or in any text of a message.
+
+    Python makes them of bytes that are no UTF-8, and of half an escape in JSON; no tokenizer has
+    tokens for them.
+    """
+    if (problem := text_problem(value, what)) is not None:
+        raise UsageError(problem)
+
+
+def text_problem(value: object, what: str, at: Source | None = None) -> Problem | None:
+    """What is wrong with a text, or the first wrong text of a message; None where all is well."""
+    if isinstance(value, Mapping):
+        entries = cast(Mapping[object, object], value).items()
+        return next(
+            (p for pair in entries for each in pair if (p := text_problem(each, what))), None
+        )
+    if isinstance(value, list | tuple):
+        several = cast(Sequence[object], value)
+        return next((p for each in several if (p := text_problem(each, what))), None)
+    if not isinstance(value, str) or (found := _HALF.search(value)) is None:
+        return None
+    code = ord(found[0])
+    kept_byte = 0x80 <= code - _FIRST_BYTE <= 0xFF
+    reason = f"half of a surrogate pair, U+{code:04X}"
+    if kept_byte:
+        reason = f"the byte 0x{code - _FIRST_BYTE:02x}, which is no UTF-8"
+    return Problem(
+        message=f"{what} is not valid Unicode",
+        at=at,
+        note=f"its character {found.start() + 1} is {reason}",
+        help="write it in UTF-8" if kept_byte else "write both halves, or the character itself",
+    )
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+_FIRST_BYTE = 0xDC00
+"""Where Python puts a byte that it cannot decode (PEP 383): byte 0x80 becomes U+DC80."""
 
 
 def check_settings(settings: Mapping[str, object]) -> None:
@@ -119,6 +164,8 @@ class Limits:
         for each in cast(tuple[object, ...], self.stop):
             if not isinstance(each, str):
                 problems.append(Problem(message=f"a stop string is {each!r}, expected a text"))
+            elif (problem := text_problem(each, "a stop string")) is not None:
+                problems.append(problem)
         if "" in self.stop:
             problems.append(Problem(message="a stop string is empty", help="leave it out"))
         if problems:
@@ -144,7 +191,7 @@ class Serving:
 def read_messages(path: Path) -> tuple[Message, ...]:
     """Messages from a JSON file: [{"role": "user", "content": "..."}, ...]."""
     try:
-        read: object = json.loads(path.read_text())
+        read: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
             Problem(message=f"cannot read the messages in {path}", note=str(error))
@@ -157,4 +204,6 @@ def read_messages(path: Path) -> tuple[Message, ...]:
                 help='write [{"role": "user", "content": "..."}]',
             )
         )
+    for number, message in enumerate(messages, 1):
+        check_text(message, f"message {number} of {path}")
     return tuple(cast(list[Message], messages))

@@ -103,7 +103,6 @@ def summary_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
 def write_summaries(path: Path, summaries: Sequence[Summary]) -> None:
     """A line of CSV for each batch, with the names of `Summary`, and `at_N` in tokens/s/user."""
     names = [name for name in Summary.__dataclass_fields__ if name != "at"]
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow([*names, *(f"at_{step}" for step in STEPS)])
