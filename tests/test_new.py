@@ -142,7 +142,7 @@ def test_arithmetic_that_the_family_does_not_have(llama: Path) -> None:
     assert {each.details[0] for each in raised.value.problems} == {
         "use_qk_norm is true, the architecture has false",
         'hidden_act is "selu"; known are silu, swish, gelu, gelu_python, gelu_new, '
-        "gelu_pytorch_tanh, gelu_fast, relu",
+        "gelu_pytorch_tanh, gelu_fast, gelu_accurate, relu",
     }
 
 

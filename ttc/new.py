@@ -40,8 +40,8 @@ def new_spec(
     ignore   keys of config.json that change nothing although ttc does not know them
 
     CheckpointError if config.json or the tensors do not fit the family, UsageError if a file is
-    there and not `force`. A spec of a known family is loaded, and bound to the tensors, before it
-    appears.
+    there and not `force`. A spec that leaves nothing open is loaded, and bound to the tensors,
+    before it appears.
     """
     headers = open_headers(source)
     out = out or Path(library.SPECS) / f"{_file_name(source)}.yaml"
@@ -57,7 +57,11 @@ def new_spec(
         return _write_family(draft, out, force)
     base = load_model(extends) if extends else None
     draft = draft_spec(headers, known[0], model=model, weights=weights, ignore=ignore, base=base)
-    _write_checked(draft, headers, out)
+    if draft.undecided:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(draft.spec, encoding="utf-8")
+    else:
+        _write_checked(draft, headers, out)
     return Written(spec=out, architecture=None, draft=draft)
 
 
@@ -74,11 +78,14 @@ def spec_or_draft(wanted: str, drafts: Path) -> str:
             raise
     out = drafts / f"{_file_name(wanted)}.yaml"
     written = new_spec(wanted, out=out, force=True)
-    if written.architecture is None:
+    if not written.draft.undecided:
         return str(out)
+    family = written.architecture is not None
     raise CheckpointError(
         Problem(
-            message=f"{wanted} is of a family that ttc does not know",
+            message=f"{wanted} is of a family that ttc does not know"
+            if family
+            else f"{wanted} does not say all of a spec",
             details=written.draft.undecided,
             help=f"draft it with `ttc new {wanted}`, and decide what it lists",
         )

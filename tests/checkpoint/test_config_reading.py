@@ -101,6 +101,14 @@ def test_longrope_of_phi3() -> None:
     assert (reading.rope.factor, reading.rope.original_context_tokens) == (4, 64)
     assert reading.rope.long_factors[0] == 64.11434936523438
     assert rope_fields(reading.rope)["kind"] == "longrope"
+    inside = {**scaling, "original_max_position_embeddings": 64}
+    (wrong,) = read("phi3", rope_scaling=inside).wrong
+    assert "64, which longrope does not read" in wrong
+    assert "beside rope_scaling is or stands for 4096" in wrong
+    assert read(rope_scaling=inside).wrong[0].endswith("stands for 256")
+    newer = {**inside, "rope_type": "longrope"}
+    assert read(rope_parameters=newer).rope == reading.rope
+    assert not read("phi3", rope_scaling=inside, original_max_position_embeddings=64).wrong
 
 
 def test_a_rope_that_cannot_be() -> None:
@@ -158,7 +166,39 @@ def test_a_window_that_no_context_exceeds_is_none() -> None:
     assert read("mistral", sliding_window=64).values["numbers.window"] == 64
     wide = read("mistral", sliding_window=256)
     assert wide.values["numbers.window"] == 0
-    assert wide.ignored["sliding_window"] == "not less than max_position_embeddings"
+    assert wide.ignored["sliding_window"] == "not less than max_context_tokens"
+
+
+def test_a_window_of_a_context_that_its_rope_extends() -> None:
+    scaling = {"rope_type": "dynamic", "factor": 4}
+    extended = read("mistral", sliding_window=256, rope_scaling=scaling)
+    assert extended.values["max_context_tokens"] == 1024
+    assert extended.values["numbers.window"] == 256
+    wide = read("mistral", sliding_window=1024, rope_scaling=scaling)
+    assert wide.values["numbers.window"] == 0
+
+
+def test_a_window_that_is_missing_is_not_one_that_is_null() -> None:
+    wide = {"max_position_embeddings": 8192}
+    assert read("mistral", **wide).values["numbers.window"] == 4096
+    assert read("mistral", **wide, sliding_window=None).values["numbers.window"] == 0
+    assert read("mistral", **wide, sliding_window=0).values["numbers.window"] == 0
+    asked = read("qwen2", **wide, use_sliding_window=True, num_hidden_layers=30)
+    assert asked.kinds == (*("full",) * 28, "sliding", "sliding")
+    assert asked.values["numbers.window"] == 4096
+    null = read("qwen2", **wide, use_sliding_window=True, num_hidden_layers=30, sliding_window=None)
+    assert null.kinds == ("full",) * 30
+
+
+def test_key_value_heads_that_are_null() -> None:
+    assert read("mistral").values["dims.kv_heads"] == 8
+    assert read("mistral", num_key_value_heads=None).values["dims.kv_heads"] == 4
+
+
+def test_a_cap_that_the_class_does_not_apply() -> None:
+    reading = read("gemma3", attn_logit_softcapping=20)
+    assert "numbers.score_cap" not in reading.values
+    assert reading.ignored["attn_logit_softcapping"].endswith("does not read it")
 
 
 def test_numbers_are_computed() -> None:

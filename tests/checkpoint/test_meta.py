@@ -19,10 +19,11 @@ from ttc.checkpoint.names import bind
 from ttc.checkpoint.strips import stored_matrix
 from ttc.checkpoint.tokenizer import eos_token_ids, write_tokenizer
 from ttc.compiler import compile_model
-from ttc.errors import CheckpointError
+from ttc.errors import CheckpointError, SpecError
 from ttc.hardware.hardware import load_mesh
+from ttc.new import new_spec, spec_or_draft
 from ttc.plan.plan import Plan
-from ttc.spec.model import ModelSpec
+from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.precision import load_profile
 
 pytestmark = pytest.mark.emulate
@@ -52,6 +53,9 @@ NAMES = {
     "mlp.up_proj": "feed_forward.w3",
     "model.layers": "layers",
 }
+
+
+DIMS = "{hidden: 64, layers: 2, heads: 2, kv_heads: 1, head_dim: 32, ffn: 96, vocab: 128}"
 
 
 def meta_tensors(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -90,8 +94,7 @@ def axis(name: str, embedding: int) -> int:
 @pytest.fixture
 def spec(make_spec: Callable[..., ModelSpec]) -> ModelSpec:
     """The tiny spec with heads of whole tiles."""
-    dims = "{hidden: 64, layers: 2, heads: 2, kv_heads: 1, head_dim: 32, ffn: 96, vocab: 128}"
-    return make_spec(dims=dims)
+    return make_spec(dims=DIMS)
 
 
 @pytest.fixture
@@ -183,6 +186,63 @@ def test_parts_that_do_not_fit(tmp_path: Path, tiny_tensors: dict[str, Any]) -> 
     torch.save(part | {"norm.weight": torch.zeros(3)}, folder / "consolidated.01.pth")
     with pytest.raises(CheckpointError, match=r"the parts of 'norm.weight' do not fit"):
         MetaFolder(folder, "meta")
+
+
+SCALED = (
+    "{kind: llama3, theta: 10000, factor: %s, low_freq_factor: 1, high_freq_factor: 4, "
+    "original_context_tokens: 8192}"
+)
+
+
+def with_params(folder: Path, **params: Any) -> Path:
+    (folder / "params.json").write_text(json.dumps(PARAMS | params))
+    return folder
+
+
+@pytest.mark.parametrize("factor", [8, 32])
+def test_the_factor_of_a_scaled_rope_is_that_of_the_spec(
+    tmp_path: Path, tiny_tensors: dict[str, Any], make_spec: Callable[..., ModelSpec], factor: int
+) -> None:
+    folder = write_meta(tmp_path / "meta", meta_tensors(tiny_tensors), 1, 0)
+    scaled = make_spec(dims=DIMS, rope=SCALED % factor)
+    with pytest.raises(CheckpointError, match="kind is llama3 in the spec, none in the checkpoint"):
+        bind(scaled, open_checkpoint(str(folder)))
+    bind(scaled, open_checkpoint(str(with_params(folder, use_scaled_rope=True))))
+    with pytest.raises(CheckpointError, match="kind is none in the spec, llama3 in the checkpoint"):
+        bind(make_spec(dims=DIMS), open_checkpoint(str(folder)))
+    said = with_params(folder, use_scaled_rope=True, rope_scaling_factor=16)
+    with pytest.raises(CheckpointError, match=f"factor is {factor} in the spec, 16 in the"):
+        bind(scaled, open_checkpoint(str(said)))
+
+
+def test_a_draft_leaves_open_what_params_json_has_no_key_for(
+    tmp_path: Path, tiny_tensors: dict[str, Any]
+) -> None:
+    folder = write_meta(tmp_path / "meta", meta_tensors(tiny_tensors), 1, 0)
+    with_params(folder, use_scaled_rope=True)
+    out = tmp_path / "specs" / "mine.yaml"
+    written = new_spec(str(folder), out=out)
+    assert written.draft.undecided == (
+        "rope.factor: params.json does not say it",
+        "max_context_tokens: params.json does not say it",
+    )
+    with pytest.raises(SpecError, match=r"factor"):
+        load_model(out)
+    with pytest.raises(CheckpointError, match="does not say all of a spec"):
+        spec_or_draft(str(folder), tmp_path / "drafts")
+    text = out.read_text().replace("factor: null", "factor: 32")
+    out.write_text(text.replace("max_context_tokens: null", "max_context_tokens: 4096"))
+    bind(load_model(out), open_checkpoint(str(folder)))
+    variant = new_spec(str(folder), out=out.with_name("variant.yaml"), extends=str(out))
+    assert variant.draft.undecided == ()
+    assert "rope" not in variant.spec.read_text()
+
+
+def test_an_unknown_key_of_params_json(tmp_path: Path, tiny_tensors: dict[str, Any]) -> None:
+    folder = write_meta(tmp_path / "meta", meta_tensors(tiny_tensors), 1, 0)
+    with_params(folder, qk_norm=True)
+    with pytest.raises(CheckpointError, match=r"params\.json has the unknown key 'qk_norm'"):
+        new_spec(str(folder), out=tmp_path / "mine.yaml")
 
 
 def byte_pair_file(path: Path) -> None:

@@ -10,7 +10,7 @@ from ttc.checkpoint.config_places import Places
 from ttc.checkpoint.config_reading import Reading, read_config, shortest_cycle
 from ttc.checkpoint.files import Checkpoint, Headers
 from ttc.checkpoint.gguf_file import ROPE_FACTORS
-from ttc.checkpoint.rope_config import SPELLINGS
+from ttc.checkpoint.rope_config import SPELLINGS, fill_scaling
 from ttc.checkpoint.spec_text import yaml_value
 from ttc.errors import CheckpointError, Problem
 from ttc.spec.config_keys import with_shared
@@ -35,8 +35,10 @@ def check_config(spec: ModelSpec, checkpoint: Headers) -> None:
             checkpoint.description,
         )
         return
-    reading = read_config(config, with_shared(spec.architecture.config))
     silence = checkpoint.format == "hf"
+    if not silence:
+        config, _ = fill_scaling(config, spec.rope)
+    reading = read_config(config, with_shared(spec.architecture.config))
     problems = [*_architecture(spec, config), *_wrong(spec, reading, Places(checkpoint))]
     problems += _values(spec, reading, silence=silence)
     scaled = silence or any(name in config for name in SPELLINGS)

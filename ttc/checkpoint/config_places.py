@@ -1,4 +1,4 @@
-"""Where a config.json says what is wrong with it."""
+"""Where a configuration says what is wrong with it."""
 
 import re
 
@@ -6,11 +6,18 @@ from ttc.checkpoint.files import Headers
 from ttc.checkpoint.safetensors_folder import SafetensorsFolder
 from ttc.errors import Source
 
+CONFIG_FILES = {"hf": "config.json", "meta": "params.json", "gguf": "the metadata"}
+"""What says the configuration, in each format."""
+
 
 class Places:
-    """The keys of the config.json of a local folder; of anything else no places are known."""
+    """The keys of the config.json of a local folder; of anything else no places are known.
+
+    `file` is how to speak of the configuration.
+    """
 
     def __init__(self, headers: Headers) -> None:
+        self.file = CONFIG_FILES[headers.format]
         path = headers.companion("config.json") if isinstance(headers, SafetensorsFolder) else None
         self._path = str(path)
         self._lines = path.read_text(encoding="utf-8").splitlines() if path else []

@@ -121,14 +121,16 @@ class _Reader:
     ) -> None:
         """One field; a number that is not given and has no value of its own is left out."""
         key = next((key for key in rule.keys if self.config.get(key) is not None), None)
-        if key is not None and rule.below and not self._is_below(key, rule.below):
-            self.ignored[key] = f"not less than {rule.below}"
-            key = None
-        nulls = [each for each in rule.keys if self.config.get(each, 0) is None]
-        if key is None and nulls and rule.none is not None:
-            value: Any = rule.none
+        nulls = any(self.config.get(each, 0) is None for each in rule.keys)
+        if key is None:
+            value = self._constant(rule.none if nulls and rule.none is not None else rule.absent)
         else:
-            value = self._absent(rule) if key is None else self.config[key]
+            value = self.config[key]
+        if rule.below and not self._is_below(value, rule.below):
+            value = self._constant(rule.absent if rule.none is None else rule.none)
+            if key is not None:
+                self.ignored[key] = f"not less than {rule.below}"
+                key = None
         for each in rule.keys:
             if each in self.config and each != key and each not in self.ignored:
                 self.ignored[each] = "not set" if self.config[each] is None else f"{key} says it"
@@ -168,10 +170,10 @@ class _Reader:
         self.values[f"options.{name}"] = given
         self.keys[f"options.{name}"] = (key,) if key else ()
 
-    def _is_below(self, key: str, limit: str) -> bool:
-        """Whether a number is less than that of another key, which must be given."""
-        value, most = self.config.get(key), self.config.get(limit)
-        return not isinstance(most, int) or (isinstance(value, int | float) and value < most)
+    def _is_below(self, value: object, limit: str) -> bool:
+        """Whether a number is less than a field of the spec, as far as both are known."""
+        most = self.values.get(limit)
+        return most is None or not is_number(value) or value < most
 
     def _number(self, name: str, rule: Rule, kinds: tuple[str, ...]) -> None:
         """A number of decoders that the model has none of, such as a window, is left out."""
@@ -183,18 +185,18 @@ class _Reader:
             return
         self._read(f"numbers.{name}", rule, _plain, needed=bool(of))
 
-    def _absent(self, rule: Rule) -> object:
-        """What a missing key stands for: a value, a size, or the quotient of two sizes."""
-        if not isinstance(rule.absent, str):
-            return rule.absent
-        sizes = [int(self.values.get(f"dims.{name}", 0)) for name in rule.absent.split(" / ")]
+    def _constant(self, says: float | bool | str | None) -> Any:
+        """What a rule says of a missing key: a value, a size, or the quotient of two sizes."""
+        if not isinstance(says, str):
+            return says
+        sizes = [int(self.values.get(f"dims.{name}", 0)) for name in says.split(" / ")]
         if 0 in sizes:
             return None
         return sizes[0] // sizes[1] if len(sizes) == 2 else sizes[0]
 
     def _ropes(self) -> tuple[Rope | None, Rope | None]:
         assert self.by.rope is not None, "the shared keys say where RoPE is"
-        reader = RopeReader(self.config)
+        reader = RopeReader(self.config, self.values.get("max_context_tokens"))
         rope = reader.read(self.by.rope)
         local_rope = reader.read(self.by.local_rope) if self.by.local_rope else None
         self.used |= reader.used
@@ -278,15 +280,18 @@ class _Reader:
         return tuple(entries[:layers])
 
     def _applies(self, key: str, if_key: str) -> bool:
-        """Whether a key is given and a flag, if there is one, is set."""
-        return self.config.get(key) is not None and bool(not if_key or self.config.get(if_key))
+        """Whether a key is given, or a missing one stands for a number that is not 0, and a flag,
+        if there is one, is set.
+        """
+        rules = (rule for rule in self.by.numbers.values() if key in rule.keys)
+        stands = key not in self.config and any(rule.absent for rule in rules)
+        given = stands or self.config.get(key) is not None
+        return given and bool(not if_key or self.config.get(if_key))
 
     def _by_condition(self, rule: KindWhere, layers: int) -> tuple[str, ...]:
         if not self._applies(rule.key, rule.if_key):
             return ()
-        if rule.below and not self._is_below(rule.key, rule.below):
-            return ()
-        before: object = self.config.get(rule.from_key, 0) if rule.from_key else 0
+        before: object = self.config.get(rule.from_key, rule.from_absent)
         if not is_number(before):
             self.wrong.append(f"{rule.from_key} is {json_text(before)}, expected a number")
             return ()

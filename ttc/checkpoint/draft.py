@@ -1,8 +1,9 @@
 """Draft a spec from what a checkpoint's headers say; of an unknown family also an architecture.
 
-A spec of a known family leaves nothing open: what config.json says that ttc does not understand is
-an error. An architecture of an unknown family is the one whose tensors are nearest, with a list of
-what a person has to decide; the compiler refuses it until that list is empty.
+A spec of a known family leaves nothing open that config.json could say: what ttc does not
+understand is an error. What params.json has no key for is undecided, and null in the spec. An
+architecture of an unknown family is the one whose tensors are nearest, with a list of what a person
+has to decide; the compiler refuses it until that list is empty.
 """
 
 import json
@@ -17,6 +18,7 @@ from ttc.checkpoint.config_places import Places
 from ttc.checkpoint.config_reading import Reading, json_text, read_config
 from ttc.checkpoint.files import Headers
 from ttc.checkpoint.names import BODY, HARMLESS, PREFIXES
+from ttc.checkpoint.rope_config import fill_scaling
 from ttc.checkpoint.spec_text import (
     SCHEMA,
     differing,
@@ -79,9 +81,9 @@ def draft_spec(
 
     CheckpointError with everything in config.json that is missing, wrong or unknown.
     """
-    reading = _read(headers, architecture, ignore)
+    reading, unsaid = _read(headers, architecture, ignore, base)
     places = Places(headers)
-    problems = [_missing(key) for key in reading.missing]
+    problems = [_missing(key, places) for key in reading.missing]
     problems += [_wrong(each, places) for each in reading.wrong]
     known = with_shared(architecture.config)
     names = [*reading.used, *known.fixed, *known.ignored]
@@ -91,6 +93,12 @@ def draft_spec(
     fields: dict[str, object] = {"architecture": architecture.name} | spec_fields(
         reading, architecture
     )
+    if base is None:
+        _leave_open(fields, unsaid)
+    else:
+        fields = {name: each for name, each in fields.items() if name not in unsaid}
+        unsaid = ()
+    open_points = tuple(f"{path}: {places.file} does not say it" for path in unsaid)
     start: dict[str, object] = {"model": model}
     if base is not None:
         start["extends"] = base.name
@@ -99,12 +107,27 @@ def draft_spec(
     schema = SCHEMA.format("variant" if base else "model").removeprefix("# ")
     return Draft(
         architecture=architecture.name,
-        spec=spec_text(start | fields | end, remarks=[schema, *_remarks(headers, ignore)]),
+        spec=spec_text(
+            start | fields | end,
+            remarks=[
+                schema,
+                *_remarks(headers, ignore),
+                *(f"undecided: {point}" for point in open_points),
+            ],
+        ),
         architecture_text="",
         used=reading.used,
         ignored=reading.ignored,
-        undecided=(),
+        undecided=open_points,
     )
+
+
+def _leave_open(fields: dict[str, object], paths: Sequence[str]) -> None:
+    """Make fields of a spec null, for a person to decide."""
+    for path in paths:
+        name, _, part = path.partition(".")
+        held = fields[name]
+        fields[name] = {**cast(dict[str, object], held), part: None} if part else None
 
 
 def _remarks(headers: Headers, ignore: Collection[str]) -> list[str]:
@@ -114,21 +137,33 @@ def _remarks(headers: Headers, ignore: Collection[str]) -> list[str]:
     return remarks
 
 
-def _read(headers: Headers, architecture: Architecture, ignore: Collection[str]) -> Reading:
+def _read(
+    headers: Headers,
+    architecture: Architecture,
+    ignore: Collection[str],
+    base: ModelSpec | None = None,
+) -> tuple[Reading, tuple[str, ...]]:
+    """What the configuration says, and the fields that its format cannot say."""
     config = headers.config()
     assert config is not None, "the class was read from it"
+    unsaid: tuple[str, ...] = ()
+    if headers.format != "hf":
+        config, parts = fill_scaling(config, base.rope if base else None)
+        unsaid = tuple(f"rope.{part}" for part in parts)
     reading = read_config(config, with_shared(architecture.config))
     asked = {key: ON_REQUEST for key in reading.unknown if key in ignore}
     unknown = {key: value for key, value in reading.unknown.items() if key not in asked}
-    return replace(reading, unknown=unknown, ignored={**reading.ignored, **asked})
+    if headers.format != "hf" and not reading.keys.get("max_context_tokens"):
+        unsaid = (*unsaid, "max_context_tokens")
+    return replace(reading, unknown=unknown, ignored={**reading.ignored, **asked}), unsaid
 
 
-def _missing(key: str) -> Problem:
-    return Problem(message=f"config.json has no '{key}'", help="add it to config.json")
+def _missing(key: str, places: Places) -> Problem:
+    return Problem(message=f"{places.file} has no '{key}'", help=f"add it to {places.file}")
 
 
 def _wrong(what: str, places: Places) -> Problem:
-    message = "config.json does not fit the architecture"
+    message = f"{places.file} does not fit the architecture"
     return Problem(message=message, at=places.of(what), details=(what,))
 
 
@@ -136,7 +171,7 @@ def _unknown(key: str, value: object, known: Sequence[str], places: Places) -> P
     near = get_close_matches(key, known, n=1)
     meant = f"did you mean '{near[0]}'? " if near else ""
     return Problem(
-        message=f"config.json has the unknown key '{key}'",
+        message=f"{places.file} has the unknown key '{key}'",
         at=places.of(key),
         note=f"it says {json_text(value)}",
         help=f"{meant}if it changes no arithmetic, --ignore {key}; if it does, the model needs an "
@@ -163,7 +198,7 @@ def draft_family(
     headers: Headers, near: Architecture, near_file: Path, *, model: str, weights: str | None
 ) -> Draft:
     """A spec and an architecture to be finished by hand, for a class that ttc does not know."""
-    reading = _read(headers, near, ())
+    reading, _ = _read(headers, near, ())
     near = with_options(near, _options(near, reading))
     name = str((headers.config() or {}).get("model_type") or "new").replace("-", "_")
     open_points = [
@@ -195,7 +230,7 @@ def _options(architecture: Architecture, reading: Reading) -> dict[str, Option]:
 
 
 def _open_keys(reading: Reading) -> Iterator[str]:
-    for path in ("norm_eps", "tie_embeddings"):
+    for path in ("norm_eps", "tie_embeddings", "max_context_tokens"):
         if path in reading.values and not reading.keys[path]:
             value = yaml_value(reading.values[path])
             yield f"config.json does not say {path}: other families then have {value}"

@@ -30,11 +30,28 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-"""`use_scaled_rope`; the factor is that of the release and not in params.json (llama-models,
-models/llama3/model.py: apply_scaling)."""
+"""`use_scaled_rope` (llama-models, models/llama3/model.py: apply_scaling). The factor is that of
+the release; where params.json does not say it, whoever compares takes the rest."""
+SCALING = {"rope_scaling_factor": "factor", "rope_high_freq_factor": "high_freq_factor"}
+"""Keys of params.json that say a part of the scaling all the same."""
 DEFAULT_THETA = 10000.0
 DEFAULT_MULTIPLE = 256
 LARGEST = 1e9  # of any number in params.json
+READ = {  # least value, and whether it must be there
+    "dim": (1, True),
+    "n_layers": (1, True),
+    "n_heads": (1, True),
+    "n_kv_heads": (1, False),
+    "multiple_of": (1, False),
+    "ffn_dim_multiplier": (0, False),
+    "norm_eps": (0, False),
+    "rope_theta": (0, False),
+    "rope_scaling_factor": (1, False),
+    "rope_high_freq_factor": (1, False),
+}
+KNOWN = {*READ, "use_scaled_rope", "vocab_size", "max_batch_size", "max_seq_len"}
+"""The last three say nothing: the rows of the embedding are counted, and -1 stands for them; the
+other two are the size of somebody's KV cache."""
 
 
 def is_meta_folder(path: Path) -> bool:
@@ -107,10 +124,14 @@ class MetaFolder:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def config(self) -> dict[str, Any]:
-        """What params.json says, under the names of a Hugging Face config.json."""
+        """What params.json says, under the names of a Hugging Face config.json.
+
+        A key that is not known stays under its own name.
+        """
         params = self._params
         dim, heads = int(params["dim"]), int(params["n_heads"])
-        config: dict[str, Any] = {
+        config: dict[str, Any] = {key: each for key, each in params.items() if key not in KNOWN}
+        config |= {
             "architectures": ["LlamaForCausalLM"],
             "hidden_size": dim,
             "num_hidden_layers": int(params["n_layers"]),
@@ -120,7 +141,7 @@ class MetaFolder:
             "intermediate_size": ffn_size(params),
             "rms_norm_eps": float(params.get("norm_eps", 1e-5)),
             "rope_theta": float(params.get("rope_theta", DEFAULT_THETA)),
-            "rope_scaling": LLAMA3_ROPE if params.get("use_scaled_rope") else None,
+            "rope_scaling": _scaling(params),
         }
         if EMBEDDING in self._parts:
             config["vocab_size"] = self.shape(EMBEDDING)[0]
@@ -140,6 +161,14 @@ class MetaFolder:
         return 1 if name.endswith(JOINED_BY_COLUMNS) else 0
 
 
+def _scaling(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`rope_scaling`, without the factor where params.json does not say it."""
+    if not params.get("use_scaled_rope"):
+        return None
+    said = {name: float(params[key]) for key, name in SCALING.items() if key in params}
+    return {**LLAMA3_ROPE, **said}
+
+
 def ffn_size(params: Mapping[str, Any]) -> int:
     """The width of the feed-forward: 2/3 of 4 dim, times a factor, up to a multiple."""
     width = int(2 * 4 * int(params["dim"]) / 3)
@@ -153,17 +182,7 @@ def _read_params(path: Path) -> dict[str, Any]:
     """params.json; CheckpointError unless every number that is used is one, and possible."""
     params = read_json(path)
     problems: list[Problem] = []
-    limits: dict[str, tuple[float, bool]] = {  # least value, and whether it must be there
-        "dim": (1, True),
-        "n_layers": (1, True),
-        "n_heads": (1, True),
-        "n_kv_heads": (1, False),
-        "multiple_of": (1, False),
-        "ffn_dim_multiplier": (0, False),
-        "norm_eps": (0, False),
-        "rope_theta": (0, False),
-    }
-    for name, (least, needed) in limits.items():
+    for name, (least, needed) in READ.items():
         value = params.get(name)
         if value is None and not needed:
             continue

@@ -37,6 +37,7 @@ class RopeReader:
     """
 
     config: Mapping[str, Any]
+    context: int | None = None  # what a missing max_position_embeddings stands for
     used: dict[str, object] = field(default_factory=dict[str, object])
     ignored: dict[str, str] = field(default_factory=dict[str, str])
     wrong: list[str] = field(default_factory=list[str])
@@ -72,7 +73,12 @@ class RopeReader:
         if self.wrong:
             return None
         self.used |= {f"{name}.{key}": value for key, value in fields.items()}
-        rope = self._build(kind, theta, {k: v for k, v in fields.items() if v is not None})
+        given = {k: v for k, v in fields.items() if v is not None}
+        rope = (
+            self._longrope(keys, name, theta, given)
+            if kind == "longrope"
+            else self._build(kind, theta, given)
+        )
         return None if self.wrong else rope
 
     def _scaling(self, keys: RopeKeys) -> tuple[str, Mapping[str, Any]]:
@@ -128,9 +134,8 @@ class RopeReader:
                 high_freq_factor=fields["high_freq_factor"],
                 original_context_tokens=fields[ORIGINAL],
             )
-        if kind == "yarn":
-            return self._yarn(theta, fields)
-        return self._longrope(theta, fields)
+        assert kind == "yarn", "the others are built"
+        return self._yarn(theta, fields)
 
     def _yarn(self, theta: float, fields: Mapping[str, Any]) -> Yarn:
         factor = fields["factor"]
@@ -149,12 +154,23 @@ class RopeReader:
             truncate=fields.get("truncate", True),
         )
 
-    def _longrope(self, theta: float, fields: Mapping[str, Any]) -> LongRope:
-        """The original context stands beside `rope_scaling` in Phi-3, and then gives the factor."""
-        context, original = self._context(CONTEXT), self._context(ORIGINAL)
-        factor = context / original if original else fields.get("factor")
-        original = original or fields.get(ORIGINAL, context)
-        factor = factor or context / original
+    def _longrope(
+        self, keys: RopeKeys, name: str, theta: float, fields: Mapping[str, Any]
+    ) -> LongRope:
+        """The original context stands beside `rope_scaling`, and then gives the factor;
+        transformers reads one inside of it since rope_parameters.
+        """
+        context, inside = self._context(CONTEXT), fields.get(ORIGINAL)
+        beside = self._context(ORIGINAL) or keys.original
+        original = beside or context
+        if inside and name.startswith(SPELLINGS[0]) and ORIGINAL not in self.config:
+            original = beside = inside
+        if inside and inside != original:
+            self.wrong.append(
+                f"{name}.{ORIGINAL} is {inside}, which longrope does not read: {ORIGINAL} beside "
+                f"{name} is or stands for {original}"
+            )
+        factor = context / original if beside else fields.get("factor", context / original)
         return LongRope(
             theta=theta,
             factor=factor,
@@ -172,6 +188,8 @@ class RopeReader:
         if isinstance(value, int) and value > 1:
             self.used[key] = value
             return value
+        if value is None and key == CONTEXT and self.context:
+            return self.context
         if value is not None or key == CONTEXT:
             self.wrong.append(f"{key} is {value!r}, which its RoPE cannot do with")
         return 2 if key == CONTEXT else 0
@@ -196,6 +214,26 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # (required, opt
     ),
     "longrope": (("short_factor", "long_factor"), (ORIGINAL, "factor", "attention_factor")),
 }
+
+
+def fill_scaling(
+    config: Mapping[str, Any], rope: Rope | None = None
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """A configuration whose format does not say all of `rope_scaling`, and what it does not say.
+
+    That is taken from a table of the same kind; without one 1 holds its place.
+    """
+    scaling: dict[str, Any] = config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", "default")
+    required = _KINDS[kind][0] if kind in _KINDS else ()
+    unsaid = tuple(key for key in required if scaling.get(key) is None)
+    if not unsaid:
+        return config, ()
+    like = (rope_scaling(rope) if rope else None) or {}
+    filled = dict.fromkeys(unsaid, 1.0)
+    if like.get("rope_type") == kind:
+        filled = {key: like[key] for key in unsaid}
+    return {**config, "rope_scaling": {**scaling, **filled}}, unsaid
 
 
 def _single(value: float) -> float:

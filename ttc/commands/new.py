@@ -54,7 +54,9 @@ def _lines(written: "Written") -> list[str]:
     lines += ["", "ignored, and why that is safe"]
     lines += [f"  {key}: {reason}" for key, reason in draft.ignored.items()]
     if written.architecture is not None:
-        lines += ["", f"wrote {library.shown(written.architecture)}; to decide before it compiles"]
+        lines += ["", f"wrote {library.shown(written.architecture)}"]
+    if draft.undecided:
+        lines += ["", "to decide before it compiles"]
         lines += [f"  {point}" for point in draft.undecided]
     return lines
 

@@ -27,14 +27,14 @@ class Rule:
     """value = (the first key that is given, else `absent`) ** power * times
 
     absent  a number, a flag, or text: the name of a size, or "SIZE / SIZE"; None: a key is needed
-    none    the value of a key that is given as null; None: as if it were absent
+    none    the same for a key that is given as null; None: as if it were absent
     times   a number or the name of a size
-    below   a key with a number: a value that is not less is as good as missing, "" to take any
+    below   a field of the spec: a value that is not less is as good as null, "" to take any
     """
 
     keys: tuple[str, ...]
     absent: float | bool | str | None = None
-    none: float | None = None
+    none: float | str | None = None
     power: float = 1.0
     times: float | str = 1.0
     below: str = ""
@@ -55,13 +55,15 @@ NO_RULE = OptionRule(keys=(), values=NOTHING, absent=False)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeKeys:
     """A RoPE table. `section` is its part of rope_parameters, if that has parts; a table that is
-    not `scaled` shares the file with another one, whom `rope_scaling` is about.
+    not `scaled` shares the file with another one, whom `rope_scaling` is about. `original` is what
+    a missing original_max_position_embeddings stands for, 0 for none.
     """
 
     theta: str
     absent: float
     section: str
     scaled: bool
+    original: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,21 +85,22 @@ class KindPeriod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindWhere:
-    """Layers are of `kind` if `key` is given, the flag `if_key` is set and the number is less than
-    that of `below`; the first `from_key` layers are of the kind `before`. "" for what is not asked.
+    """Layers are of `kind` if `key` is given and the flag `if_key` is set; the first `from_key`
+    layers are of the kind `before`, `from_absent` where there is no such key. "" for what is not
+    asked.
     """
 
     key: str
     kind: str
     if_key: str
-    below: str
     from_key: str
+    from_absent: int
     before: str
 
     @property
     def others(self) -> tuple[str, ...]:
         """The further keys it reads."""
-        return tuple(key for key in (self.if_key, self.below, self.from_key) if key)
+        return tuple(key for key in (self.if_key, self.from_key) if key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,6 +346,7 @@ def _rope(data: Located) -> RopeKeys:
         absent=plain.get("absent", 10000.0),
         section=plain.get("section", ""),
         scaled=plain.get("scaled", True),
+        original=plain.get("original", 0),
     )
 
 
@@ -354,12 +358,14 @@ def _kind_rule(data: Located) -> KindRule:
         return KindList(key=plain["key"], values=MappingProxyType(plain["values"]))
     if "last" in plain:
         return KindPeriod(key=plain["key"], last=plain["last"], others=plain["others"])
+    start: Any = plain.get("from", "")
+    start_key, layers = (start, 0) if isinstance(start, str) else (start["key"], start["absent"])
     return KindWhere(
         key=plain["key"],
         kind=plain["kind"],
         if_key=plain.get("if", ""),
-        below=plain.get("below", ""),
-        from_key=plain.get("from", ""),
+        from_key=start_key,
+        from_absent=layers,
         before=plain.get("before", ""),
     )
 
