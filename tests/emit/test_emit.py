@@ -13,6 +13,7 @@ from ttc.hardware.hardware import load_mesh
 from ttc.lower.calls import Invoke, Items, Name, Ref, Sum
 from ttc.spec.model import load_model
 from ttc.spec.precision import load_profile
+from ttc.spec.taken_names import why_no_result
 
 pytestmark = pytest.mark.fast
 GOLDEN = Path(__file__).parent / "golden"
@@ -59,6 +60,32 @@ def test_emitted_text_is_well_formed(spec: str, mesh: str, tiny_spec: Path, tmp_
         assert run.returncode == 0, run.stdout
     imports = [node for node in ast.walk(ast.parse(module)) if isinstance(node, ast.Import)]
     assert [alias.name for node in imports for alias in node.names] == ["ttnn"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "mesh", "batch"),
+    [
+        ("tiny", "N150", 1),
+        ("tiny", "T3K", 32),
+        ("gemma-3-1b-it", "T3K", 2),
+        ("gemma-2-2b", "P150", 1),
+    ],
+)
+def test_what_else_stands_beside_results_is_taken(
+    spec: str, mesh: str, batch: int, tiny_spec: Path
+) -> None:
+    """No architecture can give a result the name of another variable of its function."""
+    made = compiled(tiny_spec if spec == "tiny" else spec, mesh, batch=batch)
+    architecture = made.spec.architecture
+    results = {step.result for step in (*architecture.decoder, *architecture.model)}
+    for function in ast.parse(made.module).body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        names = {each.id for each in ast.walk(function) if isinstance(each, ast.Name)}
+        names |= {each.arg for each in ast.walk(function) if isinstance(each, ast.arg)}
+        others = {each for each in names if not each.isupper()} - results - {"x"}
+        if names & results - {"x"}:
+            assert not {each for each in others if not why_no_result(each, {*results, "x"})}
 
 
 def test_emitted_functions_are_straight_lines() -> None:

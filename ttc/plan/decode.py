@@ -64,8 +64,9 @@ from ttc.plan.scores import decode_scores
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Planners, Values, plan_nodes
-from ttc.plan.weights import bias_names, column_splits, stored_name
+from ttc.plan.weights import bias_names, column_splits
 from ttc.spec.precision import EffectivePrecision, Fidelity
+from ttc.spec.taken_names import stored_name
 
 # Placements whose grid and shard the operation that writes them works out.
 WORKED_OUT = ("L1_WIDTH_SHARDED", "L1_HEIGHT_SHARDED")

@@ -45,8 +45,9 @@ from ttc.plan.scores import continued_scores, prefill_scores
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Planners, Values, plan_nodes
-from ttc.plan.weights import HEADS, ROWS, stored_name
+from ttc.plan.weights import HEADS, ROWS
 from ttc.spec.precision import EffectivePrecision
+from ttc.spec.taken_names import stored_name
 
 # Queries that a core takes at once: many of long prompts, few of short ones so that many cores are
 # at work (tt-transformers' values for both architectures).

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil, prod, sqrt
-from os.path import commonprefix
 from typing import Literal
 
 from ttc.graph.graph import Graph
@@ -16,6 +15,7 @@ from ttc.plan.setting import MATMUL_GROUPS, Setting
 from ttc.plan.tables import MaskTable, RopeForm, RopeTable, mask_name
 from ttc.spec.architecture import WeightSpec
 from ttc.spec.precision import EffectivePrecision
+from ttc.spec.taken_names import stored_name
 
 # A bias is stored twice: cut over the DRAM banks as the weight is, for the decode matmul, which
 # reads both bank by bank, and in rows, under this suffix, for the prefill matmul.
@@ -24,12 +24,6 @@ ROWS = "_rows"
 # What scales heads is stored twice: as the rows of one matrix, which a decode step has for each of
 # its users, and under this suffix as a matrix for each head, which a prefill has.
 HEADS = "_heads"
-
-
-def stored_name(weights: tuple[str, ...]) -> str:
-    """The name of weights that are stored as one: wq, wk, wv -> wqkv."""
-    prefix = commonprefix(weights) if len(weights) > 1 else ""
-    return prefix + "".join(name[len(prefix) :] for name in weights)
 
 
 def bias_names(node: Linear, splits: int) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from ttc.spec.steps import (
     read_steps,
     word_settings,
 )
+from ttc.spec.taken_names import free_name, why_no_weight
 from ttc.spec.tensor_names import ROW, check_tensor_names, text_of
 
 __all__ = ["ROW", "Architecture", "Step", "WeightSpec", "load_architecture"]
@@ -276,6 +277,7 @@ def _check_weights(
             problems.append(Problem(message=message, at=each.key_at, details=details))
     for each in every.values():
         problems += _check_shape(each, _dims(data))
+    problems += _check_weight_names(every)
     for group in ONCE:
         members = [each for each in weights.values() if each["group"].text == group]
         if len(members) != 1:
@@ -287,6 +289,24 @@ def _check_weights(
             message = f"a decoder weight cannot be of the group '{each['group'].text}'"
             problems.append(Problem(message=message, at=each["group"].at))
     return problems + _check_rotary(data, every)
+
+
+def _check_weight_names(weights: Mapping[str, Located]) -> list[Problem]:
+    """No weight can have a name that emitted modules give to a tensor of theirs."""
+    groups: dict[str, list[str]] = {}
+    for name, each in weights.items():
+        groups.setdefault(each["group"].text, []).append(name)
+    found = {name: why_no_weight(name, groups.values()) for name in weights}
+    return [
+        Problem(
+            message=f"'{name}' is {why}",
+            at=weights[name].key_at,
+            note="weights become names of stored tensors",
+            help=f"write '{free_name(name, weights)}'",
+        )
+        for name, why in found.items()
+        if why
+    ]
 
 
 def _check_shape(weight: Located, dims: tuple[str, ...]) -> list[Problem]:

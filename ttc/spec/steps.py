@@ -1,6 +1,5 @@
 """The steps of an architecture: which operations there are, and what one step must look like."""
 
-import keyword
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -9,6 +8,7 @@ from typing import Literal
 
 from ttc.errors import Problem, Source, did_you_mean
 from ttc.located import Located, exponent_hint
+from ttc.spec.taken_names import free_name, why_no_result
 
 FORMATS = ("hf", "meta", "gguf")  # of checkpoints
 KINDS = "kinds"  # a setting that every step of a decoder may have
@@ -223,11 +223,15 @@ class _StepReader:
                     help="give each result its own name",
                 )
             )
-        elif keyword.iskeyword(result) or result in self.scope.weights:
-            why = "a Python keyword" if keyword.iskeyword(result) else "the name of a weight"
-            self.problems.append(
-                Problem(message=f"'{result}' is {why}", at=at, note="results become variables")
-            )
+            return
+        names = (*self.places, *self.later)
+        why = why_no_result(result, names)
+        if not why and result in self.scope.weights:
+            why = "the name of a weight"
+        if why:
+            help_text = f"write '{free_name(result, (*names, *self.scope.weights))}'"
+            message, note = f"'{result}' is {why}", "results become variables"
+            self.problems.append(Problem(message=message, at=at, note=note, help=help_text))
 
     def _operation(self, body: Located) -> str | None:
         found = [name for name in body.fields() if name in OPERATIONS]
