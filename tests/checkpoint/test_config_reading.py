@@ -70,10 +70,40 @@ def test_yarn_in_both_spellings(spelling: str) -> None:
     assert read(**{spelling: scaling}).values["max_context_tokens"] == 1024
 
 
-def test_theta_inside_rope_parameters_comes_first() -> None:
-    reading = read(rope_theta=5e5, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+def test_theta_in_both_places_must_agree() -> None:
+    reading = read(rope_theta=1e6, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
     assert reading.rope == NoScaling(theta=1e6)
     assert reading.ignored["rope_theta"] == "rope_parameters.rope_theta says it"
+    assert read(rope_theta=5e5, rope_parameters={"rope_theta": 1e6}).wrong == (
+        "rope_theta is 500000.0, and rope_parameters.rope_theta is 1000000.0",
+    )
+
+
+def test_a_rope_that_contradicts_itself() -> None:
+    linear, other = {"type": "linear", "factor": 2}, {"rope_type": "linear", "factor": 2}
+    assert not read(rope_scaling=linear, rope_parameters=other).wrong
+    assert read(rope_scaling=linear, rope_parameters={**other, "factor": 4}).wrong == (
+        "rope_parameters and rope_scaling differ: keep the one that is meant",
+    )
+    assert read(rope_scaling={**linear, "rope_type": "dynamic"}).wrong == (
+        "rope_scaling.rope_type is dynamic, and rope_scaling.type is linear",
+    )
+
+
+def test_a_window_that_contradicts_the_kinds() -> None:
+    listed = {"layer_types": ["full_attention", "sliding_attention"] * 2}
+    asked = {**listed, "use_sliding_window": True}
+    assert read("qwen2", **asked, sliding_window=None).wrong == (
+        "sliding_window is null, but there are sliding decoders",
+    )
+    assert read("qwen2", **listed, use_sliding_window=False).wrong == (
+        "use_sliding_window is false, but layer_types has sliding decoders",
+    )
+    longer = {"layer_types": [*listed["layer_types"], "full_attention"]}
+    assert read("qwen2", **longer).wrong == ("layer_types has 5 entries for 4 layers",)
+    assert read("mistral", sliding_window=-5).wrong == (
+        "sliding_window is -5, expected a number from 0",
+    )
 
 
 def test_two_tables_in_both_spellings() -> None:

@@ -183,6 +183,13 @@ class _Reader:
                 self.used.pop(key, None)
                 self.ignored[key] = f"no decoder is of the kind {' or '.join(sorted(of))}"
             return
+        for key in rule.keys:
+            value = self.config.get(key, 1)
+            if of and value is None:
+                kind = " or ".join(sorted(of & set(kinds)))
+                self.wrong.append(f"{key} is null, but there are {kind} decoders")
+            elif is_number(value) and value < 0:
+                self.wrong.append(f"{key} is {value}, expected a number from 0")
         self._read(f"numbers.{name}", rule, _plain, needed=bool(of))
 
     def _constant(self, says: float | bool | str | None) -> Any:
@@ -217,7 +224,17 @@ class _Reader:
             self.wrong.append(f"a model of {layers} decoders cannot be read")
             layers = 0
         kinds = self._first(self.by.layer_kinds, lambda rule: self._by_rule(rule, layers))
+        for rule in self.by.layer_kinds:
+            if isinstance(rule, KindWhere) and self.config.get(rule.if_key) is False:
+                listed = [key for key in self.used if rule.kind in kinds and key in self._lists()]
+                self.wrong += [
+                    f"{rule.if_key} is false, but {key} has {rule.kind} decoders" for key in listed
+                ]
         return self._first(self.by.kind_changes, lambda rule: self._changed(rule, kinds)) or kinds
+
+    def _lists(self) -> set[str]:
+        """The keys that list the kinds of the layers."""
+        return {rule.key for rule in self.by.layer_kinds if isinstance(rule, KindList)}
 
     def _first[R: KindRule | KindChange](
         self, rules: Sequence[R], apply: Callable[[R], tuple[str, ...]]
@@ -273,7 +290,7 @@ class _Reader:
         if not isinstance(listed, list) or not listed:
             return ()
         entries = [str(entry) for entry in cast(list[object], listed)]
-        if len(entries) < layers:
+        if layers and len(entries) != layers:
             self.wrong.append(f"{key} has {len(entries)} entries for {layers} layers")
         for entry in sorted(set(entries) - set(known)):
             self.wrong.append(f"{key} has the entry '{entry}'; known are {', '.join(known)}")

@@ -46,10 +46,10 @@ class RopeReader:
         """The table, or None when something is wrong."""
         name, scaling = self._scaling(keys)
         theta = self._theta(keys, name, scaling)
-        kind = str(scaling.get("rope_type", scaling.get("type", "default")))
-        kind = OLD_NAMES.get(kind, kind)
-        if kind == "yarn" and "short_factor" in scaling:
-            kind = "longrope"  # as Phi3Config reads it
+        kinds = _kinds(scaling)
+        kind = kinds[0]
+        if len(set(kinds)) > 1:
+            self.wrong.append(f"{name}.rope_type is {kinds[0]}, and {name}.type is {kinds[1]}")
         fields = {key: value for key, value in scaling.items() if key not in _NAMES}
         if kind in UNSCALED:
             for key in fields:
@@ -103,16 +103,22 @@ class RopeReader:
             elif not keys.scaled:
                 continue
             self.used[name] = entries.get("rope_type", entries.get("type", "default"))
+            if found[1] and entries and _content(entries) != _content(found[1]):
+                self.wrong.append(f"{found[0]} and {name} differ: keep the one that is meant")
             found = found if found[1] else (name, entries)
         return found
 
     def _theta(self, keys: RopeKeys, name: str, scaling: Mapping[str, Any]) -> float:
-        """Where both places give it, transformers takes the one inside rope_parameters."""
+        """Theta, which both places may give if they agree."""
         inside = f"{name}.rope_theta"
         places = {inside: scaling.get("rope_theta"), keys.theta: self.config.get(keys.theta)}
         given = {place: value for place, value in places.items() if value is not None}
         if len(given) == 2:
             self.ignored[keys.theta] = f"{inside} says it"
+            if given[inside] != given[keys.theta]:
+                self.wrong.append(
+                    f"{keys.theta} is {given[keys.theta]!r}, and {inside} is {given[inside]!r}"
+                )
         for place, value in given.items():
             self.used.setdefault(place, value)
             if is_number(value) and value > 0:
@@ -214,6 +220,20 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # (required, opt
     ),
     "longrope": (("short_factor", "long_factor"), (ORIGINAL, "factor", "attention_factor")),
 }
+
+
+def _kinds(scaling: Mapping[str, Any]) -> list[str]:
+    """What `rope_type` and `type` say, as far as they are there, under the names of today."""
+    given = [str(scaling[key]) for key in ("rope_type", "type") if key in scaling] or ["default"]
+    named = [OLD_NAMES.get(kind, kind) for kind in given]
+    factors = "short_factor" in scaling  # yarn is then longrope, as Phi3Config reads it
+    return ["longrope" if kind == "yarn" and factors else kind for kind in named]
+
+
+def _content(scaling: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """What two spellings of one table must agree in."""
+    fields = {k: v for k, v in scaling.items() if k not in _NAMES and v is not None}
+    return _kinds(scaling)[0], fields
 
 
 def fill_scaling(
