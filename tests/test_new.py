@@ -101,6 +101,42 @@ def test_an_unknown_family_says_what_a_person_decides(tmp_path: Path, class_: st
         assert suffix in text, f"{name} is neither a weight nor an open point"
 
 
+def test_a_draft_takes_no_name_of_another_family(llama: Path) -> None:
+    change(llama, architectures=["OwnForCausalLM"])
+    written = draft(llama)
+    assert written.architecture is not None
+    assert written.architecture.name == "own.yaml"
+    assert written.draft.architecture == "own"
+    change(llama, architectures=["LlamaForCausalLM"])
+    assert draft(llama, force=True).architecture is None
+
+
+def test_a_draft_is_after_the_plainest_family(llama: Path) -> None:
+    """Of all whose tensors are these; what tensors cannot say is left open."""
+    change(llama, architectures=["OwnForCausalLM"])
+    points = draft(llama).draft.undecided
+    assert "the steps are those of llama" in points[0]
+    assert any("two halves" in point for point in points)
+
+
+@pytest.mark.parametrize("class_", ["LlamaForSequenceClassification", "LlamaModel"])
+def test_a_known_body_with_another_head(llama: Path, class_: str) -> None:
+    change(llama, architectures=[class_])
+    with pytest.raises(CheckpointError, match=f"class {class_}, which predicts no next token"):
+        draft(llama)
+    assert not (llama.parent / "architectures").exists()
+
+
+def test_classes_that_are_no_list(llama: Path) -> None:
+    change(llama, architectures="LlamaForCausalLM")
+    with pytest.raises(CheckpointError) as raised:
+        draft(llama)
+    (problem,) = raised.value.problems
+    assert problem.at is not None
+    assert problem.at.path.endswith("config.json")
+    assert problem.help == 'write "architectures": ["LlamaForCausalLM"]'
+
+
 def test_an_open_point_is_refused_until_it_is_decided(tmp_path: Path) -> None:
     written = draft(make_folder(tmp_path / "tiny", "CohereForCausalLM"))
     assert written.architecture is not None

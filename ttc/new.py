@@ -5,7 +5,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttc.checkpoint.draft import Draft, draft_family, draft_spec, hf_class, nearest
+from ttc.checkpoint.draft import (
+    Draft,
+    draft_family,
+    draft_spec,
+    hf_class,
+    nearest,
+    refuse_other_task,
+)
 from ttc.checkpoint.files import HUB_ID, Headers
 from ttc.checkpoint.headers import open_headers
 from ttc.checkpoint.names import bind_headers
@@ -52,8 +59,11 @@ def new_spec(
     _refuse_existing(out, force)
     known = [each for each, _ in found if name in each.hf_classes]
     if not known:
+        families = [each for each, _ in found]
+        refuse_other_task(name, families)
         near, near_file = nearest(headers, found)
-        draft = draft_family(headers, near, near_file, model=model, weights=weights)
+        taken = {each.name for each in families}
+        draft = draft_family(headers, near, near_file, model=model, weights=weights, taken=taken)
         return _write_family(draft, out, force)
     base = load_model(extends) if extends else None
     draft = draft_spec(headers, known[0], model=model, weights=weights, ignore=ignore, base=base)

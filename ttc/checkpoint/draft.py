@@ -34,6 +34,7 @@ from ttc.spec.model import ModelSpec
 from ttc.spec.options import with_options
 from ttc.spec.steps import Option
 
+TASK, BARE = "For", "Model"  # in names of classes: BODYForTASK, and a body without a head
 ON_REQUEST = "ignored because the command says so"
 
 
@@ -52,9 +53,19 @@ class Draft:
 
 
 def hf_class(headers: Headers) -> str:
-    """The model class that config.json names."""
+    """The model class that config.json names. CheckpointError if it names none, or no list."""
     config = headers.config()
-    classes = cast(list[object], (config or {}).get("architectures") or [])
+    named: object = (config or {}).get("architectures") or []
+    if not isinstance(named, list):
+        raise CheckpointError(
+            Problem(
+                message="'architectures' of config.json must be a list of classes",
+                at=Places(headers).of("architectures"),
+                note=f"it says {json_text(named)}",
+                help=f'write "architectures": [{json_text(named)}]',
+            )
+        )
+    classes = cast(list[object], named)
     if not classes:
         raise CheckpointError(
             Problem(
@@ -64,6 +75,24 @@ def hf_class(headers: Headers) -> str:
             )
         )
     return str(classes[0])
+
+
+def refuse_other_task(name: str, known: Sequence[Architecture]) -> None:
+    """CheckpointError for a class with the body of a known family and another head."""
+    same = [
+        each
+        for architecture in known
+        for each in architecture.hf_classes
+        if each.partition(TASK)[0] == (name.removesuffix(BARE).partition(TASK)[0])
+    ]
+    if same and name not in same:
+        raise CheckpointError(
+            Problem(
+                message=f"the checkpoint is of the class {name}, which predicts no next token",
+                note=f"its family is that of {same[0]}",
+                help="ttc compiles causal language models: name a checkpoint that has such a head",
+            )
+        )
 
 
 def draft_spec(
@@ -182,27 +211,44 @@ def _unknown(key: str, value: object, known: Sequence[str], places: Places) -> P
 def nearest(
     headers: Headers, known: Sequence[tuple[Architecture, Path]]
 ) -> tuple[Architecture, Path]:
-    """The architecture that shares the largest part of its tensor names with a checkpoint."""
+    """The architecture that shares the largest part of its tensor names with a checkpoint; of
+    several the plainest, with the fewest numbers, kinds and settings.
+    """
     found = _patterns(headers)
 
-    def likeness(candidate: tuple[Architecture, Path]) -> float:
+    def likeness(candidate: tuple[Architecture, Path]) -> tuple[float, int, int]:
         flags = dict.fromkeys(candidate[0].options, False)
         needed = set(_expected(with_options(candidate[0], flags)).values())
         names = needed | (set(_expected(candidate[0]).values()) & found.keys())
-        return len(names & found.keys()) / len(names | found.keys())
+        shared = len(names & found.keys()) / len(names | found.keys())
+        steps = (*candidate[0].decoder, *candidate[0].model)
+        settings = sum(len(step.settings) for step in steps)
+        return shared, -len(candidate[0].numbers) - len(candidate[0].kinds), -settings
 
     return max(known, key=likeness)
 
 
 def draft_family(
-    headers: Headers, near: Architecture, near_file: Path, *, model: str, weights: str | None
+    headers: Headers,
+    near: Architecture,
+    near_file: Path,
+    *,
+    model: str,
+    weights: str | None,
+    taken: Collection[str] = (),
 ) -> Draft:
-    """A spec and an architecture to be finished by hand, for a class that ttc does not know."""
+    """A spec and an architecture to be finished by hand, for a class that ttc does not know.
+
+    taken  the names of architectures, none of which the new one gets
+    """
     reading, _ = _read(headers, near, ())
     near = with_options(near, _options(near, reading))
-    name = str((headers.config() or {}).get("model_type") or "new").replace("-", "_")
+    type_ = str((headers.config() or {}).get("model_type") or "new").replace("-", "_")
+    name = _own_name(type_, hf_class(headers), taken)
     open_points = [
-        f"the steps are those of {near.name}: compare them with modeling_{name}.py of transformers",
+        f"the steps are those of {near.name}: compare them with modeling_{type_}.py of "
+        "transformers",
+        *_open_rope(near),
         *_open_keys(reading),
         *_open_tensors(headers, near, reading),
     ]
@@ -221,6 +267,21 @@ def draft_family(
     )
 
 
+def _own_name(type_: str, class_: str, taken: Collection[str]) -> str:
+    """The model type, or the body of the class, or the type with a number: what is free."""
+    body = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_.partition(TASK)[0]).lower()
+    numbered = (f"{type_}_{i}" for i in range(2, len(taken) + 3))
+    return next(name for name in (type_, body, *numbered) if name not in taken)
+
+
+def _open_rope(near: Architecture) -> Iterator[str]:
+    if any(weight.rotary is not None for weight in near.decoder_weights):
+        yield (
+            "tensors do not say how a head turns: the steps take it as two halves (rotate_half); "
+            "a model that turns pairs of neighbours cannot be written yet"
+        )
+
+
 def _options(architecture: Architecture, reading: Reading) -> dict[str, Option]:
     """What config.json says of the options, or what the architecture has."""
     return {
@@ -234,6 +295,10 @@ def _open_keys(reading: Reading) -> Iterator[str]:
         if path in reading.values and not reading.keys[path]:
             value = yaml_value(reading.values[path])
             yield f"config.json does not say {path}: other families then have {value}"
+    for path, value in reading.values.items():
+        if path.startswith("numbers.") and not reading.keys[path]:
+            name = path.removeprefix("numbers.")
+            yield f"config.json does not say {name}: the copied family then has {value}"
     for key in reading.missing:
         yield f"config.json has no {key}: say under config what stands for it"
     for what in reading.wrong:

@@ -19,6 +19,7 @@ from ttc.checkpoint.stored import PLAIN_DTYPES, StoredTensor, read_json, read_va
 from ttc.errors import CheckpointError, Problem
 
 PARAMS = "params.json"
+QUERY = "layers.0.attention.wq.weight"
 SHARDS, REPACKED = "consolidated.*.pth", "layers_*.pth"
 EMBEDDING = "tok_embeddings.weight"
 JOINED_BY_COLUMNS = ("attention.wo.weight", "feed_forward.w2.weight")
@@ -78,6 +79,8 @@ class MetaFolder:
         contents = {path: read_pickle(path) for path in paths}
         self._parts = _by_rank(contents) if sharded else _by_layer(contents)
         self._axes = {name: self._axis(name, parts) for name, parts in self._parts.items()}
+        if sharded:
+            self._check_complete(len(paths))
         for name, parts in self._parts.items():
             _check_parts(name, parts, self._axes[name])
 
@@ -150,6 +153,22 @@ class MetaFolder:
     def companion(self, name: str) -> Path | None:
         """The path of another file of the folder, such as tokenizer.model, or None."""
         return find_companion(self.folder, name)
+
+    def _check_complete(self, files: int) -> None:
+        """CheckpointError where the parts of a query projection are not as wide as the model."""
+        dim = int(self._params["dim"])
+        rows = self.shape(QUERY)[0] if QUERY in self._parts else dim
+        part = rows // files
+        if part and rows < dim and dim % part == 0:
+            needed = dim // part
+            raise CheckpointError(
+                Problem(
+                    message=f"{self.description} is not complete: {files} of {needed} parts are "
+                    "there",
+                    note=f"'{QUERY}' has {rows} of {dim} rows",
+                    help=f"download all of consolidated.00.pth to consolidated.{needed - 1:02}.pth",
+                )
+            )
 
     def _axis(self, name: str, parts: tuple[StoredTensor, ...]) -> int | None:
         """The dim along which the parts are joined; None if there is one, or all are the same."""
