@@ -186,7 +186,9 @@ def parse_yaml(text: str, shown: str) -> tuple[Located | None, list[Problem]]:
         before = text[: error.position]
         at = reader.place(before.count("\n"), error.position - (before.rfind("\n") + 1), 1)
         note = f"U+{error.character:04X}"
-        return None, [Problem(message="YAML does not allow this character", at=at, note=note)]
+        return None, [
+            Problem(message=f"{reader.language} does not allow this character", at=at, note=note)
+        ]
     except RecursionError:
         return None, [problem_at_start(shown, "the file is nested too deep to be read")]
     if node is None:
@@ -257,6 +259,11 @@ class _Reader:
         self.shown = shown
         self.problems: list[Problem] = []
 
+    @property
+    def language(self) -> str:
+        """What the file is to its writer: JSON is read as the part of YAML that it is."""
+        return "JSON" if self.shown.endswith(".json") else "YAML"
+
     def place(self, line: int, column: int, width: int) -> Source:
         """`line` and `column` count from 0, as PyYAML's marks do."""
         text = self.lines[line].rstrip() if line < len(self.lines) else ""
@@ -281,7 +288,7 @@ class _Reader:
             details = (f"{error.context} that starts at {place}",)
         hints = [hint for needle, hint in _SYNTAX_HELP if needle in reason]
         return Problem(
-            message="the file is not valid YAML",
+            message=f"the file is not valid {self.language}",
             at=self.place(mark.line, mark.column, 1),
             note=reason,
             details=details,

@@ -254,6 +254,9 @@ def test_too_many_tokens(artefact: Artefact, cache: Path, split: str, message: s
 def test_a_device_that_torch_lacks(artefact: Artefact) -> None:
     with pytest.raises(UsageError, match="torch has no device 'cuda:7' here"):
         api.load(artefact, backend="emulate", emulator_device="cuda:7")
+    nowhere = AccuracySettings(reference=Path("nowhere"), emulator_device="cuda:7")
+    with pytest.raises(UsageError, match="torch has no device 'cuda:7' here"):
+        api.accuracy(artefact, backend="emulate", settings=nowhere)
 
 
 def test_the_texts_are_long_enough_and_two() -> None:

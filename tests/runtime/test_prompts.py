@@ -135,3 +135,12 @@ def test_every_mode_has_its_prompts(tmp_path: Path) -> None:
 def test_a_mode_that_does_not_exist() -> None:
     with pytest.raises(UsageError, match="there is no mode 'batch-2'"):
         run_mode("batch-2")
+
+
+@pytest.mark.parametrize("character", ["\x7f", "\x85", "\u2028", "\ufeff", "\uffff"])
+def test_characters_that_only_json_allows(tmp_path: Path, character: str) -> None:
+    text = f"a{character}b"
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps([{"prompt": text}], ensure_ascii=False), encoding="utf-8")
+    (read,) = read_prompts(path, cache=tmp_path)
+    assert read.prompt == text

@@ -237,7 +237,9 @@ def test_an_argument_over_a_named_profile_keeps_that_profile(tmp_path: Path) -> 
         ("precision = {wo: bfp8}", 1, "unknown section 'precision'"),
         ("precision_cfg = {wo: bfp8}, precision_cfg = {}", 29, "'precision_cfg' is given twice"),
         ("precision_cfg = {wo}", 18, "this is no setting"),
-        ("precision_cfg = {wo: bfp8", 1, "this is no group of settings"),
+        ("precision_cfg = {wo: bfp8", 17, "this '{' is not closed"),
+        ("precision_cfg = {wo: bfp8, fidelity_cfg = {}", 17, "this '{' is not closed"),
+        ("precision_cfg {wo: bfp8}", 1, "this is no group of settings"),
     ],
 )
 def test_bad_arguments_are_located(text: str, column: int, message: str) -> None:

@@ -66,7 +66,6 @@ def loaded(tree: Path, name: str) -> ModelSpec:
         ("tiny", None, "wo", "bf16", "spec exception, specs/tiny.yaml:10"),
         ("tiny", 2, "wo", "bfp4", "spec decoder exception, specs/tiny.yaml:12"),
         ("tiny", 2, "wqkv", "bfp4", "profile decoder entry, precision_profiles/mixed.yaml:7"),
-        ("tiny", 2, "embedding", "bf16", "profile default, precision_profiles/mixed.yaml:2"),
     ],
 )
 def test_precedence(
@@ -160,6 +159,14 @@ def test_the_table_names_every_group_and_who_decided(tree: Path) -> None:
     assert found == [("0-1", "bf16"), ("2-3", "bfp4")]
     (head,) = (row for row in rows if row.group == "lm_head")
     assert (head.decoders, head.origin) == ("", "profile default, precision_profiles/mixed.yaml:2")
+
+
+@pytest.mark.parametrize("group", ["embedding", "norms"])
+def test_what_no_default_changes_is_not_said_to_be_one(tree: Path, group: str) -> None:
+    profile = load_profile(tree / "precision_profiles" / "mixed.yaml")
+    precision = effective(profile, loaded(tree, "plain"), 3)
+    assert precision.dtype(group) == "bf16"
+    assert precision.origin(group) == "fixed rule, bf16 whatever the defaults say"
 
 
 def test_a_spec_takes_another_profile_instead(tree: Path) -> None:

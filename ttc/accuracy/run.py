@@ -23,7 +23,7 @@ from ttc.hardware.hardware import load_mesh
 from ttc.located import read_text
 from ttc.progress import Progress
 from ttc.runtime.artefact import Artefact
-from ttc.runtime.backends import BackendName
+from ttc.runtime.backends import BackendName, torch_device
 from ttc.runtime.model import Model
 from ttc.runtime.tokens import load_tokenizer
 from ttc.spec.model import ModelSpec
@@ -111,6 +111,8 @@ def measure(
     """
     if settings.out is not None:
         make_folder(settings.out)
+    if backend == "emulate":
+        torch_device(settings.emulator_device)
     text = find_text(artefact, settings, weights, cache, progress)
     with Model(artefact, backend, emulator_device=settings.emulator_device) as model:
         report = score(model, text, progress)

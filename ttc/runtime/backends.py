@@ -197,7 +197,7 @@ def _closing(backend: Backend) -> Generator[None]:
 
 
 def _open_emulated(ttnn: Any, mesh: Mesh, rounding: bool, emulator_device: str) -> Any:
-    torch_device, sums = _torch_device(emulator_device)
+    where, sums = torch_device(emulator_device)
     chip, arch = mesh.chip, import_module("ttc.emulate.device").Arch
     return ttnn.open_mesh_device(
         ttnn.MeshShape(mesh.rows, mesh.cols),
@@ -206,12 +206,12 @@ def _open_emulated(ttnn: Any, mesh: Mesh, rounding: bool, emulator_device: str) 
         arch=arch[chip.arch.upper()],
         topology=ttnn.Topology.Ring if mesh.topology == "ring" else ttnn.Topology.Linear,
         rounding=rounding,
-        torch_device=torch_device,
+        torch_device=where,
         sums=sums,
     )
 
 
-def _torch_device(name: str) -> tuple[str, Any]:
+def torch_device(name: str) -> tuple[str, Any]:
     """torch's name of an emulator device, and what it sums in.
 
     Raises UsageError for a device that torch does not have here.

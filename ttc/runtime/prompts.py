@@ -17,6 +17,7 @@ SHOWN_COLUMNS = 200
 
 DOWNLOAD_SECONDS = 60
 
+_JSON_ONLY = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"|\t')
 _SURROGATES = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
@@ -133,14 +134,20 @@ def _downloaded(address: str, cache: Path) -> str:
 
 
 def _as_yaml(text: str) -> str:
-    """JSON as YAML reads it: no tabs between values, no characters in two halves."""
+    """JSON as YAML reads it: no tabs between values, no characters in two halves, and those that
+    YAML takes for line breaks or does not allow as escapes."""
 
     def character(found: re.Match[str]) -> str:
         halves = bytes.fromhex(found[1] + found[2])
         return halves.decode("utf-16-be")
 
+    def escape(found: re.Match[str]) -> str:
+        return f"\\u{ord(found[0]):04x}"
+
     def part(found: re.Match[str]) -> str:
-        return " " if found[0] == "\t" else _SURROGATES.sub(character, found[0])
+        if found[0] == "\t":
+            return " "
+        return _JSON_ONLY.sub(escape, _SURROGATES.sub(character, found[0]))
 
     return _STRING.sub(part, text)
 

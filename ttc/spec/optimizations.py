@@ -80,6 +80,7 @@ _PACKED_ON_DEVICE = ("kv_cache", *_ACTIVATIONS)
 _ARGUMENT = "--optimizations"
 _EXAMPLE = "precision_cfg = {ff1_3: bfp4}, fidelity_cfg = {li_ff1_3: lofi}"
 _SECTION = re.compile(r"\s*(?P<name>\w+)\s*=\s*\{(?P<body>[^{}]*)\}\s*(,\s*(?=\w)|$)")
+_OPENED = re.compile(r"\s*\w+\s*=\s*(?P<brace>\{)[^{}]*")
 _ENTRY = re.compile(r"\s*(?P<key>\w+)\s*:\s*(?P<value>\w+)\s*")
 
 
@@ -205,6 +206,11 @@ def _sections(text: str) -> dict[str, list[_Entry]]:
     while position < len(text):
         found = _SECTION.match(text, position)
         if not found:
+            opened = _OPENED.match(text, position)
+            if opened and text[opened.end() : opened.end() + 1] != "}":
+                at = place(opened.start("brace"), opened.end("brace"))
+                message, hint = "this '{' is not closed", "add '}' behind its last setting"
+                raise SpecError(Problem(message=message, at=at, help=hint))
             at = place(position, len(text))
             raise SpecError(
                 Problem(message="this is no group of settings", at=at, help=f"write {_EXAMPLE}")

@@ -104,12 +104,19 @@ class EffectivePrecision:
 
 
 class _Rule(NamedTuple):
-    """Settings that may decide: `file` is "" where each setting says its own, `why` a remark."""
+    """Settings that may decide: `file` is "" where each setting says its own, `why` a remark.
+
+    placed  whether they are written in a file
+    """
 
     name: str
     file: str
     settings: Mapping[str, Setting]
     why: str = ""
+    placed: bool = True
+
+
+_ALWAYS_BF16_RULE = "fixed rule, bf16 whatever the defaults say"
 
 
 def load_profile(wanted: str | Path) -> PrecisionProfile:
@@ -218,16 +225,24 @@ def _rules(
     if profile.base is not None:
         yield from _rules(profile.base, spec, decoder, exceptions=exceptions)
     else:
-        yield _Rule("profile default", profile.file, _defaults(profile))
+        always, defaults = _defaults(profile)
+        yield _Rule(_ALWAYS_BF16_RULE, "", always, placed=False)
+        yield _Rule("profile default", profile.file, defaults)
 
 
-def _defaults(profile: PrecisionProfile) -> Mapping[str, Setting]:
+def _defaults(profile: PrecisionProfile) -> tuple[dict[str, Setting], dict[str, Setting]]:
+    """What no default changes, and what they say of all other groups."""
     kinds = {"weights": WEIGHTS, "activations": ACTIVATIONS, "ops": OPS}
-    settings = {group: profile.defaults[kind] for kind, groups in kinds.items() for group in groups}
-    for group in ALWAYS_BF16:
-        at = profile.defaults["weights"].at
-        settings[group] = Setting(group=group, decode="bf16", prefill="bf16", at=at)
-    return settings
+    at = profile.defaults["weights"].at
+    always = {
+        group: Setting(group=group, decode="bf16", prefill="bf16", at=at) for group in ALWAYS_BF16
+    }
+    return always, {
+        group: profile.defaults[kind]
+        for kind, groups in kinds.items()
+        for group in groups
+        if group not in always
+    }
 
 
 def _decide(rules: list[_Rule]) -> Iterator[EffectiveSetting]:
@@ -235,11 +250,12 @@ def _decide(rules: list[_Rule]) -> Iterator[EffectiveSetting]:
         rule = next(each for each in rules if group in each.settings)
         chosen = rule.settings[group]
         place = f"{rule.file}:{chosen.at.line}" if rule.file else _place(chosen.at)
+        origin = f"{rule.name}, {place}" if rule.placed else rule.name
         yield EffectiveSetting(
             group=group,
             decode=chosen.decode,
             prefill=chosen.prefill,
-            origin=f"{rule.name}, {place}{rule.why}",
+            origin=f"{origin}{rule.why}",
             at=chosen.at,
         )
 
