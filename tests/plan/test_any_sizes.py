@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ttc.compiler import compile_model
@@ -43,7 +43,13 @@ def plan(spec: ModelSpec, mesh: str, precision: str, batch: int) -> Plan:
     return compile_model(spec, load_mesh(mesh), profile, batch=batch, context=128).plan
 
 
+TOO_WIDE = Dims(
+    hidden=32, layers=1, heads=128, kv_heads=128, head_dim=98, rotary_dim=98, ffn=32, vocab=33
+)
+
+
 @settings(max_examples=60)
+@example(dims=TOO_WIDE, mesh="N150", precision="performance", batch=1)
 @given(
     dims=dims(),
     mesh=st.sampled_from(whole_mesh_names()),

@@ -29,7 +29,7 @@ from ttc.graph.nodes import (
 from ttc.plan.collectives import buffer_name, buffered_sum, gather, whole_sum
 from ttc.plan.exchange import Collective
 from ttc.plan.l1 import greedy_bytes
-from ttc.plan.matmul import L1_RESERVE_BYTES, plan_dram_sharded
+from ttc.plan.matmul import matmul_limit, plan_dram_sharded
 from ttc.plan.placement import (
     DRAM,
     L1,
@@ -175,7 +175,7 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
     outs: list[TensorPlan] = []
     for columns in splits:
         per_core_n = _columns_per_core(node, columns, step)
-        planned = plan_dram_sharded(
+        program, size = plan_dram_sharded(
             rows=rows,
             columns=columns,
             in_cores=x.placement.cores,
@@ -187,17 +187,18 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
             chip=setting.chip,
             kept_bytes=setting.kept_l1_bytes,
         )
-        if planned is None:
+        if size > (limit := matmul_limit(setting.chip, setting.kept_l1_bytes)):
             raise PlanError(
                 Problem(
                     message=f"the decode matmul of {'|'.join(node.weights)} does not fit in L1 "
                     f"of {setting.mesh.name}",
                     at=node.at,
+                    note=f"its buffers need {size} bytes of a core, which has {limit} for them",
                     help="a smaller dtype for this group, or a mesh that splits it, would fit",
                 )
             )
-        programs.append(planned[0])
-        buffers.append(planned[1])
+        programs.append(program)
+        buffers.append(size)
         outs.append(_width_sharded(columns, per_core_n, dtype, step))
     out = outs[0]
     if len(splits) > 1 or _leaves(node.out, step.graph):  # logits are read as one tensor
@@ -227,7 +228,7 @@ def _joined(setting: Setting, columns: int, dtype: DType) -> TensorPlan:
     """Logits as one tensor: in L1 where a token can be chosen from them there, else in DRAM."""
     chip = setting.chip
     out = TensorPlan(shape=(1, 1, TILE, columns), dtype=dtype, placement=L1)
-    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes
+    limit = matmul_limit(chip, setting.kept_l1_bytes)
     fits = greedy_bytes(out, out, 1, chip.grid.cores) <= limit
     return out if fits else replace(out, placement=DRAM)
 

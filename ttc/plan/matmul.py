@@ -81,18 +81,17 @@ def plan_dram_sharded(
     compute: Fidelity,
     chip: Chip,
     kept_bytes: int = 0,
-) -> tuple[DramShardedMatmul, int] | None:
-    """The program with the widest K block that fits in L1 and its bytes, or None if none fits.
+) -> tuple[DramShardedMatmul, int]:
+    """The program with the widest K block that fits in L1, else the narrowest, and its bytes.
 
     `rows` x `columns` is the weight [in, out]; x is width sharded over `in_cores` cores. Each core
     keeps `kept_bytes` for other things.
     """
-    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - kept_bytes
+    limit = matmul_limit(chip, kept_bytes)
     bank_tiles = ceil(tiles(columns) / chip.dram_banks)
-    for block in reversed(divisors(tiles(rows) // in_cores)):
-        if block > MAX_BLOCK_TILES:
-            continue
-        size = dram_sharded_bytes(
+    blocks = [each for each in divisors(tiles(rows) // in_cores) if each <= MAX_BLOCK_TILES]
+    sizes = {
+        block: dram_sharded_bytes(
             in0_block_w=block,
             bank_tiles=bank_tiles,
             per_core_n=per_core_n,
@@ -101,10 +100,16 @@ def plan_dram_sharded(
             out=out,
             compute=compute,
         )
-        if size <= limit:
-            program = DramShardedMatmul(in0_block_w=block, per_core_m=1, per_core_n=per_core_n)
-            return program, size
-    return None
+        for block in blocks
+    }
+    taken = max((block for block in blocks if sizes[block] <= limit), default=blocks[0])
+    program = DramShardedMatmul(in0_block_w=taken, per_core_m=1, per_core_n=per_core_n)
+    return program, sizes[taken]
+
+
+def matmul_limit(chip: Chip, kept_bytes: int) -> int:
+    """L1 of a core that buffers of a matmul may take beside what it keeps."""
+    return chip.l1_bytes_per_core - L1_RESERVE_BYTES - kept_bytes
 
 
 def plan_multicast(
@@ -136,7 +141,7 @@ def plan_multicast(
         operands = height * TILE_BYTES[x_dtype] + width * TILE_BYTES[weight_dtype]
         return 2 * block_w * operands + height * width * out_tile
 
-    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - kept_bytes
+    limit = matmul_limit(chip, kept_bytes)
     blocks = [
         (height, width)
         for height in divisors(per_core_m)

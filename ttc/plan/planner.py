@@ -24,7 +24,7 @@ from ttc.plan.limits import (
     ways_out,
 )
 from ttc.plan.masks import plan_decode_masks, plan_prefill_masks
-from ttc.plan.matmul import L1_RESERVE_BYTES
+from ttc.plan.matmul import matmul_limit
 from ttc.plan.memory import add_up, chunk_inputs, plan_memory, rope_positions
 from ttc.plan.operations import operations_of, results_of
 from ttc.plan.paging import Paging
@@ -475,7 +475,7 @@ def _choice_columns(setting: Setting, logits: TensorPlan, whole: TensorPlan) -> 
 
 def _free_l1_bytes(setting: Setting) -> int:
     """What the choice of a token may take of a core's L1."""
-    return setting.chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes
+    return matmul_limit(setting.chip, setting.kept_l1_bytes)
 
 
 def _plan_kv_cache(setting: Setting, rope_form: RopeForm) -> KvCachePlan:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import Embedding, LayerNorm, Linear, RmsNorm, ScaleHeads
-from ttc.plan.matmul import L1_RESERVE_BYTES, dram_sharded_bytes, dram_sharded_weight
+from ttc.plan.matmul import dram_sharded_bytes, dram_sharded_weight, matmul_limit
 from ttc.plan.parallel import ZEROS, Share, even_share, head_share
 from ttc.plan.placement import DRAM, TILE, TILE_BYTES, Placement, TensorPlan, core_run, tiles
 from ttc.plan.plan import PlannedPositions, WeightPart, WeightPlan
@@ -48,7 +48,7 @@ def column_splits(node: Linear, setting: Setting, precision: EffectivePrecision)
     # Logits of all parts wait in L1, once as shards and once joined, while the last is computed.
     out = precision.dtype(groups.activation, "decode")
     waiting = 2 * tiles(columns) * TILE_BYTES[out] // chip.grid.cores
-    limit = chip.l1_bytes_per_core - L1_RESERVE_BYTES - setting.kept_l1_bytes - waiting
+    limit = matmul_limit(chip, setting.kept_l1_bytes + waiting)
     block = min(2, tiles(setting.dims.hidden) // setting.residual.cores)
 
     def size(width: int) -> int:
