@@ -144,7 +144,7 @@ def test_a_dtype_that_cannot_be_read(
             "kind is none in the spec, linear in the checkpoint",
         ),
         (
-            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            {"rope_theta": 1e6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
             "theta is 10000 in the spec, 1000000 in the checkpoint",
         ),
         (
