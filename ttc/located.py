@@ -13,6 +13,10 @@ from yaml.constructor import SafeConstructor
 
 from ttc.errors import Problem, Source, SpecError, UsageError, did_you_mean
 
+_JSON_ONLY = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|\t')
+_SURROGATES = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+
 type Scalar = str | int | float | bool | None
 
 
@@ -194,6 +198,30 @@ def parse_yaml(text: str, shown: str) -> tuple[Located | None, list[Problem]]:
     if node is None:
         return None, []
     return reader.located(node, None), reader.problems
+
+
+def parse_json(text: str, shown: str) -> tuple[Located | None, list[Problem]]:
+    """JSON text -> as `parse_yaml`, which reads it once it is written as the part of YAML it is."""
+    return parse_yaml(_as_yaml(text), shown)
+
+
+def _as_yaml(text: str) -> str:
+    """JSON as YAML reads it: no tabs between values, no characters in two halves, and those that
+    YAML takes for line breaks or does not allow as escapes."""
+
+    def character(found: re.Match[str]) -> str:
+        halves = bytes.fromhex(found[1] + found[2])
+        return halves.decode("utf-16-be")
+
+    def escape(found: re.Match[str]) -> str:
+        return f"\\u{ord(found[0]):04x}"
+
+    def part(found: re.Match[str]) -> str:
+        if found[0] == "\t":
+            return " "
+        return _JSON_ONLY.sub(escape, _SURROGATES.sub(character, found[0]))
+
+    return _STRING.sub(part, text)
 
 
 def problem_at_start(shown: str, message: str, help_text: str = "") -> Problem:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ttc.checkpoint.stored import read_json, read_text
 from ttc.errors import CheckpointError, Problem, Source
-from ttc.located import Located, parse_yaml
+from ttc.located import Located, parse_json
 from ttc.schema import check_schema, is_valid
 
 
@@ -58,7 +58,7 @@ def read_checked(path: Path, schema: str) -> dict[str, Any]:
 
 def located(path: Path) -> Located | None:
     """A JSON file with the places of its values, as far as YAML can read it."""
-    root, _ = parse_yaml(read_text(path).replace("\t", " "), str(path))
+    root, _ = parse_json(read_text(path), str(path))
     return root
 
 

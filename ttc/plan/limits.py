@@ -2,13 +2,12 @@
 
 from ttc.errors import PlanError, Problem
 from ttc.graph.graph import ModelGraph
-from ttc.graph.nodes import LayerNorm
 from ttc.hardware.hardware import Mesh
 from ttc.plan.capacity import Largest
 from ttc.plan.paging import Paging
 from ttc.plan.placement import TILE
 from ttc.plan.plan import Plan
-from ttc.plan.setting import Setting
+from ttc.plan.setting import Setting, layer_norms
 from ttc.plan.solve import MAX_BATCH, Sizing
 from ttc.spec.model import ModelSpec
 
@@ -98,7 +97,7 @@ def check_whole_caches(setting: Setting) -> None:
 
 def check_sizes(spec: ModelSpec, graph: ModelGraph, mesh: Mesh) -> None:
     """Refuse a width that cannot be padded to whole tiles. Raises PlanError."""
-    norms = [node for each in graph.decoders.values() for node in each.find(LayerNorm)]
+    norms = layer_norms(graph)
     width = spec.dims.hidden
     if width % TILE and norms:
         raise PlanError(

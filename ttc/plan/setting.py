@@ -292,8 +292,7 @@ def padded_dims(dims: Dims, graph: ModelGraph, chip: Chip) -> Dims:
     """
     multiple = 2 * TILE if dims.head_dim > WIDE_HEAD else TILE
     hidden = tiles(dims.hidden)
-    graphs = (graph.model, *graph.decoders.values())
-    if not any(list(each.find(LayerNorm)) for each in graphs):
+    if not layer_norms(graph):
         while residual_cores(hidden, chip) < min(hidden, LEAST_RESIDUAL_CORES):
             hidden += 1
     return replace(
@@ -301,6 +300,12 @@ def padded_dims(dims: Dims, graph: ModelGraph, chip: Chip) -> Dims:
         hidden=hidden * TILE,
         head_dim=ceil(dims.head_dim / multiple) * multiple,
     )
+
+
+def layer_norms(graph: ModelGraph) -> list[LayerNorm]:
+    """Those of the decoders and the model, whose means run over the residual stream."""
+    graphs = (*graph.decoders.values(), graph.model)
+    return [node for each in graphs for node in each.find(LayerNorm)]
 
 
 def residual_cores(width_tiles: int, chip: Chip) -> int:

@@ -1,6 +1,5 @@
 """Prompts from a file in the format of tt-transformers' demo."""
 
-import re
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ttc.errors import Problem, Source, UsageError
-from ttc.located import Located, parse_yaml, problem_at_start, read_text
+from ttc.located import Located, parse_json, problem_at_start, read_text
 from ttc.runtime.request import Prompt, text_problem
 from ttc.schema import check_schema
 
@@ -16,10 +15,6 @@ SHOWN_COLUMNS = 200
 """Lines of a file that are longer are not repeated in an error."""
 
 DOWNLOAD_SECONDS = 60
-
-_JSON_ONLY = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|\t')
-_SURROGATES = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +44,7 @@ def read_prompts(path: Path, *, cache: Path) -> tuple[FilePrompt, ...]:
     all problems of the file.
     """
     text = read_text(path)
-    root, problems = parse_yaml(_as_yaml(text), str(path))
+    root, problems = parse_json(text, str(path))
     if root is None:
         problems = problems or [
             problem_at_start(str(path), "the file is empty", 'write [{"prompt": "..."}]')
@@ -131,25 +126,6 @@ def _downloaded(address: str, cache: Path) -> str:
         part.write_bytes(content)
         part.rename(kept)
     return kept.read_text(encoding="utf-8-sig")
-
-
-def _as_yaml(text: str) -> str:
-    """JSON as YAML reads it: no tabs between values, no characters in two halves, and those that
-    YAML takes for line breaks or does not allow as escapes."""
-
-    def character(found: re.Match[str]) -> str:
-        halves = bytes.fromhex(found[1] + found[2])
-        return halves.decode("utf-16-be")
-
-    def escape(found: re.Match[str]) -> str:
-        return f"\\u{ord(found[0]):04x}"
-
-    def part(found: re.Match[str]) -> str:
-        if found[0] == "\t":
-            return " "
-        return _JSON_ONLY.sub(escape, _SURROGATES.sub(character, found[0]))
-
-    return _STRING.sub(part, text)
 
 
 def _short(problem: Problem) -> Problem:
