@@ -170,24 +170,28 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
     weight_dtype = step.precision.dtype(group, "decode")
     rows = x.shape[3]
     splits = column_splits(node, setting, step.precision)
+    outs = [
+        _width_sharded(columns, _columns_per_core(node, columns, step), dtype, step)
+        for columns in splits
+    ]
     programs: list[DramShardedMatmul] = []
     buffers: list[int] = []
-    outs: list[TensorPlan] = []
-    for columns in splits:
-        per_core_n = _columns_per_core(node, columns, step)
+    for columns, out in zip(splits, outs, strict=True):
+        waiting = sum(each.bytes_per_core(step.cores) for each in outs if each is not out)
+        kept = setting.kept_l1_bytes + waiting
         program, size = plan_dram_sharded(
             rows=rows,
             columns=columns,
             in_cores=x.placement.cores,
-            per_core_n=per_core_n,
+            per_core_n=tiles(out.placement.shard[1]),
             x_dtype=x.dtype,
             weight_dtype=weight_dtype,
             out=dtype,
             compute=compute,
             chip=setting.chip,
-            kept_bytes=setting.kept_l1_bytes,
+            kept_bytes=kept,
         )
-        if size > (limit := matmul_limit(setting.chip, setting.kept_l1_bytes)):
+        if size > (limit := matmul_limit(setting.chip, kept)):
             raise PlanError(
                 Problem(
                     message=f"the decode matmul of {'|'.join(node.weights)} does not fit in L1 "
@@ -199,7 +203,6 @@ def _linear(node: Linear, step: DecodeStep, values: Values) -> tuple[PlannedLine
             )
         programs.append(program)
         buffers.append(size)
-        outs.append(_width_sharded(columns, per_core_n, dtype, step))
     out = outs[0]
     if len(splits) > 1 or _leaves(node.out, step.graph):  # logits are read as one tensor
         out = _joined(setting, sum(splits), dtype)

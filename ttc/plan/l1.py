@@ -46,18 +46,20 @@ def l1_peak_bytes(
             peak_bytes(
                 ops,
                 lambda tensor: tensor.bytes_per_core(cores),
-                buffers=lambda op: buffer_bytes(op, free),
+                buffers=lambda op: buffer_bytes(op, free, cores),
             )
             for ops in steps
         ),
     )
 
 
-def buffer_bytes(op: PlannedOp, free: int) -> int:
-    """Circular and dataflow buffers of one operation on its fullest core, of which `free` bytes are
-    not taken by tensors that stay.
+def buffer_bytes(op: PlannedOp, free: int, cores: int) -> int:
+    """Circular and dataflow buffers of one operation on its fullest core of `cores`, of which
+    `free` bytes are not taken by tensors that stay; and the parts of a result that is put together.
     """
     match op:
+        case PlannedLinear() if len(op.programs) > 1:
+            return _parts_bytes(op, cores)
         case PlannedLinear():
             return max(op.buffer_bytes)
         case PlannedNorm(program=None):
@@ -70,6 +72,16 @@ def buffer_bytes(op: PlannedOp, free: int) -> int:
             return copies * width * BF16_TILE
         case _:
             return 16 * BF16_TILE
+
+
+def _parts_bytes(op: PlannedLinear, cores: int) -> int:
+    """Parts wait in their shards for the last one, then are moved to where they become one."""
+    parts = [part.bytes_per_core(cores) for part in op.split_outs]
+    waiting = [sum(parts[:i]) for i in range(len(parts))]
+    return max(
+        *(sum(each) for each in zip(op.buffer_bytes, waiting, strict=True)),
+        sum(parts) + op.out.bytes_per_core(cores),
+    )
 
 
 def _interleaved_norm_bytes(op: PlannedNorm, free: int) -> int:
