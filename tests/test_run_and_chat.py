@@ -172,7 +172,8 @@ def test_token_accuracy(
 
 
 REFUSED = {
-    "empty_prompt": ["-p", "", "--no-instruct"],
+    "empty_prompt": ["-p", "Hello", "-p", ""],
+    "empty_raw_prompt": ["-p", "", "--no-instruct"],
     "prompt_longer_than_context": ["-p", "Hello " * 200],
     "prompt_longer_than_max_context": ["-p", "Hello", "--max-context", "5"],
     "batch_over_the_plan": ["--mode", "batch-32"],

@@ -29,6 +29,7 @@ BAD = {
     "wrong_types": '[{"prompt": 3}, "Hello", {"prompt": "a", "context": "b", "max_length": "c"}]',
     "twice": '[{"prompt": "Hello", "prompt": "Bye"}]',
     "empty_prompt": '[{"prompt": ""}]',
+    "only_white_space": '[\n  {"prompt": "Hello"},\n  {"prompt": " \\n "}\n]',
     "no_context_to_cut": '[{"prompt": "Hello", "max_length": 40}]',
     "negative_length": '[{"prompt": "Hello", "context": "book.txt", "max_length": -1}]',
     "no_such_file": '[{"prompt": "Hello", "context": "nowhere.txt"}]',

@@ -84,6 +84,22 @@ def test_text_that_is_none(prompt: Prompt, words: str) -> None:
         prompt.check()
 
 
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_prompt_that_asks_nothing(text: str, chat: bool) -> None:
+    with pytest.raises(UsageError, match=r"the prompt is empty\n.*help: write what to ask"):
+        Prompt(text=text, system="Be brief." if chat else "", chat=chat).check()
+
+
+def test_messages_that_ask_nothing() -> None:
+    hello, nothing = ({"role": "user", "content": text} for text in ("Hello", " "))
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        Prompt(messages=(hello, nothing)).check()
+    Prompt(messages=(nothing, hello)).check()
+    Prompt(messages=(hello, {"role": "tool", "content": ""})).check()
+    Prompt(messages=({"role": "user", "content": [{"type": "text", "text": "Hello"}]},)).check()
+
+
 def test_messages_of_a_file_that_are_no_text(tmp_path: Path) -> None:
     file = tmp_path / "messages.json"
     file.write_text(r'[{"role": "user", "content": "fine"}, {"role": "user", "content": "\ud800"}]')

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ttc.errors import Problem, Source, UsageError
 from ttc.located import Located, parse_json, problem_at_start, read_text
-from ttc.runtime.request import Prompt, text_problem
+from ttc.runtime.request import Prompt, empty_problem, text_problem
 from ttc.schema import check_schema
 
 SHOWN_COLUMNS = 200
@@ -86,10 +86,8 @@ def _read(entry: Located, folder: Path, cache: Path) -> FilePrompt:
         )
         raise UsageError(_short(problem))
     text = _context(context, folder, cache) if context else ""
-    if not prompt.text and not text:
-        problem = Problem(message="the prompt is empty", at=prompt.at, help="write what to ask")
-        raise UsageError(_short(problem))
-    problem = text_problem(prompt.text, "the prompt", prompt.at)
+    problem = empty_problem(prompt.text + text, prompt.at)
+    problem = problem or text_problem(prompt.text, "the prompt", prompt.at)
     problem = problem or text_problem(text, "the context", context.at if context else None)
     if problem is not None:
         raise UsageError(_short(problem))

@@ -29,7 +29,11 @@ class Prompt:
     chat: bool = True
 
     def check(self) -> None:
-        """Raise UsageError for text that is none, and for what only a chat template could say."""
+        """Raise UsageError for text that is none, for no text, and for what only a chat template
+        could say.
+        """
+        if (problem := empty_problem(self._question)) is not None:
+            raise UsageError(problem)
         check_text(self.text, "the prompt")
         check_text(self.system, "the system prompt")
         for number, message in enumerate(self.messages, 1):
@@ -41,6 +45,14 @@ class Prompt:
                     help="leave out --no-chat-template (chat=False), or write them into the prompt",
                 )
             )
+
+    @property
+    def _question(self) -> object:
+        """What is asked at last: the text, which comes after all messages, or what a user said."""
+        if self.text or not self.messages:
+            return self.text
+        last = self.messages[-1]
+        return last.get("content") if last.get("role") == "user" else None
 
 
 class Settings(TypedDict, total=False):
@@ -66,6 +78,13 @@ class Settings(TypedDict, total=False):
     stop: str | Sequence[str]
     stop_at_eos: bool
     logprobs: bool
+
+
+def empty_problem(text: object, at: Source | None = None) -> Problem | None:
+    """What is wrong with a prompt that asks nothing: a chat template around it would hide that."""
+    if not isinstance(text, str) or text.strip():
+        return None
+    return Problem(message="the prompt is empty", at=at, help="write what to ask")
 
 
 def check_text(value: object, what: str) -> None:
