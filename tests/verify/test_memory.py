@@ -80,6 +80,16 @@ def test_planned_memory_is_what_ttnn_allocates(
     assert sampling_operations(built.plan.head) == seen.sample_ops
 
 
+def test_products_with_all_keys_of_a_cache_leave_room_for_what_stays_in_l1(
+    mock_host: MockHost, tmp_path: Path
+) -> None:
+    mesh = load_mesh("T3K")  # whose collectives keep buffers
+    built = compiled("gemma-2-9b", mesh, "performance", batch=1, context=8192, chunk=768)
+    seen = report(mock_host, tmp_path, built, mesh)
+    assert seen.findings == ()
+    assert 0.95 < built.plan.memory.l1_peak_bytes_per_core / seen.l1_peak_bytes_per_core < 1.1
+
+
 def test_the_largest_context_allocates_and_one_block_more_does_not(
     mock_host: MockHost, tmp_path: Path
 ) -> None:

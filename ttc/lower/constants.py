@@ -133,6 +133,7 @@ def _program(program: Program) -> Invoke:
                     ("per_core_M", program.per_core_m),
                     ("per_core_N", program.per_core_n),
                     ("transpose_mcast", False),
+                    *(() if program.fuse_batch else (("fuse_batch", False),)),
                 ),
             )
         case SdpaProgram():

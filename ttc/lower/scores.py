@@ -74,13 +74,14 @@ def lower_scores(
     in_dram = ("memory_config", constants.placement(scores.scores.placement))
     compute = ("compute_kernel_config", constants.fidelity(op.compute))
     product: Settings = (("dtype", dtype_name(scores.scores.dtype)), in_dram, compute)
+    to_scores, to_results = _programs(op, scores, constants)
     regroup = scores.by_head != scores.scores.shape
     return (
         *((_reshape(q, scores.queries.shape),) if regroup else ()),
         Call(
             function="matmul",
             args=(Ref(name=q), Ref(name=k)),
-            kwargs=(("transpose_b", True), *product),
+            kwargs=(("transpose_b", True), *to_scores, *product),
             results=(names.scores,),
         ),
         Call(
@@ -106,10 +107,28 @@ def lower_scores(
         Call(
             function="matmul",
             args=(Ref(name=names.weights), Ref(name=v)),
-            kwargs=product,
+            kwargs=(*to_results, *product),
             results=(names.results,),
         ),
     )
+
+
+def _programs(
+    op: PlannedAttention, scores: Scores, constants: Constants
+) -> tuple[Settings, Settings]:
+    """How the two products are cut over cores, where that is planned."""
+    if scores.products is None:
+        return (), ()
+    tokens, keys = scores.by_head[2:]
+    to_scores, to_results = (
+        (("program_config", constants.program(product.program, name, op.node.out)),)
+        for product, name in zip(
+            scores.products,
+            (f"SCORES_{tokens}X{keys}", f"RESULTS_{tokens}X{keys}"),
+            strict=True,
+        )
+    )
+    return to_scores, to_results
 
 
 def take_cached(

@@ -13,11 +13,13 @@ from ttc.plan.placement import ELEMENT_BYTES, TILE_BYTES, TensorPlan, tiles
 from ttc.plan.plan import (
     HeadPlan,
     PhasePlan,
+    PlannedAttention,
     PlannedEmbedding,
     PlannedLinear,
     PlannedNorm,
     PlannedOp,
 )
+from ttc.plan.scores import Scores
 
 BF16_TILE = TILE_BYTES["bf16"]
 
@@ -62,6 +64,8 @@ def buffer_bytes(op: PlannedOp, free: int, cores: int) -> int:
             return _parts_bytes(op, cores)
         case PlannedLinear():
             return max(op.buffer_bytes)
+        case PlannedAttention(scores=Scores(products=(first, second))):
+            return max(first.buffer_bytes, second.buffer_bytes)
         case PlannedNorm(program=None):
             return _interleaved_norm_bytes(op, free)
         case PlannedNorm(program=program) if program is not None:

@@ -23,7 +23,7 @@ from ttc.graph.nodes import (
 )
 from ttc.plan.collectives import gather, scatter_sum, whole_sum
 from ttc.plan.matmul import plan_multicast
-from ttc.plan.placement import DRAM, TensorPlan
+from ttc.plan.placement import DRAM, DType, TensorPlan
 from ttc.plan.plan import (
     DecoderPlan,
     PhasePlan,
@@ -41,12 +41,12 @@ from ttc.plan.plan import (
     PlannedUnary,
 )
 from ttc.plan.programs import SdpaProgram
-from ttc.plan.scores import continued_scores, prefill_scores
+from ttc.plan.scores import Scores, continued_scores, prefill_scores, with_products
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import HEADS, ROWS
-from ttc.spec.precision import EffectivePrecision
+from ttc.spec.precision import EffectivePrecision, Fidelity
 from ttc.spec.taken_names import stored_name
 
 # Queries that a core takes at once: many of long prompts, few of short ones so that many cores are
@@ -82,7 +82,7 @@ def plan_prefill_ops(step: PrefillStep, inputs: Mapping[str, TensorPlan]) -> tup
     return plan_nodes(step.graph, _PLANNERS, step, inputs)
 
 
-def continue_prompt(phase: PhasePlan, keys: int) -> PhasePlan:
+def continue_prompt(phase: PhasePlan, keys: int, setting: Setting) -> PhasePlan:
     """The step for a chunk that starts anywhere in its prompt: only attention differs.
 
     It reads `keys` at once, and ttnn wants starts that are multiples of that. Products read the
@@ -93,7 +93,7 @@ def continue_prompt(phase: PhasePlan, keys: int) -> PhasePlan:
 
     def continued(decoder: DecoderPlan) -> DecoderPlan:
         ops = (
-            _continued(op, keys, context) if isinstance(op, PlannedAttention) else op
+            _continued(op, keys, context, setting) if isinstance(op, PlannedAttention) else op
             for op in decoder.ops
         )
         return replace(decoder, ops=tuple(ops))
@@ -102,9 +102,10 @@ def continue_prompt(phase: PhasePlan, keys: int) -> PhasePlan:
     return replace(phase, continues=True, masks=masks, decoders=decoders)
 
 
-def _continued(op: PlannedAttention, keys: int, context: int) -> PlannedAttention:
+def _continued(op: PlannedAttention, keys: int, context: int, setting: Setting) -> PlannedAttention:
     if op.scores is not None:
         scores = continued_scores(op.scores, context=context, kv_dtype=op.kv_dtype)
+        scores = _with_products(scores, op.kv_dtype, op.compute, setting)
         return replace(op, continues=True, scores=scores)
     assert op.program is not None, "what is not made of products has a program"
     q_chunk = min(op.program.q_chunk_tokens, keys)
@@ -115,6 +116,11 @@ def _continued(op: PlannedAttention, keys: int, context: int) -> PlannedAttentio
         program=replace(op.program, q_chunk_tokens=q_chunk, k_chunk_tokens=keys),
         gathered=replace(op.out, shape=(prompts, op.heads, tokens, width // op.heads)),
     )
+
+
+def _with_products(scores: Scores, kv_dtype: DType, compute: Fidelity, setting: Setting) -> Scores:
+    chip, kept = setting.chip, setting.kept_l1_bytes
+    return with_products(scores, kv_dtype=kv_dtype, compute=compute, chip=chip, kept_bytes=kept)
 
 
 def _embedding(
@@ -254,9 +260,11 @@ def _attention(
     width = dims.heads * dims.head_dim
     out = TensorPlan(shape=(1, 1, step.rows, width), dtype=q.dtype, placement=DRAM)
     window, scores = window_of(node, setting), None
+    compute = step.precision.fidelity("sdpa_prefill", "prefill")
     if node.cap:
         out = replace(out, dtype="bf16")
         scores = prefill_scores(node.cap, window, dims, users=setting.slots, tokens=step.tokens)
+        scores = _with_products(scores, kv_dtype, compute, setting)
     op = PlannedAttention(
         node=node,
         decode=False,
@@ -267,7 +275,7 @@ def _attention(
         kv_dtype=kv_dtype,
         fused_update=False,
         program=None if scores else program,
-        compute=step.precision.fidelity("sdpa_prefill", "prefill"),
+        compute=compute,
         gathered=out,
         split=out,
         out=out,

@@ -27,7 +27,10 @@ class DramShardedMatmul:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MulticastMatmul:
-    """Rows of x along y and columns of the weights along x of a core grid. Sizes in tiles."""
+    """Rows of x along y and columns of the weights along x of a core grid. Sizes in tiles.
+
+    `fuse_batch`: the weights are one matrix for all rows of x; else each batch of x has its own.
+    """
 
     grid: tuple[int, int]
     in0_block_w: int
@@ -37,6 +40,7 @@ class MulticastMatmul:
     out_block_w: int
     out_subblock_h: int
     out_subblock_w: int
+    fuse_batch: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

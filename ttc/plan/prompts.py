@@ -68,7 +68,7 @@ def cut_prompts(
         times, before = -(-tokens // size), max(0, tokens - size) // 2
         step = users.prefill(size, 1)
         if setting.whole_caches and times > 1:  # products of a later chunk read all of the cache
-            step = continue_prompt(step, keys_at_once(size))
+            step = continue_prompt(step, keys_at_once(size), setting)
         return times * step_time(priced, step, users.head, size, before).ms / 1000
 
     limit = chunk or dict(spec.prefill_chunk_tokens).get(setting.mesh.name.split(":")[0])
@@ -88,7 +88,8 @@ def cut_prompts(
 
     def continued(phases: tuple[PhasePlan, ...]) -> tuple[PhasePlan, ...]:
         keys = keys_at_once(taken)
-        return tuple(continue_prompt(each, keys) for each in phases if each.tokens in later)
+        later_ones = (each for each in phases if each.tokens in later)
+        return tuple(continue_prompt(each, keys, setting) for each in later_ones)
 
     first = tuple(users.prefill(size, 1) for size in buckets)
     batched = tuple(
@@ -142,7 +143,7 @@ def _read_together(
 
     def fits(tokens: int, prompts: int) -> bool:
         inputs, step = chunk_inputs(setting, tokens), users.prefill(tokens, prompts)
-        steps = (step, continue_prompt(step, keys_at_once(tokens)))
+        steps = (step, continue_prompt(step, keys_at_once(tokens), setting))
         return all(step_bytes(each, users.head, setting.chip, inputs) <= room for each in steps)
 
     times: dict[int, dict[int, float]] = {}

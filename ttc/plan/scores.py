@@ -6,9 +6,21 @@ Scores of all tokens are written to DRAM; a decode step computes them for the wh
 
 from dataclasses import dataclass, fields, replace
 
+from ttc.hardware.chips import Chip
+from ttc.plan.matmul import plan_multicast
 from ttc.plan.placement import DRAM, DType, TensorPlan
+from ttc.plan.programs import MulticastMatmul
 from ttc.plan.tables import mask_name
 from ttc.spec.model import Dims
+from ttc.spec.precision import Fidelity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """A product of the queries of a prompt, as a program and the bytes of L1 that it takes."""
+
+    program: MulticastMatmul
+    buffer_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +35,8 @@ class Scores:
     users    of the cache
     cached   a chunk that continues a prompt: keys of its user, or values, taken out of the cache,
              where the cache is not all the user's
+    products the two products of a prompt; what ttnn takes for itself can be more than L1 has, and
+             a decode step leaves it to ttnn: one row of tiles is little
     """
 
     cap: float
@@ -33,6 +47,7 @@ class Scores:
     by_head: tuple[int, int, int, int]
     users: int
     cached: TensorPlan | None = None
+    products: tuple[Product, Product] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +116,30 @@ def continued_scores(scores: Scores, *, context: int, kv_dtype: DType) -> Scores
         by_head=(*scores.by_head[:3], context),
         cached=taken if scores.users > 1 else None,
     )
+
+
+def with_products(
+    scores: Scores, *, kv_dtype: DType, compute: Fidelity, chip: Chip, kept_bytes: int
+) -> Scores:
+    """The products of a prompt's queries with its keys, and of its weights with its values."""
+    _, kv_heads, rows, keys = scores.scores.shape
+    head_dim = scores.queries.shape[3]
+
+    def product(depth: int, columns: int) -> Product:
+        program, size = plan_multicast(
+            tokens=rows,
+            rows=depth,
+            columns=columns,
+            x_dtype=scores.queries.dtype,
+            weight_dtype=kv_dtype,
+            out=scores.scores.dtype,
+            compute=compute,
+            chip=chip,
+            kept_bytes=kept_bytes,
+        )
+        return Product(program=replace(program, fuse_batch=kv_heads == 1), buffer_bytes=size)
+
+    return replace(scores, products=(product(head_dim, keys), product(keys, head_dim)))
 
 
 def _in_dram(shape: tuple[int, int, int, int]) -> TensorPlan:

@@ -148,14 +148,12 @@ class Sizing:
 
         Only products of whole caches depend on the context.
         """
-        if self.setting.whole_caches:
-            planned = self._plan_batch(self._at(batch, context))
-        else:
-            planned = self.of_batch(batch)
+        setting = self._at(batch, context)
+        planned = self._plan_batch(setting) if setting.whole_caches else self.of_batch(batch)
         first = planned.prefill(chunk, 1)
         phases = [planned.decode, first]
-        if can_continue(self._at(batch, context)):
-            phases.append(continue_prompt(first, keys_at_once(chunk)))
+        if can_continue(setting):
+            phases.append(continue_prompt(first, keys_at_once(chunk), setting))
         return max(step_bytes(each, planned.head, self.setting.chip, inputs) for each in phases)
 
     def _needed(self, context: int) -> int:
