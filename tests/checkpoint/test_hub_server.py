@@ -47,6 +47,8 @@ class Hub:
 
     files: dict[str, dict[str, bytes]]
     status: int = 0
+    silent_about: str = ""  # requests with this in them are not answered until the end of the test
+    end: threading.Event = field(default_factory=threading.Event)
     headers: dict[str, str] = field(default_factory=dict[str, str])
     cut_once_after: int = 0
     requests: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -55,6 +57,10 @@ class Hub:
     def answer(self, request: BaseHTTPRequestHandler, *, body: bool) -> None:
         path = unquote(urlsplit(request.path).path)
         self.requests.append((path, request.headers.get("Range", "")))
+        if self.silent_about and self.silent_about in f"{request.command} {path}":
+            self.end.wait(60)
+            request.close_connection = True
+            return
         if self.status:
             self.send(request, self.status, b"refused", self.headers)
             return
@@ -143,6 +149,7 @@ def hub(
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield hub
+    hub.end.set()
     server.shutdown()
     thread.join()
 
@@ -246,6 +253,36 @@ def test_an_answer_that_no_hub_gives(hub: Hub, fetch: Fetch, content: bytes, scr
     refused = fetch("org/tiny", script)
     assert "CheckpointError" in refused.stderr or "error: cannot download" in refused.stderr
     assert "check HF_ENDPOINT" in refused.stderr, refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("silent_about", "script"),
+    [("GET /api/models/", OPEN), ("GET /org/tiny/resolve/main/model.safetensors", HEADERS)],
+    ids=["what it holds", "a header"],
+)
+def test_a_hub_that_accepts_and_never_answers(
+    hub: Hub, fetch: Fetch, silent_about: str, script: str
+) -> None:
+    hub.silent_about = silent_about
+    refused = fetch("org/tiny", script, HF_HUB_ETAG_TIMEOUT="1")
+    assert refused.returncode == 1
+    assert "the hub does not answer" in refused.stderr, refused.stderr
+    assert "Read timed out" in refused.stderr
+    assert "HF_HUB_ETAG_TIMEOUT" in refused.stderr
+
+
+def test_a_hub_that_is_silent_does_not_hide_the_local_copy(hub: Hub, fetch: Fetch) -> None:
+    first = fetch("org/tiny")
+    hub.silent_about = "/"
+    assert fetch("org/tiny", HF_HUB_ETAG_TIMEOUT="1").stdout == first.stdout
+
+
+@pytest.mark.parametrize("address", ["garbage", "ftp://host", "http://127.0.0.1:1"])
+def test_an_address_that_is_no_hub(fetch: Fetch, address: str) -> None:
+    refused = fetch("org/tiny", HF_ENDPOINT=address)
+    assert "HF_ENDPOINT" in refused.stderr
+    assert address in refused.stderr
+    assert "check the network" not in refused.stderr
 
 
 def test_a_damaged_file_of_the_local_copy(hub: Hub, fetch: Fetch) -> None:

@@ -3,15 +3,18 @@
 """Download a checkpoint from the Hugging Face hub: the files that are needed and no others.
 
 huggingface_hub does the work, with its own environment variables, cache, resume and progress bars.
+What it would wait for without end is given up after HF_HUB_ETAG_TIMEOUT seconds.
 """
 
 import errno
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+import requests
+from huggingface_hub import HfApi, configure_http_backend, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,6 +29,15 @@ from huggingface_hub.errors import (
 from ttc.checkpoint.safetensors_folder import LAYOUTS, weight_files
 from ttc.checkpoint.stored import read_json
 from ttc.errors import CheckpointError, Problem
+
+REASONS = (HfHubHTTPError, requests.Timeout)
+"""What of a failed request says more than that the local copy is missing."""
+
+NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL_FILES = (
@@ -73,6 +85,7 @@ def remote_headers(
                 help="name a repository that holds a model in transformers' format",
             )
         )
+    _limit_waiting()
     try:
         found = HfApi().get_safetensors_metadata(repository, revision=revision)
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
@@ -93,7 +106,24 @@ def remote_headers(
     return read_json(folder / "config.json"), tensors
 
 
+class _Session(requests.Session):
+    """A session in which a request that sets no limit of its own has one."""
+
+    def send(self, request: requests.PreparedRequest, **settings: Any) -> requests.Response:
+        if settings.get("timeout") is None:
+            settings["timeout"] = constants.HF_HUB_ETAG_TIMEOUT
+        return super().send(request, **settings)
+
+
+@cache
+def _limit_waiting() -> None:
+    """The client asks what a repository holds, and for headers, without a limit."""
+    if not constants.HF_HUB_OFFLINE:  # the client's own sessions then refuse every request
+        configure_http_backend(_Session)
+
+
 def _snapshot(repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    _limit_waiting()
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
     except Exception as error:  # the client takes what a hub answers for what it expects
@@ -114,8 +144,9 @@ def _check_commit(repository: str, revision: str | None, folder: Path) -> None:
 
 def _explain(repository: str, revision: str | None, error: Exception) -> Problem:
     page = f"https://huggingface.co/{repository}"
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
-        error = error.__cause__  # the hub did answer, and that is why there is no local entry
+    cause = error.__cause__
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(cause, REASONS):
+        error = cause  # why there is no local entry
     status = 0
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         status = error.response.status_code
@@ -138,9 +169,23 @@ def _explain(repository: str, revision: str | None, error: Exception) -> Problem
             message = f"no checkpoint '{repository}': not a local folder, not found on the hub"
             note = "a private repository looks the same to a client that is not logged in"
             help = "check the spelling, or log in with `hf auth login`"
+        case requests.Timeout():
+            message = f"'{repository}' is not in the local hub cache and the hub does not answer"
+            help = (
+                "check the network and HF_ENDPOINT, set HF_HUB_ETAG_TIMEOUT to wait longer, "
+                "or give a local folder or .gguf file"
+            )
         case LocalEntryNotFoundError() | ConnectionError():
             message = f"'{repository}' is not in the local hub cache and the hub cannot be reached"
-            help = "connect (HF_HUB_OFFLINE unset), or give a local folder or .gguf file"
+            note = f"{constants.ENDPOINT}: {note}"
+            help = (
+                "connect (HF_HUB_OFFLINE unset), check HF_ENDPOINT if it is set, "
+                "or give a local folder or .gguf file"
+            )
+        case _ if isinstance(error, NO_ADDRESS):
+            help = (
+                f"correct HF_ENDPOINT ('{constants.ENDPOINT}'); the hub is https://huggingface.co"
+            )
         case HFValidationError():
             message, help = (
                 f"'{repository}' is not a valid hub id",
