@@ -8,11 +8,20 @@ from typing import Any, cast
 import pytest
 
 from ttc import api
+from ttc.accuracy.teacher import HELD_BACK, TEXT, Split
 from ttc.cli import main
+from ttc.errors import UsageError
 from ttc.progress import silent
 from ttc.search.bench import STORE, Measured
 from ttc.search.front import pareto
-from ttc.search.search import Point, _refined  # pyright: ignore[reportPrivateUsage]
+from ttc.search.search import (
+    Floors,
+    Point,
+    SearchSettings,
+    _choose,  # pyright: ignore[reportPrivateUsage]
+    _refined,  # pyright: ignore[reportPrivateUsage]
+    check_held_back,
+)
 from ttc.search.solve import total
 from ttc.search.space import Choice
 from ttc.spec.precision import load_profile
@@ -90,7 +99,7 @@ def test_a_speed_floor_and_the_front(search: Search, capsys: pytest.CaptureFixtu
         (["--speed-floor", "9e9"], "no profile reaches 9e+09 tokens/s"),
         (
             ["--top1-floor", "100", "--relative-to", "bf16", "--speed-floor", "2800"],
-            "no profile holds both floors",
+            "no profile holds both a top-1 of ",
         ),
         (["--top1-floor", "0.95"], "95 stands for 95 %"),
         (["--relative-to", "bf16", "--pareto"], "--relative-to says what a floor is of"),
@@ -101,8 +110,11 @@ def test_a_speed_floor_and_the_front(search: Search, capsys: pytest.CaptureFixtu
         (["--pareto", "--calibration", "9999"], "9999+0 needs 10000"),
         (["--pareto", "--calibration", "999"], "the program has a context of 128"),
         (["--pareto", "--tokens", "64+9999"], "64+9999 needs 10064"),
-        (["--speed-floor", "-1"], "is no speed above 0"),
-        (["--pareto", "--block", "0"], "is not at least 1"),
+        (["--speed-floor", "-1"], "is no speed above 0\n  = help: 40 stands for 40 tokens/s"),
+        (["--pareto", "--block", "0"], "is not at least 1\n  = help: 1 lets every decoder"),
+        (["--pareto", "--calibration", "0"], "is not at least 1\n  = help: 256 tokens are"),
+        (["--pareto", "--text", str(HELD_BACK)], "are the same text"),
+        (["--pareto", "--held-back", str(TEXT), "--calibration", "8"], "are the same text"),
     ],
 )
 def test_what_cannot_be(
@@ -125,12 +137,14 @@ def test_a_search_that_is_stopped_says_how_to_go_on(
     assert f"kept in {search.folder / 'out'}" in capsys.readouterr().err
 
 
-def a_point(name: str, cost: float, top1: float, choice: Choice | None = None) -> Point:
+def a_point(
+    name: str, cost: float, top1: float, choice: Choice | None = None, speed: float = 1.0
+) -> Point:
     measured = Measured(top1=top1, top5=1.0, kl=0.0, perplexity=1.0, tokens=1, hits="1", kls=(0.0,))
     return Point(
         name=name,
         bytes_read=cost,
-        tokens_per_s=1.0,
+        tokens_per_s=speed,
         predicted_kl=0.0,
         measured=measured,
         choice=choice,
@@ -138,7 +152,7 @@ def a_point(name: str, cost: float, top1: float, choice: Choice | None = None) -
 
 
 class Additive:
-    """A hunt whose top-1 is 1 less the losses: what a measured one tends to."""
+    """A hunt whose top-1 is 1 less the losses, and each byte less a token per second more."""
 
     def __init__(self) -> None:
         self.losses = tuple((0.0, 0.001 * number) for number in range(1, 13))
@@ -149,8 +163,20 @@ class Additive:
 
     def choice(self, name: str, choice: Choice) -> Point:
         cost, loss = total(self.prices, choice), total(self.losses, choice)
-        self.points[choice] = a_point(name, cost, 1 - loss, choice)
+        self.points[choice] = a_point(name, cost, 1 - loss, choice, self.speed(choice))
         return self.points[choice]
+
+    def rung(self, number: int) -> Point:
+        return self.choice(f"choice {number + 1}", self.rungs[number])
+
+    def text(self, choice: Choice) -> Choice:
+        return choice
+
+    def speed(self, choice: Choice) -> float:
+        return 1 - total(self.prices, choice)
+
+    def rivals(self) -> dict[str, Choice]:
+        return {}
 
 
 def test_between_two_rungs_the_cost_is_halved() -> None:
@@ -160,6 +186,59 @@ def test_between_two_rungs_the_cost_is_halved() -> None:
     assert [each.bytes_read for each in hunt.points.values()] == [0, -6, -9, -8]
     assert found.bytes_read == -6
     assert _refined(cast(Any, hunt), 0.93, finest, hunt.rungs[1]).bytes_read == -11
+
+
+class Stairs(Additive):
+    """With a rung for each item that is coarser than before: 0.1 %, 0.3 %, 0.6 %, 1 % ... lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rungs = [(1,) * number + (0,) * (12 - number) for number in range(13)]
+
+
+@pytest.mark.parametrize(
+    ("floors", "speed"),
+    [
+        (Floors(top1=0.9899), 5),  # the cheapest within 1 %
+        (Floors(speed=3), 3),  # the most accurate of these
+        (Floors(top1=0.9899, speed=3), 5),
+        (Floors(top1=0.9899, speed=5), 5),
+        (Floors(top1=0.9899, pareto=True), 5),
+    ],
+)
+def test_floors_together(floors: Floors, speed: float) -> None:
+    found = _choose(cast(Any, Stairs()), floors)
+    assert found is not None
+    assert found.tokens_per_s == speed
+
+
+def test_the_best_that_two_floors_leave_is_said() -> None:
+    with pytest.raises(UsageError) as caught:
+        _choose(cast(Any, Stairs()), Floors(top1=0.9899, speed=9))
+    told = str(caught.value)
+    assert "no profile holds both a top-1 of 99.0% and 9 tokens/s" in told
+    assert "with that top-1, at most 5.0 tokens/s were reached" in told
+    assert "with that speed, a top-1 of at most 96.4%" in told
+
+
+def test_a_fast_profile_that_reads_more_holds_both_floors() -> None:
+    """Bytes and time are not one: of two that hold a top-1 the dearer one may be the faster."""
+
+    class Slow(Stairs):
+        def speed(self, choice: Choice) -> float:
+            return 7.0 if sum(choice) == 2 else 1.0
+
+    found = _choose(cast(Any, Slow()), Floors(top1=0.9899, speed=7))
+    assert found is not None
+    assert sum(found.choice or ()) == 2
+
+
+@pytest.mark.parametrize("shared", [[1, 2, 3], [1, 2, 3, 4], [1, 2]])
+def test_texts_that_share_their_tokens(shared: list[int]) -> None:
+    how = SearchSettings(split=Split(prefill=1, steps=1))
+    with pytest.raises(UsageError, match=r"(?s)the held-back text is the one .*crossing.txt"):
+        check_held_back(how, [1, 2, 3], shared)
+    check_held_back(how, [1, 2, 3], [1, 3, 3])
 
 
 def test_the_front_has_no_point_that_another_beats() -> None:

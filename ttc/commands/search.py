@@ -20,7 +20,10 @@ def search(
     bench: BenchOptions,
     top1_floor: Annotated[
         float | None,
-        typer.Option(metavar="PERCENT", help="Agree with Hugging Face on as many tokens."),
+        typer.Option(
+            metavar="PERCENT",
+            help="Agree with Hugging Face on as many tokens, and read least within that.",
+        ),
     ] = None,
     relative_to: Annotated[
         str | None,
@@ -28,10 +31,17 @@ def search(
     ] = None,
     speed_floor: Annotated[
         float | None,
-        typer.Option(metavar="TOKENS/S", help="For a user, as estimated for a full context."),
+        typer.Option(
+            metavar="TOKENS/S",
+            help="For a user, as estimated for a full context: be the most accurate within that, "
+            "or read least within both floors.",
+        ),
     ] = None,
     pareto: Annotated[
-        bool, typer.Option("--pareto", help="Measure the whole front, and the presets.")
+        bool,
+        typer.Option(
+            "--pareto", help="Measure the whole front, and the presets; floors may be given or not."
+        ),
     ] = False,
     minimise: Annotated[
         str, typer.Option(help="What a decode step should pay least of: bytes or time.")
@@ -116,16 +126,19 @@ def _check(
         hint = "95 stands for 95 % of the tokens"
         problems.append(Problem(message=f"--top1-floor {top1:g} is no percentage", help=hint))
     if speed is not None and not 0 < speed < inf:
-        problems.append(Problem(message=f"--speed-floor {speed:g} is no speed above 0"))
+        hint = "40 stands for 40 tokens/s"
+        problems.append(Problem(message=f"--speed-floor {speed:g} is no speed above 0", help=hint))
     if relative_to is not None and top1 is None:
         hint = "add --top1-floor"
         problems.append(Problem(message="--relative-to says what a floor is of", help=hint))
     if relative_to is not None:
         load_profile(relative_to)
     if block < 1:
-        problems.append(Problem(message=f"--block {block} is not at least 1"))
+        hint = "1 lets every decoder have forms of its own, 2 has two share them"
+        problems.append(Problem(message=f"--block {block} is not at least 1", help=hint))
     if tokens < 1:
-        problems.append(Problem(message=f"--calibration {tokens} is not at least 1"))
+        hint = "256 tokens are the default; fewer are faster to measure, and say less"
+        problems.append(Problem(message=f"--calibration {tokens} is not at least 1", help=hint))
     if problems:
         raise UsageError(problems)
 

@@ -18,6 +18,7 @@ from ttc.accuracy.reference import Reference
 from ttc.accuracy.teacher import HELD_BACK, TEXT, Split
 from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
+from ttc.located import read_text
 from ttc.progress import Progress
 from ttc.search.bench import Bench, BenchSettings, Measured, open_bench
 from ttc.search.sensitivity import measure_losses
@@ -129,6 +130,7 @@ def search(
 ) -> Found:
     """Measure, solve, measure again. Raises UsageError for floors that cannot be met."""
     model = load_model(settings.spec)
+    _check_texts(how)
     with open_bench(settings, model, progress) as bench:
         hunt = _prepare(bench, how, floors)
         presets = tuple(hunt.preset(each) for each in PRESETS) if floors.pareto else ()
@@ -204,6 +206,7 @@ def _prepare(bench: Bench, how: SearchSettings, floors: Floors) -> _Hunt:
     bench.progress("reading the texts")
     calibration = bench.encode(how.text, Split(prefill=how.calibration_tokens, steps=0))
     held_back = bench.encode(how.held_back, how.split)
+    check_held_back(how, calibration, held_back)
     bench.progress("planning")
     layers = bench.model.dims.layers
     items = make_items(bench.plan("bf16"), layers, how.block)
@@ -226,6 +229,31 @@ def _prepare(bench: Bench, how: SearchSettings, floors: Floors) -> _Hunt:
     )
 
 
+def check_held_back(
+    how: SearchSettings, calibration: Sequence[int], held_back: Sequence[int]
+) -> None:
+    """Raise UsageError where a floor would be measured on what sensitivities were measured on."""
+    shared = min(len(calibration), len(held_back))
+    if calibration[:shared] == held_back[:shared]:
+        raise _not_held_back(how, f"begin with the same {shared} tokens")
+
+
+def _check_texts(how: SearchSettings) -> None:
+    """The same of whole texts, which needs no tokenizer."""
+    if read_text(how.text).strip() == read_text(how.held_back).strip():
+        raise _not_held_back(how, "are the same text")
+
+
+def _not_held_back(how: SearchSettings, why: str) -> UsageError:
+    return UsageError(
+        Problem(
+            message="the held-back text is the one that sensitivities are measured on",
+            details=(f"{how.text} (--text) and {how.held_back} (--held-back) {why}",),
+            help="name another text with one of them, or leave both out for the two of ttc",
+        )
+    )
+
+
 def _check_speed(bench: Bench, items: Sequence[Item], floor: float) -> None:
     """Raise UsageError where even the coarsest program is not fast enough."""
     coarsest = profile_text("coarsest", items, [len(item.forms) - 1 for item in items])
@@ -241,23 +269,28 @@ def _check_speed(bench: Bench, items: Sequence[Item], floor: float) -> None:
 
 
 def _choose(hunt: _Hunt, floors: Floors) -> Point | None:
-    if floors.top1 is None and floors.speed is None:
-        return None
     if floors.top1 is None:
-        return _fast_enough(hunt, floors.speed or 0.0)
-    point = _accurate_enough(hunt, _floor(hunt, floors))
-    if floors.speed is not None and point.tokens_per_s < floors.speed:
-        raise UsageError(
-            Problem(
-                message="no profile holds both floors",
-                details=(
-                    f"with top-1 of {_floor(hunt, floors):.1%} at most {point.tokens_per_s:.1f} "
-                    f"tokens/s, {floors.speed:g} are asked for",
-                ),
-                help="lower one of them, or see --pareto",
-            )
+        return None if floors.speed is None else _fast_enough(hunt, floors.speed)
+    top1 = _floor(hunt, floors)
+    holding = _accurate_enough(hunt, top1)
+    if floors.speed is None:
+        return holding[0]
+    if fast := [point for point in holding if point.tokens_per_s >= floors.speed]:
+        return fast[0]
+    other = _fast_enough(hunt, floors.speed)
+    if other.measured.top1 >= top1:
+        return other
+    fastest = max(point.tokens_per_s for point in holding)
+    raise UsageError(
+        Problem(
+            message=f"no profile holds both a top-1 of {top1:.1%} and {floors.speed:g} tokens/s",
+            details=(
+                f"with that top-1, at most {fastest:.1f} tokens/s were reached",
+                f"with that speed, a top-1 of at most {other.measured.top1:.1%}",
+            ),
+            help="lower one of them to that, or see what goes together with --pareto",
         )
-    return point
+    )
 
 
 def _floor(hunt: _Hunt, floors: Floors) -> float:
@@ -267,11 +300,12 @@ def _floor(hunt: _Hunt, floors: Floors) -> float:
     return floors.top1 * hunt.preset(floors.relative_to).measured.top1
 
 
-def _accurate_enough(hunt: _Hunt, floor: float) -> Point:
-    """The cheapest that holds the floor: of rungs and what lies between two of them, by bisection,
-    and of what rivals store.
+def _accurate_enough(hunt: _Hunt, floor: float) -> list[Point]:
+    """What holds the floor, the cheapest first: of rungs and what lies between two of them, by
+    bisection, and of what rivals store.
 
-    Whatever is returned was measured, and nothing that was measured and reads less holds.
+    Whatever is returned was measured, and nothing that was measured and reads less than the first
+    holds.
     """
     best = hunt.rung(0)
     if best.measured.top1 < floor:
@@ -296,7 +330,7 @@ def _accurate_enough(hunt: _Hunt, floor: float) -> Point:
         if read_bytes(hunt.bench.plan(hunt.text(choice))) < best.bytes_read:
             hunt.choice(f"as {name}", choice)
     holding = [point for point in hunt.points.values() if point.measured.top1 >= floor]
-    return min(holding, key=lambda point: point.bytes_read)
+    return sorted(holding, key=lambda point: point.bytes_read)
 
 
 def _refined(hunt: _Hunt, floor: float, holds: Point, fails: Choice) -> Point:
