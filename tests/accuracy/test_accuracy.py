@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,20 +82,31 @@ def test_references_are_made_once_and_told_from_another_text(
     text.write_text("Seven crows sat on a wall, and the eighth one had to stand. " * 2)
     command = ["accuracy", str(artefact.folder), "--tokens", "32+2", "--cache", str(cache)]
 
+    named_text = ("--text", str(text))
+
     def run(*more: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            main([*command, "--text", str(text), *more, "--json"])
+            main([*command, *more, "--json"])
         told = capsys.readouterr()
         return int(ended.value.code or 0), told.out, told.err
 
-    code, _, error = run()
+    code, _, error = run(*named_text)
     assert code == 2
     assert "--make-reference" in error
     file = tmp_path / "mine.refpt"
-    code, made, _ = run("--make-reference", "--reference", str(file))
+    code, made, _ = run(*named_text, "--make-reference", "--reference", str(file))
     assert code == 0
-    again, named = run()[1], run("--reference", str(file))[1]
+    assert json.loads(made)["files"] == [str(file)]
+    again, named = run(*named_text)[1], run("--reference", str(file))[1]
     assert json.loads(again)["kl"] == json.loads(named)["kl"] == json.loads(made)["kl"]
+    written = file.read_bytes()
+    code, _, error = run(*named_text, "--make-reference", "--reference", str(file))
+    assert code == 2
+    assert f"there is a file {file} already" in error
+    assert file.read_bytes() == written
+    code, _, error = run(*named_text, "--reference", str(file))
+    assert code == 2
+    assert "--text and --reference name two texts" in error
 
 
 def test_files_of_tt_transformers_are_read_and_written(
@@ -107,6 +119,15 @@ def test_files_of_tt_transformers_are_read_and_written(
     found = api.accuracy(artefact, backend="emulate", settings=settings).to_json()
     assert found["kl"] is None
     assert found["perplexity"] > 1
+    for split, way_out in (("64+30", "ask for --tokens 64+15"), ("99+7", "a longer reference, or")):
+        with pytest.raises(
+            UsageError, match=rf"(?s)the reference has 80 tokens.*{re.escape(way_out)}"
+        ):
+            api.accuracy(
+                artefact,
+                backend="emulate",
+                settings=AccuracySettings(split=read_split(split), reference=theirs),
+            )
     with pytest.raises(SystemExit):
         main(["accuracy", str(artefact.folder), "--tokens", "64+7", "--reference", str(theirs)])
     told = capsys.readouterr().out
@@ -177,8 +198,9 @@ def test_what_is_no_reference(tmp_path: Path, content: object, message: str) -> 
         path.write_text(content)
     elif content is not None:
         torch.save(content, path)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         load_reference(path)
+    assert "weights_only" not in str(caught.value)
 
 
 def scored(ours: Logits, reference: Reference) -> Scorer:

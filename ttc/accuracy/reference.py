@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ def load_reference(path: Path) -> Reference:
                 message=f"{path} is not a reference",
                 note="a reference is a .refpt file: tokens of a text, reference_tokens, and what "
                 "Hugging Face finds likeliest after each, top5_tokens",
-                details=() if isinstance(error, KeyError) else (_first_line(error),),
+                details=(error.strerror,) if isinstance(error, OSError) and error.strerror else (),
                 help="make one with --make-reference; a text file is given with --text",
             )
         ) from error
@@ -135,7 +135,3 @@ def load_reference(path: Path) -> Reference:
         top_log_probs=known.get("top_log_probs"),
         true_log_probs=known.get("true_log_probs"),
     )
-
-
-def _first_line(error: Any) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

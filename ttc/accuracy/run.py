@@ -55,6 +55,28 @@ class AccuracySettings:
     out: Path | None = None
     emulator_device: str = "cpu"
 
+    def check(self) -> None:
+        """Raise UsageError where a reference would be lost, or a text not be read."""
+        reference = self.reference
+        if reference is not None and self.make_reference and reference.exists():
+            raise UsageError(
+                Problem(
+                    message=f"there is a file {reference} already",
+                    note="--make-reference would write it anew",
+                    help="name another one with --reference, or leave out --make-reference to use "
+                    "it as it is",
+                )
+            )
+        if reference is not None and self.text is not None and not self.make_reference:
+            raise UsageError(
+                Problem(
+                    message="--text and --reference name two texts",
+                    note="a reference has a text of its own",
+                    help="leave one of them out, or add --make-reference to write a reference of "
+                    "that text",
+                )
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyReport:
@@ -109,6 +131,7 @@ def measure(
 
     What can be refused is refused before anything is computed.
     """
+    settings.check()
     if settings.out is not None:
         make_folder(settings.out)
     if backend == "emulate":
@@ -125,6 +148,8 @@ def measure(
     if settings.out is not None:
         title = f"{artefact.manifest.name}, {artefact.manifest.precision}, {backend}"
         report = replace(report, files=write_report(report, settings.out, title))
+    if settings.reference is not None and settings.make_reference:
+        report = replace(report, files=(settings.reference, *report.files))
     return report
 
 
@@ -145,13 +170,14 @@ def find_text(
     progress: Progress,
 ) -> ReferenceText:
     """A named file as it is, unless it is to be made; else the one in the cache folder."""
+    manifest = artefact.manifest
+    room = Room(context=manifest.context, block=manifest.kv.block_tokens)
     if settings.reference is not None and not settings.make_reference:
         named = load_reference(settings.reference)
+        check_length(room, settings.split, len(named.token_ids), what="reference")
         return ReferenceText(reference=named, path=settings.reference, split=settings.split)
     text = read_text(settings.text or TEXT).strip()
     token_ids = load_tokenizer(artefact.folder).encode(text)[: settings.split.tokens]
-    manifest = artefact.manifest
-    room = Room(context=manifest.context, block=manifest.kv.block_tokens)
     check_length(room, settings.split, len(token_ids))
     spec, checkpoint = checkpoint_of(artefact, cache, weights)
     reference, path = find_reference(

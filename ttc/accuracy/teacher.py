@@ -54,16 +54,19 @@ class Room:
     block: int
 
 
-def check_length(room: Room, split: Split, available: int) -> None:
-    """Raise UsageError where the text or the program is too short for the split."""
+def check_length(room: Room, split: Split, available: int, what: str = "text") -> None:
+    """Raise UsageError where the text or the program is too short for the split.
+
+    what  the kind of file that holds the text
+    """
     if available < split.tokens:
         longest = max(0, available - split.prefill - 1)
         raise UsageError(
             Problem(
-                message=f"the text has {available} tokens, {split} needs {split.tokens}",
+                message=f"the {what} has {available} tokens, {split} needs {split.tokens}",
                 help=f"ask for --tokens {split.prefill}+{longest}"
                 if longest
-                else "name a longer text",
+                else f"name a longer {what}, or ask for fewer tokens",
             )
         )
     wanted = -(-split.tokens // room.block) * room.block
@@ -88,7 +91,7 @@ def force(
     """
     program = session.program
     room = Room(context=session.room, block=program.KV_BLOCK)
-    check_length(room, split, len(reference.token_ids))
+    check_length(room, split, len(reference.token_ids), what="reference")
     _check_vocabulary(reference, program.VOCAB)
     scorer = Scorer(reference=reference, prefill=split.prefill)
     scorer.add(session.prefill_all(reference.token_ids[: split.prefill]))

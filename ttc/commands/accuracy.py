@@ -32,7 +32,10 @@ def accuracy(
     ] = "512+511",
     reference: Annotated[
         Path | None,
-        typer.Option(help="A .refpt file, of ttc or tt-transformers; it has its own text."),
+        typer.Option(
+            help="A .refpt file, of ttc or tt-transformers, which has its own text; with "
+            "--make-reference a new file, to write."
+        ),
     ] = None,
     make_reference: Annotated[
         bool,
@@ -68,6 +71,7 @@ def accuracy(
         out=out,
         emulator_device=emulator_device,
     )
+    settings.check()
     if reference is not None and make_reference:
         check_file(reference, "--reference")
     with screen.progress() as progress:
