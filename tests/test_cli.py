@@ -150,6 +150,11 @@ def test_plan_of_everything(command: Command) -> None:
     assert status["N150", "performance"] == status["P150", "accuracy"] == "ok"
     assert {mesh for mesh, _ in status} == set(mesh_names())
     assert all(row["reason"] for row in rows if row["status"] == "refused")
+    rows = command("plan", SPEC, "--all", "--precision", "bf16", "--json").json["rows"]
+    assert {row["precision"] for row in rows} == {"bf16"}
+    result = command("plan", SPEC, "--all", "--optimizations", "accuracy", "--mesh", "N150")
+    assert result.code == 2
+    assert "without --mesh, --optimizations" in result.err
 
 
 def test_plan_explains_what_was_weighed(command: Command) -> None:

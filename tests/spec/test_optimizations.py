@@ -197,6 +197,9 @@ def test_every_example_gives_the_settings_of_the_table(tmp_path: Path, golden: A
 
 def test_names_of_profiles_are_taken() -> None:
     assert read_optimizations("accuracy").name == "accuracy"
+    assert read_optimizations("accuracy", load_profile("accuracy")).name == "accuracy"
+    with pytest.raises(UsageError, match="--precision bf16 and --optimizations accuracy name two"):
+        read_optimizations("accuracy", load_profile("bf16"))
 
 
 def test_a_partial_entry_falls_back_to_the_profile(tmp_path: Path) -> None:
@@ -236,10 +239,21 @@ def test_an_argument_over_a_named_profile_keeps_that_profile(tmp_path: Path) -> 
         ("fidelity_cfg = {ff2: hifi4}", 17, "unknown group 'ff2'"),
         ("precision = {wo: bfp8}", 1, "unknown section 'precision'"),
         ("precision_cfg = {wo: bfp8}, precision_cfg = {}", 29, "'precision_cfg' is given twice"),
-        ("precision_cfg = {wo}", 18, "this is no setting"),
+        ("precision_cfg = {wo}", 20, "expected ':'"),
+        ("precision_cfg = {wo: }", 22, "expected a value"),
+        ("precision_cfg = {wo: bfp8,}", 27, "expected a group"),
+        ("precision_cfg = {wo: bfp8; ff2: bfp8}", 26, "expected ',' or '}'"),
+        ("precision_cfg = {wo: bfp8 ff2: bfp8}", 27, "expected ',' or '}'"),
+        ("precision_cfg = {wo=bfp8}", 20, "expected ':'"),
+        ("precision_cfg: {wo: bfp8}", 14, "expected '='"),
+        ("precision_cfg = {wo: bfp8} fidelity_cfg = {}", 28, "expected ','"),
+        ("precision_cfg = {wo: bfp8},", 28, "expected precision_cfg or fidelity_cfg"),
+        ("precision_cfg = {'wo': bfp8}", 18, "names and values stand without quotes"),
+        ('precision_cfg = {wo: "bfp8"}', 22, "names and values stand without quotes"),
+        ("'precision_cfg = {wo: bfp8}'", 1, "names and values stand without quotes"),
         ("precision_cfg = {wo: bfp8", 17, "this '{' is not closed"),
         ("precision_cfg = {wo: bfp8, fidelity_cfg = {}", 17, "this '{' is not closed"),
-        ("precision_cfg {wo: bfp8}", 1, "this is no group of settings"),
+        ("precision_cfg {wo: bfp8}", 15, "expected '='"),
     ],
 )
 def test_bad_arguments_are_located(text: str, column: int, message: str) -> None:

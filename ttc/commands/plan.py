@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 from ttc import api
 from ttc.alternatives import plan_alternatives
 from ttc.api import DEFAULT_MESH, DEFAULT_PRECISION, Target
 from ttc.commands.environment import chunk_tokens, environment, open_screen
 from ttc.commands.precision import chosen_profile
-from ttc.commands.survey import plan_everywhere
+from ttc.commands.survey import PRECISIONS, plan_everywhere
 from ttc.errors import Problem, UsageError
 from ttc.hardware.hardware import load_mesh
 from ttc.options import (
@@ -64,7 +65,12 @@ def plan(
     page_block_size: PageBlockSize = 32,
     max_blocks: MaxBlocks = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every mesh and profile, and every spec if none is named.")
+        bool,
+        typer.Option(
+            "--all",
+            help=f"Every mesh, {' and '.join(PRECISIONS)} or what --precision names, and every "
+            "spec if none is named; of other options only --batch, --context and --json.",
+        ),
     ] = False,
     table: Annotated[
         bool,
@@ -79,10 +85,15 @@ def plan(
 
     ttc plan llama-3.1-8b-instruct --mesh P150 --batch 8
     """
-    del precision  # `chosen_profile` asks whether it was given
     screen = open_screen(context_, as_json=as_json)
     if every:
-        rows = plan_everywhere([spec] if spec else _shipped_specs(), batch=batch, context=context)
+        _check_every(context_)
+        rows = plan_everywhere(
+            [spec] if spec else _shipped_specs(),
+            batch=batch,
+            context=context,
+            precisions=(precision,) if _typed(context_, "precision") else PRECISIONS,
+        )
         screen.table(plan_rows(rows))
         screen.result({"rows": rows})
         return
@@ -127,6 +138,30 @@ def plan(
             screen.say(line)
         record["precision_table"] = [asdict(row) for row in rows]
     screen.result(record)
+
+
+_OF_EVERY = ("spec", "precision", "batch", "context", "every", "as_json")
+"""The parameters that say something with --all."""
+
+
+def _check_every(context: typer.Context) -> None:
+    """Raise UsageError for options that --all would not look at."""
+    ignored = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name not in _OF_EVERY and _typed(context, parameter.name or "")
+    ]
+    if ignored:
+        raise UsageError(
+            Problem(
+                message=f"--all plans for every mesh as it is, without {', '.join(ignored)}",
+                help="leave that out, or name a spec and leave out --all",
+            )
+        )
+
+
+def _typed(context: typer.Context, parameter: str) -> bool:
+    return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
 
 
 def _shipped_specs() -> Sequence[str]:

@@ -20,10 +20,16 @@ SPECS_FOR_A_POOL = 8
 
 
 def plan_everywhere(
-    specs: Sequence[str], *, batch: int, context: int | None
+    specs: Sequence[str],
+    *,
+    batch: int,
+    context: int | None,
+    precisions: Sequence[str] = PRECISIONS,
 ) -> list[dict[str, Any]]:
     """A row for each spec, mesh and profile: planned, or refused with a reason."""
-    work = partial(_plan_one, batch=batch, context=context)
+    for precision in precisions:
+        load_profile(precision)  # refused here, not by every process
+    work = partial(_plan_one, batch=batch, context=context, precisions=precisions)
     if len(specs) < SPECS_FOR_A_POOL:
         return [row for spec in specs for row in work(spec)]
     workers = min(len(specs), os.cpu_count() or 1)
@@ -31,11 +37,13 @@ def plan_everywhere(
         return [row for rows in pool.map(work, specs) for row in rows]
 
 
-def _plan_one(spec: str, *, batch: int, context: int | None) -> list[dict[str, Any]]:
+def _plan_one(
+    spec: str, *, batch: int, context: int | None, precisions: Sequence[str]
+) -> list[dict[str, Any]]:
     model = load_model(spec)
     rows: list[dict[str, Any]] = []
     for mesh in mesh_names():
-        for precision in PRECISIONS:
+        for precision in precisions:
             row: dict[str, Any] = {"spec": spec, "mesh": mesh, "precision": precision}
             try:
                 _, plan = plan_spec(

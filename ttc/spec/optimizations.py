@@ -79,9 +79,9 @@ SECTIONS: Mapping[str, tuple[tuple[_Key, ...], Mapping[str, str]]] = {
 _PACKED_ON_DEVICE = ("kv_cache", *_ACTIVATIONS)
 _ARGUMENT = "--optimizations"
 _EXAMPLE = "precision_cfg = {ff1_3: bfp4}, fidelity_cfg = {li_ff1_3: lofi}"
-_SECTION = re.compile(r"\s*(?P<name>\w+)\s*=\s*\{(?P<body>[^{}]*)\}\s*(,\s*(?=\w)|$)")
-_OPENED = re.compile(r"\s*\w+\s*=\s*(?P<brace>\{)[^{}]*")
-_ENTRY = re.compile(r"\s*(?P<key>\w+)\s*:\s*(?P<value>\w+)\s*")
+_WORD = re.compile(r"\w+")
+_NEXT_SECTION = re.compile(r"\w+\s*=\s*\{")
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 
 def read_optimizations(text: str, below: PrecisionProfile | None = None) -> PrecisionProfile:
@@ -89,10 +89,20 @@ def read_optimizations(text: str, below: PrecisionProfile | None = None) -> Prec
 
     below  what holds where the text says nothing; None: the defaults of tt-transformers
 
-    Raises SpecError with a place in the text, UsageError for the name of no profile.
+    Raises SpecError with a place in the text, UsageError for the name of no profile, or of another
+    one than lies below.
     """
     if re.fullmatch(r"\s*[\w.-]+\s*", text):
-        return load_profile(text.strip())
+        named = load_profile(text.strip())
+        if below is not None and below.name != named.name:
+            raise UsageError(
+                Problem(
+                    message=f"--precision {below.name} and {_ARGUMENT} {named.name} name two "
+                    "profiles",
+                    help=f"leave one of them out; settings lie over a profile: {_EXAMPLE}",
+                )
+            )
+        return named
     below = below or load_profile(BASE)
     if not text.strip():
         raise UsageError(Problem(message=f"{_ARGUMENT} says nothing", help=f"write {_EXAMPLE}"))
@@ -193,50 +203,93 @@ class _Entry(NamedTuple):
     at: Source
 
 
+@dataclass(slots=True)
+class _Scanner:
+    """Goes through the text of an argument; raises SpecError where something else was expected."""
+
+    text: str
+    position: int = 0
+
+    def next(self) -> str:
+        """The word or the sign that comes next, "" at the end; blanks before it are passed."""
+        while self.text[self.position : self.position + 1].isspace():
+            self.position += 1
+        found = _WORD.match(self.text, self.position)
+        return found[0] if found else self.text[self.position : self.position + 1]
+
+    def at(self, start: int, width: int) -> Source:
+        return Source(path=_ARGUMENT, line=1, column=start + 1, width=width, text=self.text)
+
+    def word(self, expected: str) -> tuple[str, Source]:
+        """The next word and its place."""
+        word = self.next()
+        if not _WORD.match(word):
+            raise self.unexpected(expected)
+        start, self.position = self.position, self.position + len(word)
+        return word, self.at(start, len(word))
+
+    def sign(self, *signs: str) -> str:
+        """The next sign, which is one of these."""
+        sign = self.next()
+        if sign not in signs:
+            raise self.unexpected(" or ".join(f"'{each}'" for each in signs))
+        self.position += 1
+        return sign
+
+    def unexpected(self, expected: str) -> SpecError:
+        found = self.next()
+        at = self.at(self.position, max(1, len(found)))
+        if found and found in _QUOTES:
+            message, hint = "names and values stand without quotes", "leave the quotes out"
+            return SpecError(Problem(message=message, at=at, help=hint))
+        note = f"got '{found}'" if found else "the text ends here"
+        return SpecError(
+            Problem(message=f"expected {expected}", at=at, note=note, help=f"write {_EXAMPLE}")
+        )
+
+
 def _sections(text: str) -> dict[str, list[_Entry]]:
     """`name = {key: value, ...}, ...` by name. Raises SpecError at what is not of that form."""
-
-    def place(start: int, end: int) -> Source:
-        width = max(1, end - start)
-        return Source(path=_ARGUMENT, line=1, column=start + 1, width=width, text=text)
-
+    scanner = _Scanner(text)
     sections: dict[str, list[_Entry]] = {}
     problems: list[Problem] = []
-    position = 0
-    while position < len(text):
-        found = _SECTION.match(text, position)
-        if not found:
-            opened = _OPENED.match(text, position)
-            if opened and text[opened.end() : opened.end() + 1] != "}":
-                at = place(opened.start("brace"), opened.end("brace"))
-                message, hint = "this '{' is not closed", "add '}' behind its last setting"
-                raise SpecError(Problem(message=message, at=at, help=hint))
-            at = place(position, len(text))
-            raise SpecError(
-                Problem(message="this is no group of settings", at=at, help=f"write {_EXAMPLE}")
-            )
-        name, at = found["name"], place(*found.span("name"))
+    while not sections or scanner.next():
+        if sections:
+            scanner.sign(",")
+        name, at = scanner.word(" or ".join(SECTIONS))
         if name not in SECTIONS:
             hint = did_you_mean(name, SECTIONS)
             problems.append(Problem(message=f"unknown section '{name}'", at=at, help=hint))
         if name in sections:
             problems.append(Problem(message=f"'{name}' is given twice", at=at))
-        sections[name] = []
-        start = found.start("body")
-        for part in found["body"].split(","):
-            entry = _ENTRY.fullmatch(part)
-            if entry:
-                spans = [place(start + a, start + b) for a, b in map(entry.span, ("key", "value"))]
-                sections[name].append(_Entry(entry["key"], spans[0], entry["value"], spans[1]))
-            elif part.strip() or found["body"].strip():
-                at = place(start, start + len(part))
-                problems.append(
-                    Problem(message="this is no setting", at=at, help="write KEY: VALUE")
-                )
-            start += len(part) + 1
-        position = found.end()
+        scanner.sign("=")
+        sections[name] = _entries(scanner)
     raise_problems(problems)
     return sections
+
+
+def _entries(scanner: _Scanner) -> list[_Entry]:
+    """`{key: value, ...}`."""
+    scanner.sign("{")
+    opened = scanner.position - 1
+    entries: list[_Entry] = []
+    ended = scanner.next() == "}" and scanner.sign("}")
+    while not ended:
+        if not scanner.next() or _NEXT_SECTION.match(scanner.text, scanner.position):
+            raise _unclosed(scanner, opened)
+        key, key_at = scanner.word("a group")
+        scanner.sign(":")
+        value, at = scanner.word("a value")
+        entries.append(_Entry(key, key_at, value, at))
+        if not scanner.next():
+            raise _unclosed(scanner, opened)
+        ended = scanner.sign(",", "}") == "}"
+    return entries
+
+
+def _unclosed(scanner: _Scanner, opened: int) -> SpecError:
+    message, hint = "this '{' is not closed", "add '}' behind its last setting"
+    return SpecError(Problem(message=message, at=scanner.at(opened, 1), help=hint))
 
 
 def _read_entries(
