@@ -1,5 +1,6 @@
 """YAML files whose values know where they stand. This module knows no field by name."""
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -201,8 +202,41 @@ def parse_yaml(text: str, shown: str) -> tuple[Located | None, list[Problem]]:
 
 
 def parse_json(text: str, shown: str) -> tuple[Located | None, list[Problem]]:
-    """JSON text -> as `parse_yaml`, which reads it once it is written as the part of YAML it is."""
+    """JSON text -> as `parse_yaml`, which reads it once it is written as the part of YAML it is.
+
+    What is YAML and no JSON is refused. NaN and Infinity, which Python reads, come as texts.
+    """
+    if not text.strip():
+        return None, []
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return None, [_json_problem(error, shown)]
+    except (RecursionError, ValueError):
+        pass  # nested too deep, or a number of too many digits: the other reader says where
     return parse_yaml(_as_yaml(text), shown)
+
+
+def _json_problem(error: json.JSONDecodeError, shown: str) -> Problem:
+    """Where a text is no JSON, and what to do about what people write most."""
+    position, note, hint = error.pos, error.msg[:1].lower() + error.msg[1:], ""
+    before = error.doc[:position].rstrip()
+    found = error.doc[position : position + 1]
+    if (before.endswith(",") and found in "]}") or "trailing comma" in note:
+        position, note = error.doc.rindex(",", 0, position + 1), "nothing comes after this comma"
+        hint = "remove it"
+    elif found == "'":
+        hint = 'texts and names stand in double quotes: "'
+    elif found and found in "#/":
+        hint = "JSON has no comments: remove it"
+    elif "','" in note:
+        hint = "a ',' is missing, or a bracket before it is not closed"
+    elif not found:
+        hint = "a bracket or quote is not closed"
+    lines = error.doc[:position].split("\n")
+    whole = error.doc.split("\n")[len(lines) - 1].rstrip("\r")
+    at = Source(path=shown, line=len(lines), column=len(lines[-1]) + 1, text=whole)
+    return Problem(message="the file is not valid JSON", at=at, note=note, help=hint)
 
 
 def _as_yaml(text: str) -> str:

@@ -32,15 +32,21 @@ SCHEMAS = Path(__file__).parent / "schemas"
 
 
 def load_yaml(
-    path: Path, schema: str, *, shown: str = "", variants: Mapping[str, str] | None = None
+    path: Path,
+    schema: str,
+    *,
+    shown: str = "",
+    variants: Mapping[str, str] | None = None,
+    parse: Callable[[str, str], tuple[Located | None, list[Problem]]] = parse_yaml,
 ) -> Located:
     """Read a YAML file and check it against `ttc/schemas/<schema>.schema.json`.
 
     `shown` is the path to print in errors; `variants` has, by a field, the schema of the files that
-    give it. Raises SpecError with all problems of the file, UsageError when there is no such file.
+    give it; `parse` is `parse_json` for JSON. Raises SpecError with all problems of the file,
+    UsageError when there is no such file.
     """
     shown = shown or str(path)
-    root, problems = parse_yaml(read_text(path, shown=shown), shown)
+    root, problems = parse(read_text(path, shown=shown), shown)
     if root is None:
         fields = load_schema(schema).get("required", [])
         help_text = f"expected the fields {', '.join(fields)}" if fields else ""

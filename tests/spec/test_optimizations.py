@@ -279,6 +279,8 @@ def test_bad_arguments_are_located(text: str, column: int, message: str) -> None
         ('{"decoders": {"0": {"fidelity_cfg": {"LI_FF2": "LOFI", "LI_FF2": "HIFI2"}}}}', "LI_FF2"),
         ('{"decoders": {"0": {"fidelity_cfg": {}}, "00": {"fidelity_cfg": {}}}}', "is set twice"),
         ('{"layers": {}}', "layers"),
+        ('{"decoders": {"0": {"fidelity_cfg": {"LI_FF2": "LOFI",}}}}', "remove it"),
+        ("decoders: {0: {fidelity_cfg: {}}}", "not valid JSON"),
         ("", "empty"),
     ],
 )

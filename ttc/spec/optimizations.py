@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ttc.errors import Problem, Source, SpecError, UsageError, did_you_mean
-from ttc.located import raise_problems
+from ttc.located import parse_json, raise_problems
 from ttc.schema import load_yaml
 from ttc.spec import library
 from ttc.spec.groups import Setting, Settings, ranges
@@ -128,7 +128,7 @@ def load_decoder_config(path: Path, below: PrecisionProfile) -> PrecisionProfile
 
     Raises SpecError with every problem of the file, UsageError when there is no such file.
     """
-    data = load_yaml(path, "decoder_config", shown=library.shown(path))
+    data = load_yaml(path, "decoder_config", shown=library.shown(path), parse=parse_json)
     problems: list[Problem] = []
     decoders: dict[int, Mapping[str, Setting]] = {}
     for number, entry in data["decoders"].fields().items():
