@@ -118,6 +118,26 @@ def test_prompts_of_a_file_and_their_order(run: Run, tmp_path: Path) -> None:
     assert second["cached_tokens"] == "0"
 
 
+def test_prompts_of_a_file_that_are_too_long(run: Run, tmp_path: Path) -> None:
+    """All of them are said, each with its place, and nobody is answered."""
+    prompts = tmp_path / "prompts.json"
+    entries = [{"prompt": text} for text in ("Hello", "Hello " * 200, "Bye", "Bye " * 300)]
+    prompts.write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]")
+    code, out, error = run.ended("--prompts", prompts, "--batch", "2")
+    assert (code, out) == (2, "")
+    assert error.count("error: the prompt has ") == 2
+    for place, which in ((f"{prompts}:3:1", "2 of 4"), (f"{prompts}:5:1", "4 of 4")):
+        assert place in error
+        assert f"= prompt {which}\n" in error
+
+
+def test_a_chat_that_cannot_draw(artefact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["chat", str(artefact), "--seed", "1"])
+    assert ended.value.code == 2
+    assert "nothing is drawn, as seed=1 would have it" in capsys.readouterr().err
+
+
 def test_instruct_and_raw_prompts(run: Run) -> None:
     options = ["-p", "Hello", "--max-new-tokens", "1"]
     assert run(*options)["outputs"][0]["prompt_tokens"] == len("u:Hello\na:")
@@ -188,6 +208,21 @@ REFUSED = {
     "large_penalty": ["-p", "Hello", "--presence-penalty", "3"],
     "no_repetition_penalty": ["-p", "Hello", "--repetition-penalty", "0"],
     "negative_seed": ["-p", "Hello", "--seed", "-1"],
+    "seed_of_a_greedy_choice": ["-p", "Hello", "--seed", "1"],
+    "draw_at_temperature_0": [
+        "-p",
+        "Hello",
+        "--temperature",
+        "0",
+        "--top-p",
+        "0.9",
+        "--top-k",
+        "4",
+    ],
+    "draw_in_a_greedy_mode": ["--mode", "batch-1", "--top-k", "5"],
+    "logprobs_without_json": ["-p", "Hello", "--logprobs"],
+    "system_without_template": ["-p", "Hello", "--no-instruct", "--system", "Be brief."],
+    "second_prompt_too_long": ["-p", "Hello", "-p", "Hello " * 200],
     "empty_stop_string": ["-p", "Hello", "--stop", ""],
     "prompt_not_unicode": ["-p", "a\udcffb"],
     "system_not_unicode": ["-p", "a", "--system", "\ud800"],
@@ -226,6 +261,8 @@ def test_users_from_python(artefact: Path) -> None:
         ):
             with pytest.raises(UsageError, match=words):
                 model.add(bad)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(UsageError, match=r"nothing is drawn, as top_p=0\.5 and seed=0 would"):
+            model.add("Hello", top_p=0.5, seed=0, top_k=1)
         with pytest.raises(UsageError, match="there is no setting 'max_tokens'"):
             model.add("Hello", max_tokens=4)  # pyright: ignore[reportCallIssue]
         with pytest.raises(UsageError, match="the model still serves 3 requests"):

@@ -133,7 +133,7 @@ StopAtEos = Annotated[
     bool, typer.Option("--stop-at-eos/--no-stop-at-eos", help="End at the model's end tokens.")
 ]
 Stops = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends the answer.")]
-Temperature = Annotated[float | None, typer.Option(help="0 is greedy.")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy: nothing is drawn.")]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k best; 0 is all.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the best that sum to it.")]
 Seed = Annotated[int | None, typer.Option(help="Repeats the same draw.")]

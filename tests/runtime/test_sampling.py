@@ -1,6 +1,7 @@
 """Sampling: which tokens can be drawn, how often, penalties, and settings out of range."""
 
 # pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false, reportUnknownVariableType=false
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,17 @@ import pytest
 from scipy.stats import chisquare
 
 from ttc.errors import ArtefactError, UsageError
-from ttc.runtime.sampling import BELOW_ONE, LIKELIEST, Draw, Sampler, Sampling, logprob, sample
+from ttc.runtime.request import Settings
+from ttc.runtime.sampling import (
+    BELOW_ONE,
+    LIKELIEST,
+    Draw,
+    Sampler,
+    Sampling,
+    chosen_sampling,
+    logprob,
+    sample,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -187,6 +198,32 @@ def test_what_a_device_can_draw(how: Sampling, expected: Draw | None) -> None:
 def test_settings_out_of_range(how: Sampling, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         how.check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"),
+    [
+        ({"seed": 0}, "seed=0"),
+        ({"temperature": 0, "top_p": 0.9, "top_k": 40}, "top_k=40 and top_p=0.9"),
+        ({"temperature": 0.7, "top_p": 0.9, "top_k": 40, "seed": 1}, ""),
+        ({"temperature": 0, "top_k": 1, "top_p": 1.0, "seed": None}, ""),
+        ({"top_k": 0, "repetition_penalty": 1.1}, ""),
+    ],
+)
+def test_settings_of_a_draw_need_one(settings: Settings, idle: str, tmp_path: Path) -> None:
+    if not idle:
+        assert chosen_sampling(tmp_path, settings) == Sampling().changed(settings)
+        return
+    with pytest.raises(UsageError, match=f"nothing is drawn, as {idle} would have it"):
+        chosen_sampling(tmp_path, settings)
+
+
+def test_a_model_that_asks_for_sampling_has_a_temperature(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
+    assert chosen_sampling(tmp_path, {"seed": 3}).temperature == 0.6
+    assert chosen_sampling(tmp_path, {"temperature": 0}).greedy
+    with pytest.raises(UsageError, match="nothing is drawn"):
+        chosen_sampling(tmp_path, {"temperature": 0, "seed": 3})
 
 
 def test_all_bad_settings_are_reported_together() -> None:

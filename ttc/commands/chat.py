@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ttc import api
 from ttc.commands.environment import environment, load_model_of, open_input, open_screen
-from ttc.commands.groups import check_settings, sampling_settings, takes
+from ttc.commands.groups import check_sampling, check_settings, sampling_settings, takes
 from ttc.errors import Problem, UsageError, did_you_mean
 from ttc.options import (
     ArtefactFolder,
@@ -63,6 +64,7 @@ def chat(
     check_text(system, "--system")
     settings["max_new_tokens"] = max_new_tokens
     check_settings(settings)
+    check_sampling(settings, api.opened(artefact, mesh=mesh, need_weights=False).folder)
     model = load_model_of(
         screen,
         environment(context_),

@@ -97,6 +97,13 @@ def check_settings(settings: Settings) -> None:
     Sampling().changed(settings).check()
 
 
+def check_sampling(settings: Settings, artefact: Path) -> None:
+    """Raise UsageError for what is wrong with this model's own settings below."""
+    from ttc.runtime.sampling import chosen_sampling
+
+    chosen_sampling(artefact, settings)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
     """On what profiles of one spec are measured."""

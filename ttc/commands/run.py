@@ -2,7 +2,7 @@
 
 # pyright: reportUnknownMemberType=false
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 from ttc import api
 from ttc.api import DEFAULT_CACHE
 from ttc.commands.environment import environment, load_model_of, open_input, open_screen
-from ttc.commands.groups import check_settings, sampling_settings, takes
+from ttc.commands.groups import check_sampling, check_settings, sampling_settings, takes
 from ttc.commands.outputs import check_file
 from ttc.errors import Problem, UsageError
 from ttc.options import (
@@ -37,6 +37,7 @@ from ttc.screen import Screen, summary_table
 if TYPE_CHECKING:
     from ttc.accuracy.run import ReferenceText
     from ttc.runtime.engine import Output
+    from ttc.runtime.generate import Generation
     from ttc.runtime.model import Model
     from ttc.runtime.summary import Summary
 
@@ -125,6 +126,10 @@ def run(
         fit_context=chosen is not None and chosen.fit_context,
     )
     job.check()
+    if logprobs and not as_json:
+        raise UsageError(
+            Problem(message="--logprobs are part of --json", help="add --json, or leave them out")
+        )
     if csv is not None:
         check_file(csv, "--csv")
     if (reference or weights) and not token_accuracy:
@@ -135,6 +140,7 @@ def run(
             )
         )
     manifest = api.opened(artefact, mesh=mesh, need_weights=False).manifest
+    check_sampling(job.settings, artefact)
     _check_blocks(manifest, page_block_size)
     serving = Serving(
         batch=job.users if chosen else batch,
@@ -228,7 +234,7 @@ def answer_all(
     for number, entries in enumerate(job.batches()):
         model.engine.forget()  # of the batch before, which would be found again
         asked = [job.ask(screen, model, each) for each in entries]
-        generation = model.generation(asked, **job.settings)
+        generation = _generation(model, job, entries, asked)
         for piece in generation:
             if len(asked) == 1:
                 screen.stream(piece.text)
@@ -245,6 +251,39 @@ def answer_all(
             )
         )
     return records, summaries
+
+
+def _generation(
+    model: "Model",
+    job: Job,
+    entries: Sequence[Prompt | FilePrompt],
+    asked: Sequence[Prompt],
+) -> "Generation":
+    """What answers all prompts. UsageError with all that cannot be asked, each with its place:
+    then none is, so that what comes out is never half of what was asked for.
+    """
+    try:
+        return model.generation(asked, **job.settings)
+    except UsageError:
+        if problems := _refused(model, job, entries, asked):
+            raise UsageError(problems) from None
+        raise
+
+
+def _refused(
+    model: "Model", job: Job, entries: Sequence[Prompt | FilePrompt], asked: Sequence[Prompt]
+) -> list[Problem]:
+    """What is wrong with each prompt, once; and which it is, where there are several."""
+    count, found = len(job.prompts), list[Problem]()
+    for entry, prompt in zip(entries, asked, strict=True):
+        try:
+            model.engine.check(model.request(prompt, job.settings))
+        except UsageError as error:
+            of = f"prompt {job.prompts.index(entry) + 1} of {count}"
+            for each in error.problems:
+                problem = replace(each, details=(*each.details, of)) if count > 1 else each
+                found.append(entry.placed(problem) if isinstance(entry, FilePrompt) else problem)
+    return list(dict.fromkeys(found))
 
 
 def output_record(prompt: Prompt, output: "Output") -> dict[str, Any]:

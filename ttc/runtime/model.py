@@ -1,13 +1,11 @@
 """A loaded artefact: text in, text out, or token ids in and logits out."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from operator import index
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack, cast
+from typing import Self, Unpack, cast
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from ttc.runtime.generate import Generation, check_idle
 from ttc.runtime.program import load_program
 from ttc.runtime.replica import Logits
 from ttc.runtime.request import Limits, Message, Prompt, Serving, Settings, check_settings
-from ttc.runtime.sampling import Sampling
+from ttc.runtime.sampling import Sampling, chosen_sampling
 from ttc.runtime.session import open_session
 from ttc.runtime.tokens import Tokenizer, load_tokenizer
 
@@ -195,7 +193,7 @@ class Model:
 
     def sampling(self, settings: Settings) -> Sampling:
         """The settings given, over those of the model's generation_config.json."""
-        return default_sampling(self.artefact.folder).changed(settings)
+        return chosen_sampling(self.artefact.folder, settings)
 
 
 def _token_ids(prompt: Sequence[int]) -> tuple[int, ...]:
@@ -221,22 +219,6 @@ class _Texts:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._model.tokenizer.decode(ids)
-
-
-def default_sampling(folder: Path) -> Sampling:
-    """What generation_config.json asks for; greedy unless it asks for sampling."""
-    path = folder / "generation_config.json"
-    config = cast(dict[str, Any], json.loads(path.read_text())) if path.exists() else {}
-    if not config.get("do_sample"):
-        return Sampling()
-    # 1.0, 50 and 1.0 are what Hugging Face samples with where the file does not say.
-    given = {name: value for name, value in config.items() if value is not None}
-    return Sampling(
-        temperature=float(given.get("temperature", 1.0)),
-        top_k=int(given.get("top_k", 0 if "top_k" in config else 50)),
-        top_p=float(given.get("top_p", 1.0)),
-        repetition_penalty=float(given.get("repetition_penalty", 1.0)),
-    )
 
 
 def _messages(prompt: Prompt) -> Iterable[Message]:

@@ -35,6 +35,12 @@ class FilePrompt:
         text = f"```{self.context}```\n\n{self.prompt}" if instruct else self.context + self.prompt
         return Prompt(text=text, chat=instruct)
 
+    def placed(self, problem: Problem) -> Problem:
+        """What is wrong with it, at its place in the file; the problem's own place stays."""
+        if problem.at is None:
+            return _short(replace(problem, at=self.at))
+        return replace(problem, details=(*problem.details, f"the prompt is at {self.at}"))
+
 
 def read_prompts(path: Path, *, cache: Path) -> tuple[FilePrompt, ...]:
     """The entries of a JSON file: [{"prompt": ..., "context": ..., "max_length": ...}, ...].

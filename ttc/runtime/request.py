@@ -42,7 +42,8 @@ class Prompt:
             raise UsageError(
                 Problem(
                     message="messages and a system prompt need the chat template",
-                    help="leave out --no-chat-template (chat=False), or write them into the prompt",
+                    help="leave out --no-instruct or --no-chat-template (chat=False), or write "
+                    "them into the prompt",
                 )
             )
 
@@ -61,7 +62,8 @@ class Settings(TypedDict, total=False):
     max_new_tokens                   128
     temperature, top_k, top_p, seed, repetition_penalty, presence_penalty, frequency_penalty
                                      see Sampling; the defaults are those of the model's
-                                     generation_config.json if it asks for sampling, else greedy
+                                     generation_config.json if it asks for sampling, else greedy,
+                                     where top_k, top_p and seed are refused
     stop                             a text, or several, that end the answer and are not part of it
     stop_at_eos                      whether the model's own end tokens end the answer; True
     logprobs                         whether outputs have the log-probability of each token; False

@@ -1,9 +1,11 @@
 """From logits to the next token: penalties, temperature, top-k and top-p, drawn with a seed."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -139,6 +141,50 @@ _RANGES: Mapping[str, _Range] = {
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
 }
+
+
+def default_sampling(folder: Path) -> Sampling:
+    """What generation_config.json asks for; greedy unless it asks for sampling."""
+    path = folder / "generation_config.json"
+    config = cast(dict[str, Any], json.loads(path.read_text())) if path.exists() else {}
+    if not config.get("do_sample"):
+        return Sampling()
+    # 1.0, 50 and 1.0 are what Hugging Face samples with where the file does not say.
+    given = {name: value for name, value in config.items() if value is not None}
+    return Sampling(
+        temperature=float(given.get("temperature", 1.0)),
+        top_k=int(given.get("top_k", 0 if "top_k" in config else 50)),
+        top_p=float(given.get("top_p", 1.0)),
+        repetition_penalty=float(given.get("repetition_penalty", 1.0)),
+    )
+
+
+_OF_A_DRAW: Mapping[str, tuple[float, ...]] = {"top_k": (0, 1), "top_p": (1.0,), "seed": ()}
+"""Settings that say how to draw, and those of their values that a greedy choice holds as well."""
+
+
+def chosen_sampling(folder: Path, settings: Settings) -> Sampling:
+    """What is asked for, over what the generation_config.json of a folder asks for.
+
+    UsageError for settings out of range, and for those of a draw where nothing is drawn.
+    """
+    how = default_sampling(folder).changed(settings)
+    how.check()
+    given = {name: settings.get(name) for name in _OF_A_DRAW}
+    idle = [
+        name for name, value in given.items() if value is not None and value not in _OF_A_DRAW[name]
+    ]
+    if idle and how.temperature == 0.0:
+        names = " and ".join(f"{name}={given[name]}" for name in idle)
+        raise UsageError(
+            Problem(
+                message=f"nothing is drawn, as {names} would have it",
+                note="the temperature is 0: the choice is greedy",
+                help="add a temperature, for example temperature=0.7 (--temperature 0.7), or leave "
+                f"{' and '.join(idle)} out",
+            )
+        )
+    return how
 
 
 class Sampler:
