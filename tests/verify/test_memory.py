@@ -80,12 +80,27 @@ def test_planned_memory_is_what_ttnn_allocates(
     assert sampling_operations(built.plan.head) == seen.sample_ops
 
 
-def test_products_with_all_keys_of_a_cache_leave_room_for_what_stays_in_l1(
-    mock_host: MockHost, tmp_path: Path
+@pytest.mark.parametrize(
+    ("spec", "mesh", "precision", "context", "chunk"),
+    [
+        # Products with all keys of a cache, on a mesh whose collectives keep buffers.
+        ("gemma-2-9b", "T3K", "performance", 8192, 768),
+        # Heads of 256 in bf16: 256 queries at once do not fit.
+        ("gemma-3-1b-it", "N150", "bf16", 4096, 2048),
+    ],
+)
+def test_attention_of_long_prompts_fits_in_l1(
+    mock_host: MockHost,
+    tmp_path: Path,
+    spec: str,
+    mesh: str,
+    precision: str,
+    context: int,
+    chunk: int,
 ) -> None:
-    mesh = load_mesh("T3K")  # whose collectives keep buffers
-    built = compiled("gemma-2-9b", mesh, "performance", batch=1, context=8192, chunk=768)
-    seen = report(mock_host, tmp_path, built, mesh)
+    board = load_mesh(mesh)
+    built = compiled(spec, board, precision, batch=1, context=context, chunk=chunk)
+    seen = report(mock_host, tmp_path, built, board)
     assert seen.findings == ()
     assert 0.95 < built.plan.memory.l1_peak_bytes_per_core / seen.l1_peak_bytes_per_core < 1.1
 

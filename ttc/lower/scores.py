@@ -121,8 +121,8 @@ def _programs(
         return (), ()
     tokens, keys = scores.by_head[2:]
     to_scores, to_results = (
-        (("program_config", constants.program(product.program, name, op.node.out)),)
-        for product, name in zip(
+        (("program_config", constants.program(program, name, op.node.out)),)
+        for program, name in zip(
             scores.products,
             (f"SCORES_{tokens}X{keys}", f"RESULTS_{tokens}X{keys}"),
             strict=True,

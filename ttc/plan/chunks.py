@@ -7,7 +7,7 @@ so that a program exists for each bucket, not for each length.
 from collections.abc import Callable, Sequence
 
 from ttc.plan.plan import Choice
-from ttc.plan.prefill import KEY_TOKENS
+from ttc.plan.sdpa import KEY_TOKENS
 
 # The smallest bucket: fewer rows would leave most rows of cores idle.
 SMALLEST_BUCKET_TOKENS = 128

@@ -19,7 +19,6 @@ from ttc.plan.plan import (
     PlannedNorm,
     PlannedOp,
 )
-from ttc.plan.scores import Scores
 
 BF16_TILE = TILE_BYTES["bf16"]
 
@@ -64,8 +63,8 @@ def buffer_bytes(op: PlannedOp, free: int, cores: int) -> int:
             return _parts_bytes(op, cores)
         case PlannedLinear():
             return max(op.buffer_bytes)
-        case PlannedAttention(scores=Scores(products=(first, second))):
-            return max(first.buffer_bytes, second.buffer_bytes)
+        case PlannedAttention() if op.buffer_bytes:
+            return op.buffer_bytes
         case PlannedNorm(program=None):
             return _interleaved_norm_bytes(op, free)
         case PlannedNorm(program=program) if program is not None:

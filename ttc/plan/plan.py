@@ -220,7 +220,8 @@ class PlannedAttention:
     With `scores` there is no `program`: the attention is made of products of its own.
     `continues`: a prefill that reads the keys and values of earlier chunks from the cache, its own
     among them; its attention writes heads, `gathered`, which are joined. `prompts`: of so many
-    prompts, of which each attends to itself.
+    prompts, of which each attends to itself. `buffer_bytes` of L1 on a core: planned for
+    prefills.
     """
 
     node: Attention
@@ -239,6 +240,7 @@ class PlannedAttention:
     scores: Scores | None = None
     continues: bool = False
     prompts: int = 1
+    buffer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import gcd
 
 from ttc.graph.graph import Graph
 from ttc.graph.nodes import (
@@ -40,24 +39,14 @@ from ttc.plan.plan import (
     PlannedSplitQkv,
     PlannedUnary,
 )
-from ttc.plan.programs import SdpaProgram
 from ttc.plan.scores import Scores, continued_scores, prefill_scores, with_products
+from ttc.plan.sdpa import plan_sdpa, sdpa_bytes
 from ttc.plan.setting import MATMUL_GROUPS, Setting, window_of
 from ttc.plan.tables import RopeForm
 from ttc.plan.walk import Planners, Values, plan_nodes
 from ttc.plan.weights import HEADS, ROWS
 from ttc.spec.precision import EffectivePrecision, Fidelity
 from ttc.spec.taken_names import stored_name
-
-# Queries that a core takes at once: many of long prompts, few of short ones so that many cores are
-# at work (tt-transformers' values for both architectures).
-LONG_PROMPT_TOKENS = 2048
-LONG_QUERY_TOKENS = 256
-SHORT_QUERY_TOKENS = 64
-
-# Keys that queries meet at once, in every prefill: sums are rounded after so many, and a prompt
-# gives the same numbers however it is cut.
-KEY_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,20 +94,32 @@ def continue_prompt(phase: PhasePlan, keys: int, setting: Setting) -> PhasePlan:
 def _continued(op: PlannedAttention, keys: int, context: int, setting: Setting) -> PlannedAttention:
     if op.scores is not None:
         scores = continued_scores(op.scores, context=context, kv_dtype=op.kv_dtype)
-        scores = _with_products(scores, op.kv_dtype, op.compute, setting)
-        return replace(op, continues=True, scores=scores)
+        scores, size = _with_products(scores, op.kv_dtype, op.compute, setting)
+        return replace(op, continues=True, scores=scores, buffer_bytes=size)
     assert op.program is not None, "what is not made of products has a program"
     q_chunk = min(op.program.q_chunk_tokens, keys)
-    prompts, tokens, width = op.prompts, op.out.shape[2] // op.prompts, op.out.shape[3]
+    program = replace(op.program, q_chunk_tokens=q_chunk, k_chunk_tokens=keys)
+    prompts, tokens, head_dim = op.prompts, op.out.shape[2] // op.prompts, setting.dims.head_dim
+    size = sdpa_bytes(
+        program,
+        head_dim=head_dim,
+        dtype=op.out.dtype,
+        kv_dtype=op.kv_dtype,
+        window=op.window,
+        compute=op.compute,
+    )
     return replace(
         op,
         continues=True,
-        program=replace(op.program, q_chunk_tokens=q_chunk, k_chunk_tokens=keys),
-        gathered=replace(op.out, shape=(prompts, op.heads, tokens, width // op.heads)),
+        program=program,
+        buffer_bytes=size,
+        gathered=replace(op.out, shape=(prompts, op.heads, tokens, head_dim)),
     )
 
 
-def _with_products(scores: Scores, kv_dtype: DType, compute: Fidelity, setting: Setting) -> Scores:
+def _with_products(
+    scores: Scores, kv_dtype: DType, compute: Fidelity, setting: Setting
+) -> tuple[Scores, int]:
     chip, kept = setting.chip, setting.kept_l1_bytes
     return with_products(scores, kv_dtype=kv_dtype, compute=compute, chip=chip, kept_bytes=kept)
 
@@ -249,22 +250,27 @@ def _attention(
     node: Attention, step: PrefillStep, values: Values
 ) -> tuple[PlannedAttention, Values]:
     setting, q, k = step.setting, values[node.q], values[node.k]
-    dims, grid = setting.dims, setting.chip.grid
+    dims = setting.dims
     kv_dtype = step.precision.dtype("kv_cache", "prefill")
-    queries = LONG_QUERY_TOKENS if step.tokens >= LONG_PROMPT_TOKENS else SHORT_QUERY_TOKENS
-    program = SdpaProgram(
-        grid=(grid.x, grid.y),
-        q_chunk_tokens=gcd(queries, step.tokens),
-        k_chunk_tokens=min(KEY_TOKENS, step.tokens),
-    )
     width = dims.heads * dims.head_dim
     out = TensorPlan(shape=(1, 1, step.rows, width), dtype=q.dtype, placement=DRAM)
-    window, scores = window_of(node, setting), None
+    window, program, scores = window_of(node, setting), None, None
     compute = step.precision.fidelity("sdpa_prefill", "prefill")
     if node.cap:
         out = replace(out, dtype="bf16")
         scores = prefill_scores(node.cap, window, dims, users=setting.slots, tokens=step.tokens)
-        scores = _with_products(scores, kv_dtype, compute, setting)
+        scores, size = _with_products(scores, kv_dtype, compute, setting)
+    else:
+        program, size = plan_sdpa(
+            step.tokens,
+            head_dim=dims.head_dim,
+            dtype=q.dtype,
+            kv_dtype=kv_dtype,
+            window=window,
+            compute=compute,
+            chip=setting.chip,
+            kept_bytes=setting.kept_l1_bytes,
+        )
     op = PlannedAttention(
         node=node,
         decode=False,
@@ -274,7 +280,8 @@ def _attention(
         cast_kv=k.dtype != kv_dtype,
         kv_dtype=kv_dtype,
         fused_update=False,
-        program=None if scores else program,
+        program=program,
+        buffer_bytes=size,
         compute=compute,
         gathered=out,
         split=out,

@@ -16,14 +16,6 @@ from ttc.spec.precision import Fidelity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
-    """A product of the queries of a prompt, as a program and the bytes of L1 that it takes."""
-
-    program: MulticastMatmul
-    buffer_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """softmax(cap * tanh(q k^T * scale / cap) + mask) v, one operation after the other.
 
@@ -35,8 +27,8 @@ class Scores:
     users    of the cache
     cached   a chunk that continues a prompt: keys of its user, or values, taken out of the cache,
              where the cache is not all the user's
-    products the two products of a prompt; what ttnn takes for itself can be more than L1 has, and
-             a decode step leaves it to ttnn: one row of tiles is little
+    products programs of a prompt's two products; what ttnn takes for itself can be more than L1
+             has, and a decode step leaves it to ttnn: one row of tiles is little
     """
 
     cap: float
@@ -47,7 +39,7 @@ class Scores:
     by_head: tuple[int, int, int, int]
     users: int
     cached: TensorPlan | None = None
-    products: tuple[Product, Product] | None = None
+    products: tuple[MulticastMatmul, MulticastMatmul] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +112,14 @@ def continued_scores(scores: Scores, *, context: int, kv_dtype: DType) -> Scores
 
 def with_products(
     scores: Scores, *, kv_dtype: DType, compute: Fidelity, chip: Chip, kept_bytes: int
-) -> Scores:
-    """The products of a prompt's queries with its keys, and of its weights with its values."""
+) -> tuple[Scores, int]:
+    """Programs for the products of a prompt's queries with its keys, and of its weights with its
+    values; and the bytes of L1 that the larger takes.
+    """
     _, kv_heads, rows, keys = scores.scores.shape
     head_dim = scores.queries.shape[3]
 
-    def product(depth: int, columns: int) -> Product:
+    def product(depth: int, columns: int) -> tuple[MulticastMatmul, int]:
         program, size = plan_multicast(
             tokens=rows,
             rows=depth,
@@ -137,9 +131,10 @@ def with_products(
             chip=chip,
             kept_bytes=kept_bytes,
         )
-        return Product(program=replace(program, fuse_batch=kv_heads == 1), buffer_bytes=size)
+        return replace(program, fuse_batch=kv_heads == 1), size
 
-    return replace(scores, products=(product(head_dim, keys), product(keys, head_dim)))
+    (first, first_bytes), (second, second_bytes) = product(head_dim, keys), product(keys, head_dim)
+    return replace(scores, products=(first, second)), max(first_bytes, second_bytes)
 
 
 def _in_dram(shape: tuple[int, int, int, int]) -> TensorPlan:
