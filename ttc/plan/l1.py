@@ -1,7 +1,8 @@
 """Bytes of a core's L1: the shards that are alive and the buffers of the running operation.
 
-Buffers of matmuls are planned with their programs; those of the other operations are what ttnn
-0.81.1 reports on mock boards (`extract_resource_usage_per_core`) for widths of 512 to 16384.
+Buffers of matmuls and of attention over prompts are planned with their programs; those of the other
+operations are what ttnn 0.81.1 reports on mock boards (`extract_resource_usage_per_core`) for
+widths of 512 to 16384.
 """
 
 from collections.abc import Sequence
