@@ -104,6 +104,28 @@ def test_a_window_that_contradicts_the_kinds() -> None:
     assert read("mistral", sliding_window=-5).wrong == (
         "sliding_window is -5, expected a number from 0",
     )
+    assert read("mistral", sliding_window=0).wrong == (
+        "sliding_window is 0, expected a number above 0, or null for none",
+    )
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "mistral", "phi3"])
+def test_biases_that_a_class_does_not_ask_for(architecture: str) -> None:
+    """What biases there are is fixed, and a checkpoint with others has tensors without a name."""
+    reading = read(architecture, attention_bias=True, mlp_bias=True)
+    assert reading.wrong == ()
+    assert reading.ignored["attention_bias"] == "the class does not read it"
+    assert read("olmo2", mlp_bias=True).wrong == ("mlp_bias is true, the architecture has false",)
+
+
+def test_longrope_without_an_original_context_reaches_beyond_the_one_there_is() -> None:
+    factors = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
+    scaling = {"rope_type": "longrope", "factor": 4.0, **factors}
+    reading = read(rope_scaling=scaling)
+    assert reading.wrong == ()
+    assert reading.values["max_context_tokens"] == 1024
+    beside = read(rope_scaling=scaling, original_max_position_embeddings=64)
+    assert beside.values["max_context_tokens"] == 256
 
 
 def test_two_tables_in_both_spellings() -> None:

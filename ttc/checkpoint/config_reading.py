@@ -22,7 +22,7 @@ from ttc.spec.config_keys import (
     OptionRule,
     Rule,
 )
-from ttc.spec.rope import Dynamic, Rope, Yarn
+from ttc.spec.rope import Dynamic, LongRope, Rope, Yarn
 
 TEXT_PARTS = ("text_config", "llm_config")  # where files of models with vision keep the text model
 MOST_LAYERS = 10_000  # a limit for what is made of each
@@ -190,6 +190,8 @@ class _Reader:
                 self.wrong.append(f"{key} is null, but there are {kind} decoders")
             elif is_number(value) and value < 0:
                 self.wrong.append(f"{key} is {value}, expected a number from 0")
+            elif value == 0 and 0 in (rule.none, rule.absent):  # which stands for none of it
+                self.wrong.append(f"{key} is 0, expected a number above 0, or null for none")
         self._read(f"numbers.{name}", rule, _plain, needed=bool(of))
 
     def _constant(self, says: float | bool | str | None) -> Any:
@@ -210,7 +212,7 @@ class _Reader:
         self.ignored |= {key: why for key, why in reader.ignored.items() if key not in self.used}
         self.wrong += reader.wrong
         match rope:  # their context is not the one that max_position_embeddings gives
-            case Dynamic() | Yarn():
+            case Dynamic() | Yarn() | LongRope():
                 longest = round(rope.factor * rope.original_context_tokens)
                 context = self.values.get("max_context_tokens", 0)
                 self.values["max_context_tokens"] = max(context, longest)
@@ -316,7 +318,7 @@ class _Reader:
 
     def _fixed(self) -> None:
         for key, allowed in self.by.fixed.items():
-            if key not in self.config or key in self.used:
+            if key not in self.config or key in self.used or key in self.by.ignored:
                 continue
             value = self.config[key]
             listed = cast(list[object], value if isinstance(value, list) else [])
