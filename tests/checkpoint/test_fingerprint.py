@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,16 @@ def test_a_hash_of_two_contents_is_not_noted(
     monkeypatch.setattr(fingerprint, "_segment", changing)
     fingerprint_file(file, tmp_path / "notes")
     assert not list(tmp_path.glob("notes/*"))
+
+
+def test_a_blob_of_the_hub_has_the_bytes_that_its_name_says(file: Path, tmp_path: Path) -> None:
+    blob = tmp_path / "models--a--b" / "blobs" / sha256(file.read_bytes()).hexdigest()
+    link = tmp_path / "models--a--b" / "snapshots" / "c" / "model.safetensors"
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(file.read_bytes())
+    link.symlink_to(blob)
+    assert fingerprint_file(link) == fingerprint_file(file)
+    change(blob, 10_000)
+    with pytest.raises(CheckpointError, match=f"delete {blob}, and run again"):
+        fingerprint_file(link)

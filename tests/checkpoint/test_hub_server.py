@@ -32,6 +32,13 @@ print(checkpoint.read(checkpoint.names()[0]).sum(), checkpoint.folder)
 """
 
 
+HASHED = """
+import sys
+from ttc.checkpoint.files import open_checkpoint
+print(open_checkpoint(sys.argv[1]).fingerprint)
+"""
+
+
 HEADERS = """
 import sys
 from ttc.checkpoint.headers import open_headers
@@ -283,6 +290,20 @@ def test_an_address_that_is_no_hub(fetch: Fetch, address: str) -> None:
     assert "HF_ENDPOINT" in refused.stderr
     assert address in refused.stderr
     assert "check the network" not in refused.stderr
+
+
+def test_bytes_that_are_not_those_of_the_hub(hub: Hub, fetch: Fetch) -> None:
+    """The client checks how many there are, and names the file by what they should hash to."""
+    path = Path(fetch("org/tiny").stdout.split()[1]) / "model.safetensors"
+    blob = path.resolve()
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    refused = fetch("org/tiny", HASHED)
+    assert f"{path} does not hold the bytes that the hub has" in refused.stderr
+    assert f"delete {blob}, and run again" in refused.stderr
+    blob.unlink()
+    assert fetch("org/tiny", HASHED).returncode == 0
 
 
 def test_a_damaged_file_of_the_local_copy(hub: Hub, fetch: Fetch) -> None:

@@ -13,6 +13,7 @@ from a file counts before they were compared once more.
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from ttc.checkpoint.blobs import how_to_replace, hub_blob
+from ttc.checkpoint.cache import file_sha256
 from ttc.errors import CheckpointError, Problem
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
 SEGMENT_BYTES = 64 << 20
 BLOCK_BYTES = 1 << 20
 SETTLED_SECONDS = 1.0
@@ -120,6 +124,8 @@ def fingerprint_file(path: Path, notes: Path | None = None) -> str:
     """sha256 (hex) over the sha256 of every segment of a file.
 
     notes   a folder where the hash is kept for the next time; one that cannot be written is no use
+
+    A file of the hub's cache that is named by its sha256 must have it: CheckpointError.
     """
     facts = file_facts(path)
     seen = [facts.size_bytes, facts.modified_ns, facts.changed_ns, facts.inode]
@@ -130,13 +136,27 @@ def fingerprint_file(path: Path, notes: Path | None = None) -> str:
         if known := _noted(note, seen):
             return known
     offsets = range(0, max(facts.size_bytes, 1), SEGMENT_BYTES)
+    blob = hub_blob(path)
+    if blob is not None and not SHA256.fullmatch(blob.name):
+        blob = None  # a small file, which has another name
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+        whole = pool.submit(file_sha256, path) if blob else None  # the longest, so it begins
         segments = list(pool.map(partial(_segment, path), offsets))
+    if blob and whole and whole.result() != blob.name:
+        raise CheckpointError(_not_the_hubs(path, blob, whole.result()))
     found = hashlib.sha256(b"".join(segments)).hexdigest()
     age = time.time() - max(facts.modified_ns, facts.changed_ns) / 1e9
     if note is not None and age > SETTLED_SECONDS and file_facts(path) == facts:
         _keep(note, {"file": str(path), "seen": seen, "sha256_of_segments": found})
     return found
+
+
+def _not_the_hubs(path: Path, blob: Path, sha256: str) -> Problem:
+    return Problem(
+        message=f"{path} does not hold the bytes that the hub has",
+        note=f"{blob} has the sha256 {sha256}, and is named by what it should be",
+        help=f"{how_to_replace(blob)}; if it happens again, check HF_ENDPOINT",
+    )
 
 
 def fingerprint_files(paths: Iterable[Path], notes: Path | None = None) -> str:

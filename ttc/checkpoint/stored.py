@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ttc.checkpoint.blobs import how_to_replace, hub_blob, is_from_hub
 from ttc.checkpoint.fingerprint import Span
 from ttc.errors import CheckpointError, Problem, Source
 
@@ -89,11 +90,6 @@ def refuse_pointer(path: Path) -> None:
     )
 
 
-def is_from_hub(path: Path) -> bool:
-    """Whether a file lies in the cache of the hub's client, as links to what it downloaded."""
-    return path.parent.parent.name == "snapshots" and path.is_symlink()
-
-
 def how_to_get(path: Path, missing: str) -> str:
     """How to get a file that is missing beside `path`."""
     if is_from_hub(path):
@@ -102,9 +98,11 @@ def how_to_get(path: Path, missing: str) -> str:
 
 
 def fetch_again(path: Path) -> str:
-    """How to replace a damaged file. A hub's client downloads nothing that its cache has."""
+    """How to replace a damaged file: only what is the checkpoint's own may be deleted."""
+    if (blob := hub_blob(path)) is not None:
+        return how_to_replace(blob)
     if path.is_symlink():
-        return f"delete {path.resolve()}, and run again with the hub id: it is then downloaded"
+        return f"{path} is a link to {path.readlink()}: delete the link, and put {path.name} there"
     return f"download {path.name} again"
 
 
