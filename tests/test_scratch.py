@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ttc.scratch import scratch_folder, sweep_scratch
+from ttc.scratch import scratch_folder, sweep_scratch, work_folder
 
 pytestmark = pytest.mark.fast
 
@@ -60,3 +60,12 @@ def test_what_a_killed_process_left_goes_and_that_of_a_living_one_stays(
 
 def test_nothing_to_sweep(tmp_path: Path) -> None:
     assert sweep_scratch(tmp_path) == 0
+
+
+def test_a_cache_that_cannot_be_written_is_stood_in_for(tmp_path: Path) -> None:
+    with work_folder(tmp_path / "cache") as folder:
+        assert folder == tmp_path / "cache"
+    (tmp_path / "file").write_text("x")
+    with work_folder(tmp_path / "file" / "cache") as folder:
+        (folder / "x").write_text("x")
+    assert not folder.exists()

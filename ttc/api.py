@@ -30,7 +30,7 @@ from ttc.runtime.artefact import (
 from ttc.runtime.backends import choose_backend
 from ttc.runtime.manifest import KvLayout, Manifest, MeshFacts, write_manifest
 from ttc.runtime.request import Serving
-from ttc.scratch import scratch_folder
+from ttc.scratch import scratch_folder, work_folder
 from ttc.spec import library
 from ttc.spec.model import ModelSpec, load_model
 from ttc.spec.precision import PrecisionProfile, load_profile
@@ -260,20 +260,32 @@ def verify(
     backend  mock, emulate or all; an artefact without weights can only be checked on mock
     weights  where the checkpoint is, if it is not where it was when the artefact was compiled
     """
-    from ttc.verify.report import verify_both, verify_on_emulator, verify_on_mock
-    from ttc.weights import checkpoint_of
-
     found = opened(artefact, mesh=mesh, need_weights=backend == "emulate", verify_weights=True)
     cache = Path(cache).expanduser()
+    with work_folder(cache) as work:
+        return _verify(found, cache, work, backend=backend, weights=weights, progress=progress)
+
+
+def _verify(
+    found: Artefact,
+    cache: Path,
+    work: Path,
+    *,
+    backend: Backends,
+    weights: str | None,
+    progress: Progress,
+) -> "Report":
+    from ttc.verify.report import verify_both, verify_on_emulator, verify_on_mock
+    from ttc.weights import checkpoint_of
 
     def on_emulator() -> "EmulatorVerdict":
         spec, checkpoint = checkpoint_of(found, cache, weights)
         with load(found, backend="emulate") as model:
-            return verify_on_emulator(model, spec, checkpoint, cache / "reference", progress)
+            return verify_on_emulator(model, spec, checkpoint, work / "reference", progress)
 
     with_weights = found.manifest.weights is not None
     return verify_both(
-        mock=None if backend == "emulate" else partial(verify_on_mock, found, cache / "mock"),
+        mock=None if backend == "emulate" else partial(verify_on_mock, found, work / "mock"),
         emulate=on_emulator if backend != "mock" and with_weights else None,
         progress=progress,
     )
@@ -297,8 +309,11 @@ def verify_meshes(
     from ttc.verify.mock_mesh import MockHost
     from ttc.verify.report import Report, verify_on_host
 
-    folder = Path(cache).expanduser()
-    with scratch_folder(folder) as scratch, MockHost(folder / "mock") as host:
+    with (
+        work_folder(Path(cache).expanduser()) as folder,
+        scratch_folder(folder) as scratch,
+        MockHost(folder / "mock") as host,
+    ):
         for mesh in meshes:
             out = scratch / mesh.replace(":", "-")
             try:

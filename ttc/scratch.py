@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 from filelock import FileLock, Timeout
 
@@ -36,6 +36,20 @@ def scratch_folder(parent: Path) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         mine.release()
         _lock_of(folder).unlink(missing_ok=True)
+
+
+@contextmanager
+def work_folder(cache: Path) -> Generator[Path]:
+    """`cache` if it can be written, else an empty folder for its time, removed afterwards."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache):
+            pass
+    except OSError:
+        with TemporaryDirectory(prefix="ttc-") as folder:
+            yield Path(folder)
+    else:
+        yield cache
 
 
 def sweep_scratch(parent: Path) -> int:

@@ -12,7 +12,7 @@ from ttc.commands.environment import open_screen
 from ttc.errors import PlanError, Problem, UsageError, did_you_mean
 from ttc.hardware.hardware import whole_mesh_names
 from ttc.options import MESHES, Batch, Cache, Context, Json, Precision, TensorParallel, Weights
-from ttc.scratch import scratch_folder
+from ttc.scratch import scratch_folder, work_folder
 from ttc.screen import Screen, verdict_lines
 
 
@@ -46,7 +46,11 @@ def verify(
             screen, what, precision=precision, batch=batch, context=context, tp=tp, cache=cache
         )
         return
-    with screen.progress() as progress, scratch_folder(cache.expanduser()) as scratch:
+    with (
+        screen.progress() as progress,
+        work_folder(cache.expanduser()) as work,
+        scratch_folder(work) as scratch,
+    ):
         artefact = Path(what)
         if artefact.is_dir():
             _check_compiled(batch, context, tp)
