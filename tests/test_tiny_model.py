@@ -219,3 +219,13 @@ def test_a_head_count_that_contradicts_the_weights(
     with pytest.raises(CheckpointError) as caught:
         api.compile(spec, weights=str(checkpoint), out=tmp_path / "out", cache=tmp_path)
     assert any(problem.at and "other.yaml" in problem.at.path for problem in caught.value.problems)
+
+
+def test_a_tokenizer_is_missed_before_weights_are_converted(
+    build: Compile, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "c")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="no tokenizer in c"):
+        build(tmp_path / "out", weights=str(folder), cache=tmp_path / "cache")
+    assert not (tmp_path / "cache" / "weights").exists()

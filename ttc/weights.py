@@ -55,11 +55,12 @@ def add_weights(
     progress("opening the checkpoint")
     checkpoint = open_checkpoint(location, cache / "fingerprints")
     weights = WeightCache(cache / "weights", verify=verify)
-    source = _convert(compiled, checkpoint, weights, progress)
+    source = _source(compiled, checkpoint)
+    files = write_tokenizer(checkpoint, folder, compiled.spec.dims.vocab)
+    _check_chat_template(checkpoint, folder)  # before minutes of conversion
+    _convert(compiled, source, weights, progress)
     weights = WeightCache(weights.root)  # what was verified is not read again
     index = link_weights(compiled.plan.weights, source, weights, folder, copy=copy)
-    files = write_tokenizer(checkpoint, folder, compiled.spec.dims.vocab)
-    _check_chat_template(checkpoint, folder)
     checkpoint.check_unchanged()  # weights and tokenizer are of one time
     _remember(cache, checkpoint.fingerprint, spec=named, weights=location)
     return AddedWeights(
@@ -91,16 +92,20 @@ def _check_chat_template(checkpoint: Checkpoint, folder: Path) -> None:
         raise CheckpointError(replace(each, help=help_text) for each in problems)
 
 
-def _convert(
-    compiled: Compiled, checkpoint: Checkpoint, weights: WeightCache, progress: Progress
-) -> WeightSource:
-    """Convert what the cache lacks, and say what of it was damaged."""
-    source = WeightSource(
+def _source(compiled: Compiled, checkpoint: Checkpoint) -> WeightSource:
+    """The weights of a checkpoint, by the names of the spec."""
+    return WeightSource(
         checkpoint=checkpoint,
         binding=bind(compiled.spec, checkpoint),
         chip=compiled.plan.arch,
         mesh_shape=compiled.plan.parallel.replica_shape,
     )
+
+
+def _convert(
+    compiled: Compiled, source: WeightSource, weights: WeightCache, progress: Progress
+) -> None:
+    """Convert what the cache lacks, and say what of it was damaged."""
     progress("looking for converted weights")
     pending = find_pending(compiled.plan.weights, source, weights)
     for item in pending:
@@ -119,7 +124,6 @@ def _convert(
 
         progress("converting weights")
         convert_weights(pending, source, weights, report=show)
-    return source
 
 
 def _remember(cache: Path, fingerprint: str, *, spec: str | Path, weights: str) -> None:
