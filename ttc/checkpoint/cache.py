@@ -286,6 +286,6 @@ def _cannot_write(folder: Path, error: OSError) -> CheckpointError:
             note="the disk is full" if full else error.strerror or str(error),
             help="free some space and run again; what was converted is kept"
             if full
-            else "choose a folder that you may write (TTC_CACHE)",
+            else "choose a folder that you may write (--cache, or TTC_CACHE)",
         )
     )

@@ -77,6 +77,14 @@ def compile(
                 help="name a folder, a file or a hub id, or leave it out to take the spec's",
             )
         )
+    if no_weights and (copy_weights or verify_weights):
+        name = "--copy-weights" if copy_weights else "--verify-weights"
+        raise UsageError(
+            Problem(
+                message=f"{name} is for weights, and --no-weights leaves them out",
+                help="leave one of the two out",
+            )
+        )
     kept = "weights that were converted are kept; the same command goes on from there"
     with screen.interruptible(kept), screen.progress() as progress:
         artefact = api.compile(
