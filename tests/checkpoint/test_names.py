@@ -124,7 +124,7 @@ def test_a_dtype_that_cannot_be_read(
 ) -> None:
     tiny_tensors["model.norm.weight"] = np.zeros(64, np.int8)
     (problem,) = refused(tiny_spec, tiny_tensors)
-    assert problem.message == "1 tensor is of a dtype that ttc cannot read"
+    assert problem.message == "1 tensor is of a kind that ttc cannot read"
 
 
 @pytest.mark.parametrize(

@@ -154,4 +154,8 @@ def test_parts_that_do_not_fit_are_not_guessed_at(tmp_path: Path) -> None:
     weight = torch.zeros(OUT, IN).to(torch.float8_e4m3fn)
     settings = {"quant_method": "fp8"}
     found = folder(tmp_path, settings, weight=weight, weight_scale_inv=torch.ones(5, 3))
-    assert "stored as F8_E4M3" in found.unreadable(f"{NAME}.weight")
+    assert found.names() == (f"{NAME}.weight",)
+    assert found.unreadable(f"{NAME}.weight") == (
+        "has a weight_scale_inv of shape [5, 3]; expected one number, [48, 1] for rows "
+        "or [1, 1] for blocks of 128 x 128"
+    )

@@ -303,7 +303,7 @@ def _unreadable(checkpoint: Headers, found: Sequence[_Wanted]) -> Iterator[Probl
     lines = [f"'{name}' {why}" for name in tensors if (why := checkpoint.unreadable(name))]
     if lines:
         yield Problem(
-            message=f"{_tensors(len(lines))} of a dtype that ttc cannot read",
+            message=f"{_tensors(len(lines))} of a kind that ttc cannot read",
             note=f"in {checkpoint.description}",
             details=_listed(lines),
             help="give a checkpoint in bf16, or convert this one",

@@ -37,10 +37,14 @@ METHODS = ("fp8", "compressed-tensors", "gptq", "awq")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dequantized:
-    """A weight that is computed: its shape [out, in], and how some of its rows are read."""
+    """A weight that is computed: its shape [out, in], and how some of its rows are read.
+
+    `fault` says why it cannot be, where that is so.
+    """
 
     shape: tuple[int, ...]
     read: Read
+    fault: str = ""
 
 
 def unsupported_method(config: Mapping[str, Any]) -> str:
@@ -100,8 +104,10 @@ def _scaled(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found
         _block(rows, blocks[0], given[0]),
         _block(columns, blocks[1], given[1]),
     )
-    if scale.dtype not in PLAIN_DTYPES or None in sizes:
+    if scale.dtype not in PLAIN_DTYPES:
         return None
+    if None in sizes:
+        return _misshapen(weight, scale, kind, given)
     height, width = cast(tuple[int, int], sizes)
 
     def read(wanted: slice) -> Floats:
@@ -111,6 +117,23 @@ def _scaled(tensors: _Tensors, stem: str, settings: Mapping[str, Any]) -> _Found
         return values * np.repeat(scales[first], width, axis=1)[:, :columns]
 
     return Dequantized(shape=weight.shape, read=read), ("weight", kind)
+
+
+def _misshapen(
+    weight: StoredTensor, scale: StoredTensor, kind: str, block: tuple[int, int]
+) -> _Found:
+    """A weight whose scale has a shape that none of the ways to scale it has."""
+    rows, columns = weight.shape
+    blocks = [-(-rows // block[0]), -(-columns // block[1])]
+    fault = (
+        f"has a {kind} of shape {list(scale.shape)}; expected one number, {[rows, 1]} for rows "
+        f"or {blocks} for blocks of {block[0]} x {block[1]}"
+    )
+    return Dequantized(shape=weight.shape, read=_unread, fault=fault), ("weight", kind)
+
+
+def _unread(_: slice) -> Floats:
+    raise AssertionError("a weight with a fault is refused before it is read")
 
 
 def _block_size(settings: Mapping[str, Any]) -> tuple[int, int]:

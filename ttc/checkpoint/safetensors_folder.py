@@ -84,7 +84,9 @@ class SafetensorsFolder:
 
     def unreadable(self, name: str) -> str:
         """Why `read` cannot give this tensor, or an empty string."""
-        if name in self._computed or self._tensors[name].dtype in PLAIN_DTYPES:
+        if name in self._computed:
+            return self._computed[name].fault
+        if self._tensors[name].dtype in PLAIN_DTYPES:
             return ""
         readable = ", ".join(PLAIN_DTYPES)
         return (
