@@ -119,7 +119,9 @@ def test_a_slow_tokenizer_that_cannot_be_converted(tiny_folder: Path, tmp_path: 
 def test_no_end(folder: Path, tmp_path: Path) -> None:
     write_json(folder / "generation_config.json", {})
     write_json(folder / "tokenizer_config.json", {})
-    assert "names no token that ends a text" in refusal(folder, tmp_path)
+    message = refusal(folder, tmp_path)
+    assert "names no token that ends a text" in message
+    assert f'add "eos_token_id" to {folder / "generation_config.json"}' in message
 
 
 def test_the_packaged_file_gives_the_reference_ids(tmp_path: Path) -> None:
@@ -172,6 +174,16 @@ def test_kinds_of_pre_tokenizer(tmp_path: Path, kind: str, text: str, expected: 
     assert eos_token_ids(tmp_path) == (1, 2)
 
 
+def test_a_gguf_file_names_its_ends_beside_another_tokenizer(tmp_path: Path) -> None:
+    source = write_gguf(tmp_path / "tiny.gguf", "gpt-2")
+    word_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    write_tokenizer(open_checkpoint(str(source)), tmp_path / "out")
+    assert eos_token_ids(tmp_path / "out") == (1, 2)
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": 2})
+    write_tokenizer(open_checkpoint(str(source)), tmp_path / "out")
+    assert eos_token_ids(tmp_path / "out") == (2,)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -195,4 +207,4 @@ def test_a_tokenizer_beside_a_gguf_file_is_taken(tmp_path: Path) -> None:
     word_tokenizer().save(str(tmp_path / "tokenizer.json"))
     write_json(tmp_path / "tokenizer_config.json", {"eos_token": "<end>"})
     write_tokenizer(open_checkpoint(str(source)), tmp_path / "out")
-    assert eos_token_ids(tmp_path / "out") == (1,)
+    assert eos_token_ids(tmp_path / "out") == (1, 2)

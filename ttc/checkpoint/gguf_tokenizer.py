@@ -81,6 +81,12 @@ def generation_config(gguf: GgufFile) -> dict[str, Any]:
     return config
 
 
+def end_ids(gguf: GgufFile) -> list[int]:
+    """The ids that end a text, as far as the metadata names any: the rest of it may be unusable."""
+    ids = [gguf.metadata.get(f"tokenizer.ggml.{key}") for key in END_KEYS]
+    return list(dict.fromkeys(each for each in ids if isinstance(each, int) and each >= 0))
+
+
 def _pre_tokenizer_kind(gguf: GgufFile) -> dict[str, Any]:
     formats = gguf_formats()
     model = gguf.metadata.get("tokenizer.ggml.model")

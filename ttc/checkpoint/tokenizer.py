@@ -167,6 +167,10 @@ def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
         config = _checked(checkpoint, CONFIG, "end_ids")
     else:
         config = checkpoint.config() or {}
+    if isinstance(checkpoint, GgufFile) and config.get("eos_token_id") is None:
+        from ttc.checkpoint.gguf_tokenizer import end_ids
+
+        config = {**config, "eos_token_id": end_ids(checkpoint)}
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     return {name: config[name] for name in names if config.get(name) is not None}
 
@@ -175,11 +179,13 @@ def _end_ids(checkpoint: Checkpoint, given: Iterable[int], more: Iterable[int | 
     ids = list(dict.fromkeys([*given, *(i for i in more if i is not None)]))
     if ids:
         return ids
+    beside = checkpoint.companion(GENERATION_CONFIG) or checkpoint.companion(TOKENIZER)
+    place = beside.with_name(GENERATION_CONFIG) if beside else f"{GENERATION_CONFIG} beside it"
     raise CheckpointError(
         Problem(
             message=f"{checkpoint.description} names no token that ends a text",
             note=f"neither eos_token_id in {GENERATION_CONFIG} nor eos_token in {TOKENIZER_CONFIG}",
-            help=f'add "eos_token_id" to {GENERATION_CONFIG}',
+            help=f'add "eos_token_id" to {place}',
         )
     )
 
