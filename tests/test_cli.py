@@ -239,15 +239,6 @@ def test_same_inputs_same_bytes(command: Command, artefact: Path, tiny_spec: Pat
     assert {path.name: path.read_bytes() for path in artefact.iterdir()} == before
 
 
-@pytest.mark.parametrize("option", ["--copy-weights", "--verify-weights"])
-def test_compile_of_weights_that_are_left_out(
-    command: Command, tiny_spec: Path, option: str
-) -> None:
-    result = command("compile", str(tiny_spec), "--no-weights", option)
-    assert result.code == 2
-    assert f"{option} is for weights, and --no-weights leaves them out" in result.err
-
-
 def test_compile_does_not_replace_other_folders(command: Command, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     result = command("compile", SPEC, "--no-weights", "-o", tmp_path)
