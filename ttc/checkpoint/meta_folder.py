@@ -25,7 +25,7 @@ EMBEDDING = "tok_embeddings.weight"
 JOINED_BY_COLUMNS = ("attention.wo.weight", "feed_forward.w2.weight")
 """What a rank holds of these are columns, of all other matrices rows; the embedding has been both
 (llama-models, models/llama3/model.py: RowParallelLinear, ColumnParallelLinear)."""
-LLAMA3_ROPE = {
+SCALED_ROPE = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -185,7 +185,7 @@ def _scaling(params: Mapping[str, Any]) -> dict[str, Any] | None:
     if not params.get("use_scaled_rope"):
         return None
     said = {name: float(params[key]) for key, name in SCALING.items() if key in params}
-    return {**LLAMA3_ROPE, **said}
+    return {**SCALED_ROPE, **said}
 
 
 def ffn_size(params: Mapping[str, Any]) -> int:
